@@ -1,0 +1,203 @@
+"""The HDF5 contract: what is written is what anyone reads; all else is an error that says what to type."""
+
+import pickle
+
+import h5py
+import numpy as np
+import pytest
+
+from pipeline import shards
+from pipeline.shards import Shard, ShardError
+
+ATTRIBUTES = {
+    "dataset": "toy",
+    "clip": "tiny",
+    "clip_sha256": "ab" * 32,
+    "version": 1,
+    "frames": 3,
+    "sampling": "uniform",
+    "decoder": "pyav",
+    "resize": "bicubic",
+    "precision": "fp32",
+}
+
+
+def visual(frames=(3, 1), patches=4, dimension=8, seed=0):
+    """Tensors of a visual shard with one video per entry of `frames`."""
+    random = np.random.default_rng(seed)
+    total = sum(frames)
+    jpeg = [bytes([index] * (index + 1)) for index in range(total)]
+    return {
+        "video_id": [f"video{index}" for index in range(len(frames))],
+        "fingerprint": [f"{index:032x}" for index in range(len(frames))],
+        "offset": np.cumsum([0, *frames]),
+        "frame": random.normal(size=(total, dimension)).astype(np.float16),
+        "patch": random.normal(size=(total, patches, dimension)).astype(np.float16),
+        "time": np.arange(total, dtype=np.float64),
+        "jpeg": np.frombuffer(b"".join(jpeg), np.uint8),
+        "jpeg_offset": np.cumsum([0, *map(len, jpeg)]),
+    }
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "toy" / "visual" / "00000.h5"
+    shards.write(path, "visual", visual(), ATTRIBUTES)
+    return path
+
+
+def test_what_is_written_is_read(path):
+    tensors = shards.read(path, "visual")
+    for name, value in visual().items():
+        assert np.array_equal(tensors[name], value), name
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_plain_h5py_and_pread_see_the_same_bytes(path):
+    patch = visual()["patch"]
+    with h5py.File(path) as file:
+        assert np.array_equal(file["patch"][:], patch)
+        assert file["video_id"].asstr()[:].tolist() == ["video0", "video1"]
+        assert file.attrs["clip"] == "tiny"
+    place = Shard(path, "visual").place("patch")
+    with open(path, "rb") as file:
+        file.seek(place.offset)
+        assert file.read(patch.nbytes) == patch.tobytes()
+
+
+def test_large_tensors_are_page_aligned(tmp_path):
+    path = tmp_path / "00000.h5"
+    shards.write(path, "visual", visual((40, 2), patches=16, dimension=32), ATTRIBUTES)
+    assert Shard(path, "visual").offset_in_file("patch") % 4096 == 0
+
+
+def test_the_same_tensors_make_the_same_bytes(path, tmp_path):
+    again = tmp_path / "again.h5"
+    in_parts = visual()
+    in_parts["patch"] = [in_parts["patch"][:3], in_parts["patch"][3:]]
+    shards.write(again, "visual", in_parts, dict(reversed(ATTRIBUTES.items())))
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_a_shard_may_be_empty(tmp_path):
+    path = tmp_path / "00000.h5"
+    shards.write(path, "visual", visual(frames=()), ATTRIBUTES)
+    shard = Shard(path, "visual")
+    shard.check()
+    assert len(shard) == 0 and shard["patch"].shape == (0, 4, 8) and shard["video_id"] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("frame", np.zeros((4, 8), np.float32), "expected float16"),
+        ("frame", np.zeros((3, 8), np.float16), "axis F"),
+        ("patch", np.zeros((4, 8), np.float16), "got shape"),
+        ("offset", np.array([0, 5, 4]), "rise from 0 to 4"),
+        ("video_id", [1, 2], "list of strings"),
+        ("patch", np.full((4, 4, 8), np.nan, np.float16), "NaN"),
+    ],
+)
+def test_what_does_not_fit_the_table_is_not_written(tmp_path, name, value, says):
+    with pytest.raises(ValueError, match=says):
+        shards.write(tmp_path / "00000.h5", "visual", visual() | {name: value}, ATTRIBUTES)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_shard_must_say_how_it_was_made(tmp_path):
+    with pytest.raises(ValueError, match="clip_sha256"):
+        shards.write(tmp_path / "00000.h5", "visual", visual(), {"dataset": "toy"})
+
+
+def test_a_missing_shard_names_the_command_that_makes_it(tmp_path):
+    with pytest.raises(ShardError, match=r"run: dvc repro visual@toy"):
+        shards.read(tmp_path / "toy" / "visual" / "00000.h5", "visual")
+
+
+def test_every_flipped_byte_of_a_tensor_is_found(path):
+    good = path.read_bytes()
+    for name in ("frame", "patch", "time", "offset", "jpeg"):
+        place = Shard(path, "visual").place(name)
+        bad = bytearray(good)
+        bad[place.offset + 1] ^= 0x10
+        path.write_bytes(bad)
+        with pytest.raises(ShardError, match=r"repair .*toy"):
+            Shard(path, "visual").check()
+        assert shards.sound(path, "visual") is None
+        path.write_bytes(good)
+    assert shards.sound(path, "visual", clip="tiny") is not None
+    assert shards.sound(path, "visual", clip="other") is None
+
+
+@pytest.mark.parametrize("keep", [0, 1, 100, 0.5, 0.999])
+def test_a_cut_shard_is_damaged_not_a_crash(path, keep):
+    good = path.read_bytes()
+    path.write_bytes(good[: keep if isinstance(keep, int) else int(len(good) * keep)])
+    with pytest.raises(ShardError, match="damaged"):
+        Shard(path, "visual").check()
+
+
+def test_random_damage_is_never_read_as_something_else(path):
+    good, random = path.read_bytes(), np.random.default_rng(0)
+    for _ in range(200):
+        bad = bytearray(good)
+        bad[random.integers(len(bad))] ^= 1 << random.integers(8)
+        path.write_bytes(bad)
+        shard = shards.sound(path, "visual")  # either refused or, where the flip hit padding, unchanged
+        if shard is not None:
+            assert all(np.array_equal(shard[name], value) for name, value in visual().items())
+            assert shard.attributes == ATTRIBUTES | {"format": 1, "kind": "visual"}
+
+
+def test_a_shard_of_another_format_or_kind_is_refused(path):
+    with pytest.raises(ShardError, match="expected format 1, kind text"):
+        shards.read(path, "text")
+    with h5py.File(path, "r+") as file:
+        file.attrs["format"] = 99
+    with pytest.raises(ShardError, match="format 99"):
+        shards.read(path, "visual")
+
+
+def test_a_compressed_tensor_is_refused(path):
+    with h5py.File(path, "r+") as file:
+        patch = file["patch"][:]
+        del file["patch"]
+        file.create_dataset("patch", data=patch, compression="gzip").attrs["blake2b"] = "0"
+    with pytest.raises(ShardError, match="chunked"):
+        shards.read(path, "visual")
+
+
+def test_two_clips_in_one_cache_are_refused(path):
+    other = path.with_name("00001.h5")
+    shards.write(other, "visual", visual(), ATTRIBUTES | {"clip": "large", "clip_sha256": "cd" * 32})
+    with pytest.raises(ShardError, match=r"tiny \(abab.*large \(cdcd.*dvc repro visual@toy"):
+        shards.same_clip([Shard(path, "visual"), Shard(other, "visual")])
+
+
+def test_a_failed_write_leaves_the_old_shard(path):
+    before = path.read_bytes()
+    with pytest.raises(ValueError):
+        shards.write(path, "visual", visual() | {"offset": np.array([0, 1])}, ATTRIBUTES)
+    assert path.read_bytes() == before
+
+
+def test_a_shard_travels_to_another_process(path):
+    shard = Shard(path, "visual")
+    assert shard["frame"].shape == (4, 8)
+    assert len(pickle.dumps(shard)) < 5000
+    assert np.array_equal(pickle.loads(pickle.dumps(shard))["patch"], visual()["patch"])
+
+
+def test_a_video_has_one_shard_everywhere():
+    assert [shards.number(f"video{index}", 16) for index in range(6)] == [5, 3, 7, 14, 5, 6]
+    counts = np.bincount([shards.number(f"video{index}", 16) for index in range(1600)], minlength=16)
+    assert counts.min() > 60
+
+
+def test_a_fingerprint_hears_every_part():
+    seen = {
+        shards.fingerprint(*parts)
+        for parts in [("a", 1), ("a", 2), ("a", "1"), ("a",), ("a1",), (["a", 1],), ("a", None)]
+    }
+    assert len(seen) == 7
+    assert shards.fingerprint({"x": 1, "y": 2}) == shards.fingerprint({"y": 2, "x": 1})
