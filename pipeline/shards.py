@@ -127,9 +127,11 @@ def write(path: Path, kind: str, tensors: Mapping[str, Any], attributes: Mapping
         ) as file:
             for name in TENSORS[kind]:
                 _put(file, name, kind, pieces[name], shapes[name])
-            said = {name: value for name, value in attributes.items() if value is not None}
-            for name, value in sorted((said | {"format": FORMAT, "kind": kind}).items()):
-                file.attrs[name] = value if isinstance(value, (str, int, float, bool)) else json.dumps(value)
+            said = {name: _storable(value) for name, value in attributes.items() if value is not None}
+            said |= {"format": FORMAT, "kind": kind}
+            checksums = {name: file[name].attrs["blake2b"] for name in TENSORS[kind]}
+            for name, value in sorted((said | {"seal": fingerprint(said, checksums)}).items()):
+                file.attrs[name] = value
         _forget(part)
         Shard(part, kind).check()
 
@@ -316,7 +318,10 @@ class Shard:
             )
         places = {name: self._place(file[name], name) for name in TENSORS[self.kind]}
         check_axes(self.kind, {name: place.shape for name, place in places.items()}, self.path)
-        return attributes, places, {name: _plain(file[name].attrs["blake2b"]) for name in places}
+        checksums = {name: _plain(file[name].attrs["blake2b"]) for name in places}
+        if attributes.pop("seal", None) != fingerprint(attributes, checksums):
+            raise self._damaged("its attributes are not those with which it was written")
+        return attributes, places, checksums
 
     def _place(self, tensor: h5py.Dataset, name: str) -> Place:
         dtype, axes = TENSORS[self.kind][name]
@@ -377,6 +382,11 @@ def rebuild(path: Path) -> str:
 
 def _opened(path: Path) -> h5py.File:
     return h5py.File(path, "r", locking=False)
+
+
+def _storable(value: Any) -> Any:
+    """Text and numbers as they are, anything else as JSON."""
+    return value if isinstance(value, (str, int, float, bool)) else json.dumps(value, sort_keys=True)
 
 
 def _plain(value: Any) -> Any:
