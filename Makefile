@@ -1,0 +1,58 @@
+# `make` makes the demo from nothing; `make test` runs the whole suite in the same environment.
+# It asks of the machine Python 3.11+ and git; Java and ffmpeg come from PyPI where they are missing.
+
+PYTHON ?= python3
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+bin := .venv/bin
+export PATH := $(CURDIR)/$(bin):$(PATH)
+export DVC_NO_ANALYTICS := 1
+export TOKENIZERS_PARALLELISM := false
+run := $(bin)/python -m
+
+.PHONY: all environment parser demo table seeds dataset test check clean
+
+all: environment parser demo table
+
+environment: .venv/.installed
+.venv/.installed: requirements.txt
+	@command -v git >/dev/null || { echo "git is missing; install it first" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; type: make PYTHON=python3.11" >&2; exit 1; }
+	test -x $(bin)/python || $(PYTHON) -m venv .venv
+	$(bin)/python -m pip --quiet --disable-pip-version-check install uv
+	$(bin)/uv pip install --quiet --python $(bin)/python -r requirements.txt
+	touch $@
+
+parser: environment
+	@$(run) pipeline.corenlp --fetch || true
+
+demo: environment parser
+	@dvc repro
+
+table:
+	@$(run) eval.report --table
+	@echo "report: $$(ls -d $(CURDIR)/cache/*/report/index.html | tr '\n' ' ')"
+
+# three seeds of every method of a dataset that `make` has run: make seeds [NAME=demo]
+NAME ?= demo
+METHODS ?= zero_shot clip4clip unitrim
+seeds: environment
+	@for seed in 1 2; do for method in $(METHODS); do \
+	  $(run) train.run --shards cache/$(NAME) --method $$method --seed $$seed && \
+	  $(run) eval.run --run cache/$(NAME)/runs/$$method-seed$$seed --shards cache/$(NAME); done; done
+	@$(run) eval.report --dataset $(NAME)
+
+# one more dataset, from outside: make dataset NAME=msrvtt_mini ROOT=/data/msrvtt_mini
+dataset: environment parser
+	@$(run) pipeline.enable $(NAME) --root "$(ROOT)"
+	@dvc repro report@$(NAME)
+	@$(run) eval.report --dataset $(NAME) --table
+
+test: environment parser
+	@$(run) pytest
+
+check: environment
+	$(bin)/ruff format --check . && $(bin)/ruff check . && $(run) pytest
+
+clean:
+	rm -rf cache/*/ tools
