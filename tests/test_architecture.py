@@ -1,0 +1,174 @@
+"""The house keeps its shape: who may import whom, and each DVC stage declares the code and the parameters it uses."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("pipeline", "train", "eval")
+TRAINER = {"torch", "h5py", "pyarrow", "numpy", "tqdm", "yaml"}  # yaml only where a params.yaml is
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+
+
+def modules() -> list[Path]:
+    return sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+
+
+def imports(path: Path, lazy: bool = True) -> set[str]:
+    """Dotted names that a file imports; without `lazy`, only what is imported when the file is."""
+    tree = ast.parse(path.read_text())
+    if not lazy:
+        guard = [node for node in tree.body if isinstance(node, ast.If) and "__name__" in ast.unparse(node.test)]
+        bodies = [node for node in tree.body if node not in guard]
+        nodes = [
+            inner for node in bodies if not isinstance(node, ast.FunctionDef | ast.ClassDef) for inner in ast.walk(node)
+        ]
+    else:
+        nodes = list(ast.walk(tree))
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {f"{node.module}.{name.name}" for name in node.names}
+    return found
+
+
+def file_of(dotted: str) -> Path | None:
+    """The project file of a dotted name, be it a module or something in one."""
+    parts = dotted.split(".")
+    if parts[0] not in PACKAGES:
+        return None
+    for end in range(len(parts), 0, -1):
+        path = ROOT.joinpath(*parts[:end])
+        if path.with_suffix(".py").exists():
+            return path.with_suffix(".py")
+        if (path / "__init__.py").exists():
+            return path / "__init__.py"
+    raise AssertionError(f"{dotted} is not in the project")
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def project_imports(path: Path, lazy: bool = True) -> set[str]:
+    return {name(file) for file in map(file_of, imports(path, lazy)) if file is not None}
+
+
+@pytest.mark.parametrize("path", modules(), ids=name)
+def test_imports_go_one_way(path):
+    package = path.relative_to(ROOT).parts[0]
+    allowed = {"pipeline": ("pipeline/",), "train": ("train/", "pipeline/shards.py"), "eval": PACKAGES}[package]
+    for other in project_imports(path):
+        assert other.startswith(allowed), f"{name(path)} imports {other}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "train").rglob("*.py")), ids=name)
+def test_the_trainer_needs_little(path):
+    outside = {dotted.split(".")[0] for dotted in imports(path)} - set(PACKAGES)
+    standard = __import__("sys").stdlib_module_names
+    assert outside - set(standard) <= TRAINER
+
+
+def test_what_the_trainer_reads_shards_with_needs_no_torch_and_no_transformers():
+    import subprocess
+    import sys
+
+    code = "import sys, pipeline.shards; print(sorted({'torch', 'transformers', 'av', 'stanza'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_a_method_is_one_file_that_nobody_imports():
+    for path in (ROOT / "train" / "methods").glob("[!_]*.py"):
+        train = {other for other in project_imports(path) if other.startswith("train/")}
+        assert train <= {"train/layers.py", "train/losses.py", "train/method.py"}, f"{name(path)} imports {train}"
+    for path in modules():
+        methods = {other for other in project_imports(path) if re.match(r"train/methods/[^_]", other)}
+        assert not methods, f"{name(path)} imports {methods}; use train.methods.load(name)"
+
+
+def test_there_is_no_drawer_for_odds_and_ends():
+    assert not [name(path) for path in modules() if path.stem in ("utils", "helpers", "misc", "common")]
+
+
+def parts(stage: str) -> dict:
+    return STAGES[stage].get("do", STAGES[stage])
+
+
+def entry(stage: str) -> Path:
+    return file_of(re.search(r"python -m ([\w.]+)", parts(stage)["cmd"])[1])
+
+
+def closure(start: Path) -> set[str]:
+    """Project files that a stage runs: its own imports, lazy ones too, and what those import when they are imported."""
+    found, waiting = {name(start)}, [(start, True)]
+    while waiting:
+        path, lazy = waiting.pop()
+        for other in project_imports(path, lazy) - found:
+            found.add(other)
+            waiting.append((ROOT / other, False))
+    return {path for path in found if not path.endswith("__init__.py")}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_declares_the_code_it_runs(stage):
+    if parts(stage).get("always_changed"):
+        return  # it runs every time
+    declared = {dep.replace("${item.method}", "unitrim") for dep in parts(stage)["deps"] if dep.endswith(".py")}
+    folders = [dep for dep in parts(stage)["deps"] if (ROOT / dep).is_dir() and not dep.startswith("cache")]
+    used = {path for path in closure(entry(stage)) if not path.startswith(tuple(folders) or ("\0",))}
+    optional = {"train/methods/unitrim.py"}
+    assert used - declared == set(), f"{stage} runs code that dvc.yaml does not name"
+    assert {path for path in declared - used if path not in optional} == set(), (
+        f"{stage} names code that it does not run"
+    )
+
+
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if "foreach" in STAGES[stage] and stage != "manifest"])
+def test_a_stage_declares_the_parameters_it_reads(stage):
+    """`config["key"]` in a stage's own file is a dependency on datasets.<name>.<key>."""
+    tree = ast.parse(entry(stage).read_text())
+    used = set()
+    for node in ast.walk(tree):
+        subscript = isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id == "config"
+        if subscript and isinstance(node.slice, ast.Constant):
+            used.add(node.slice.value)
+    declared = {param.split(".")[2] for param in parts(stage).get("params", [])}
+    assert used - {"name"} <= declared, f"{stage} reads parameters that dvc.yaml does not name"
+
+
+def test_every_dataset_has_every_parameter_that_dvc_watches():
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    watched = {param for stage in STAGES for param in parts(stage).get("params", [])}
+    for dataset in params["datasets"]:
+        for method in params["methods"]:
+            for param in watched:
+                value = params
+                path = (
+                    param.replace("${item.dataset}", dataset)
+                    .replace("${item.method}", method)
+                    .replace("${item}", dataset)
+                )
+                for key in path.split("."):
+                    assert key in value, f"params.yaml has no {path}"
+                    value = value[key]
+
+
+def test_the_makefile_knows_the_methods():
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    methods = re.search(r"^METHODS \?= (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split()
+    assert methods == params["methods"]
+    assert set(methods) <= {path.stem for path in (ROOT / "train" / "methods").glob("[!_]*.py")}
+
+
+def test_nothing_of_the_research_data_is_in_the_project():
+    import subprocess
+
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    media = (".mp4", ".avi", ".webm", ".pkl", ".h5", ".pt", ".safetensors", ".jar")
+    assert not [path for path in listed if path.endswith(media)]
