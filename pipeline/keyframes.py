@@ -1,0 +1,122 @@
+"""Stage keyframes: the frame of each video that looks most like all its others, which makes text-image-video triplets.
+
+`--export DIR` writes the keyframes as JPEGs beside `triplets.csv` (text, image, video), the dataset of UniTriM 4.1.1.
+"""
+
+# Axes: N frames of a video, D embedding.
+
+import csv
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from pipeline import shards, stage
+
+TIE = 1e-9  # row sums closer than rounding are equal: two frames always tie
+
+
+@dataclass(frozen=True)
+class Keyframe:
+    """The chosen frame of a video: `score` is its mean cosine with all N frames, itself among them."""
+
+    index: int
+    score: float
+    margin: float | None  # score minus the runner-up's; None where there is one frame
+
+
+def pick(frame: np.ndarray) -> Keyframe:
+    """The keyframe of (N, D) frames: arg max of the row sums of their cosine matrix (UniTriM 4.1.1).
+
+    A row sum is the frame's cosine with the sum of all unit frames, so the matrix is never made. Ties go to the first.
+    """
+    frame = np.asarray(frame, dtype=np.float64)
+    if len(frame) == 0 or not np.isfinite(frame).all():
+        raise ValueError(f"expected at least one frame of finite numbers (N, D), got {frame.shape}")
+    unit = frame / np.maximum(np.linalg.norm(frame, axis=1, keepdims=True), 1e-12)
+    score = (unit * unit.sum(axis=0)).sum(axis=1) / len(unit)
+    index = int(np.argmax(score >= score.max() - TIE))
+    rest = np.delete(score, index)
+    return Keyframe(index, float(score[index]), max(0.0, float(score[index] - rest.max())) if len(rest) else None)
+
+
+def rows(shard: shards.Shard) -> list[dict[str, Any]]:
+    """A row of keyframes.parquet for every video of a visual shard."""
+    found = []
+    for row, video_id in enumerate(shard["video_id"]):
+        begin, end = (int(place) for place in shard["offset"][row : row + 2])
+        try:
+            chosen = pick(shard["frame"][begin:end])
+        except ValueError as error:
+            raise ValueError(f"{shard.path}: {video_id}: {error}") from None
+        time = float(shard["time"][begin + chosen.index])
+        found.append(dict(video_id=video_id, index=chosen.index, time=time, margin=chosen.margin, score=chosen.score))
+    return found
+
+
+def table(found: list[dict[str, Any]]) -> Any:
+    """keyframes.parquet: video_id, index among the video's frames, time in seconds, margin, score; sorted by video_id."""
+    import pyarrow
+
+    kinds = dict(index=pyarrow.int32(), time=pyarrow.float64(), margin=pyarrow.float32(), score=pyarrow.float32())
+    schema = pyarrow.schema([("video_id", pyarrow.string()), *kinds.items()])
+    return pyarrow.Table.from_pylist(sorted(found, key=lambda row: row["video_id"]), schema=schema)
+
+
+def export(folder: Path, cache: Path) -> int:
+    """Write `<video_id>.jpg` of every video and triplets.csv; returns how many rows the table has."""
+    chosen = {row["video_id"]: row["index"] for row in read(cache / "keyframes.parquet")}
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in shards.files(cache / "visual"):
+        shard = shards.Shard(path, "visual")
+        for row, video_id in enumerate(shard["video_id"]):
+            place = int(shard["offset"][row]) + chosen[video_id]
+            begin, end = (int(byte) for byte in shard["jpeg_offset"][place : place + 2])
+            stage.write(folder / image_name(video_id), shard["jpeg"][begin:end].tobytes())
+    video = {row["video_id"]: row["path"] for row in read(cache / "manifest" / "items.parquet")}
+    lines = io.StringIO(newline="")
+    writer = csv.writer(lines)
+    writer.writerow(("text", "image", "video"))
+    captions = [row for row in read(cache / "manifest" / "captions.parquet") if row["video_id"] in chosen]
+    writer.writerows((row["text"], image_name(row["video_id"]), video[row["video_id"]]) for row in captions)
+    stage.write(folder / "triplets.csv", lines.getvalue())
+    return len(captions)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The rows of a table."""
+    import pyarrow.parquet
+
+    return pyarrow.parquet.read_table(path).to_pylist()
+
+
+def image_name(video_id: str) -> str:
+    """`<video_id>.jpg`; what a file name cannot or should not hold is percent-encoded."""
+    return f"{quote(video_id, safe=' @+,=()[]')}.jpg"
+
+
+def main() -> None:
+    args = stage.arguments(
+        __doc__, export=dict(metavar="DIR", help="also write the keyframes as JPEGs, and triplets.csv")
+    )
+    stage.dataset(args.dataset)
+    cache = stage.folder(args.dataset)
+    files = shards.files(stage.need(cache / "visual", "visual", args.dataset))
+    if not files:
+        raise SystemExit(f"{cache / 'visual'} has no shards; run: dvc repro visual@{args.dataset}")
+    with stage.lock(cache / "keyframes.parquet"):
+        try:
+            opened = [shards.Shard(path, "visual") for path in files]
+            found = [row for shard in stage.progress(opened, "keyframes", "shard") for row in rows(shard)]
+        except ValueError as error:
+            raise SystemExit(str(error)) from None
+        stage.write_table(cache / "keyframes.parquet", table(found))
+    if args.export:
+        print(f"{args.export}: {len(found)} images, {export(Path(args.export), cache)} text-image-video triplets")
+
+
+if __name__ == "__main__":
+    main()
