@@ -1,0 +1,188 @@
+"""Rows of one tensor spread over shards, fetched by `preadv` into memory that the caller reuses, or held on a device."""
+
+# Axes: B batch, L the batch's longest (words, triplets or frames), R rows of the whole column.
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from pipeline.shards import Shard, ShardError
+
+CHUNK = 1 << 26  # bytes moved at a time when a column goes to a device
+
+
+class Run(NamedTuple):
+    """Consecutive rows of a column and where they go: sample, first place in it."""
+
+    sample: int
+    place: int
+    row: int
+    count: int
+
+
+@dataclass
+class Column:
+    """One tensor over all its shards, addressed by one running row number. Holds no HDF5 handle: safe to fork and to spawn."""
+
+    name: str
+    shards: list[Shard]
+    shape: tuple[int, ...] = field(init=False)  # of one row
+    bounds: np.ndarray = field(init=False)  # first row of each shard, and the end
+    begin: list[int] = field(init=False)  # where the tensor starts in each file, bytes
+    held: torch.Tensor | None = field(default=None, init=False)
+    handles: dict[int, int] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        places = [shard.place(self.name) for shard in self.shards]
+        shapes = {place.shape[1:] for place in places}
+        if len(shapes) != 1:
+            raise ShardError(f"{self.name} has rows of {sorted(shapes)} in the shards around {self.shards[0].path}")
+        self.shape = shapes.pop()
+        self.bounds = np.cumsum([0] + [place.shape[0] for place in places])
+        self.begin = [place.offset for place in places]
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"handles": {}}
+
+    def __del__(self) -> None:
+        for handle in getattr(self, "handles", {}).values():
+            os.close(handle)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row (float16)."""
+        return 2 * int(np.prod(self.shape))
+
+    def __len__(self) -> int:
+        return int(self.bounds[-1])
+
+    def handle(self, shard: int) -> int:
+        """An open file descriptor; positions are given with each read, so threads and forked processes may share it."""
+        if shard not in self.handles:
+            opened = os.open(self.shards[shard].path, os.O_RDONLY)
+            if self.handles.setdefault(shard, opened) != opened:
+                os.close(opened)
+        return self.handles[shard]
+
+    def locate(self, rows: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Shard and byte position of each row."""
+        rows = np.asarray(rows, np.int64)
+        shard = np.searchsorted(self.bounds, rows, "right") - 1
+        position = np.asarray(self.begin, np.int64)[shard] + (rows - self.bounds[shard]) * self.row_bytes
+        return shard.tolist(), position.tolist()
+
+    def read(self, runs: list[Run], out: torch.Tensor) -> None:
+        """Fill `out` (B, L, ...) float16 with the runs; what no run covers is left as it is."""
+        flat = memoryview(out.view(torch.uint8).numpy().reshape(-1))
+        size, length = self.row_bytes, out.shape[1]
+        shards, positions = self.locate([run.row for run in runs])
+        for run, shard, position in zip(runs, shards, positions):
+            first = (run.sample * length + run.place) * size
+            self.fetch(shard, flat[first : first + run.count * size], position)
+
+    def advise(self, runs: list[Run]) -> None:
+        """Ask the kernel to start reading the runs from the disk at once, all of them."""
+        shards, positions = self.locate([run.row for run in runs])
+        for run, shard, position in zip(runs, shards, positions):
+            os.posix_fadvise(self.handle(shard), position, run.count * self.row_bytes, os.POSIX_FADV_WILLNEED)
+
+    def fetch(self, shard: int, view: memoryview, position: int) -> None:
+        """Fill a view from one place in one file."""
+        done = os.preadv(self.handle(shard), [view], position)
+        while done < len(view):  # a signal, or the end of a file that was cut while open
+            more = os.preadv(self.handle(shard), [view[done:]], position + done)
+            if more == 0:
+                raise ShardError(f"{self.shards[shard].path} ends before its tensor {self.name} does")
+            done += more
+
+    def hold(self, device: torch.device) -> None:
+        """Bring the whole column to the device, a chunk at a time."""
+        self.held = torch.empty(len(self), *self.shape, dtype=torch.float16, device=device)
+        step = max(1, CHUNK // self.row_bytes)
+        for shard, first in enumerate(self.bounds[:-1].tolist()):
+            for start in range(first, int(self.bounds[shard + 1]), step):
+                count = min(step, int(self.bounds[shard + 1]) - start)
+                chunk = torch.empty(1, count, *self.shape, dtype=torch.float16)
+                self.read([Run(0, 0, start, count)], chunk)
+                self.held[start : start + count] = chunk[0].to(device)
+
+    def gather(self, runs: list[Run], batch: int, length: int) -> torch.Tensor:
+        """(B, L, ...) of a held column, zero where no run is."""
+        index = np.full((batch, length), -1, np.int64)
+        for run in runs:
+            index[run.sample, run.place : run.place + run.count] = np.arange(run.row, run.row + run.count)
+        index = torch.from_numpy(index).to(self.held.device, non_blocking=True)
+        found = self.held[index.clamp_min(0)]
+        return found.masked_fill_((index < 0).view(batch, length, *[1] * len(self.shape)), 0)
+
+
+@dataclass
+class Spans:
+    """A feature whose sample is `count` consecutive rows of a column, at most `most`, the last of them always kept."""
+
+    column: Column
+    start: np.ndarray  # (R,)
+    count: np.ndarray  # (R,)
+    most: int
+
+    def counts(self, samples: np.ndarray) -> np.ndarray:
+        """Rows of each sample."""
+        return np.minimum(self.count[samples], self.most)
+
+    def runs(self, samples: np.ndarray) -> list[Run]:
+        """Where the rows are: one run a sample, two where the middle is cut out."""
+        runs = []
+        for sample, (start, count) in enumerate(zip(self.start[samples].tolist(), self.count[samples].tolist())):
+            if count <= self.most:
+                runs.append(Run(sample, 0, start, count))
+            else:
+                runs.append(Run(sample, 0, start, self.most - 1))
+                runs.append(Run(sample, self.most - 1, start + count - 1, 1))
+        return runs
+
+
+@dataclass
+class Picks:
+    """A feature whose sample is a list of rows anywhere in a column, the first `most` of them."""
+
+    column: Column
+    row: np.ndarray  # (all rows of all samples,)
+    start: np.ndarray  # (R,)
+    count: np.ndarray  # (R,)
+    most: int
+
+    def counts(self, samples: np.ndarray) -> np.ndarray:
+        """Rows of each sample."""
+        return np.minimum(self.count[samples], self.most)
+
+    def runs(self, samples: np.ndarray) -> list[Run]:
+        """Where the rows are: one run a row."""
+        starts, counts = self.start[samples].tolist(), self.counts(samples).tolist()
+        return [
+            Run(sample, place, row, 1)
+            for sample, (start, count) in enumerate(zip(starts, counts))
+            for place, row in enumerate(self.row[start : start + count].tolist())
+        ]
+
+
+Memory = Callable[[str, tuple[int, ...], int], torch.Tensor]  # name, shape (B, L, ...), the largest L there can be
+
+
+def collect(name: str, feature: Spans | Picks, samples: np.ndarray, memory: Memory) -> tuple[torch.Tensor, np.ndarray]:
+    """One feature of a batch, (B, L, ...) float16 with zeros as padding, and how many rows of each sample are real.
+
+    `memory` says where to put it; a column held on a device is gathered there instead.
+    """
+    counts, runs = feature.counts(samples), feature.runs(samples)
+    length = max(1, int(counts.max(initial=0)))
+    if feature.column.held is not None:
+        return feature.column.gather(runs, len(samples), length), counts
+    out = memory(name, (len(samples), length, *feature.column.shape), feature.most)
+    feature.column.read(runs, out)
+    for sample in np.flatnonzero(counts < length).tolist():
+        out[sample, int(counts[sample]) :] = 0
+    return out, counts
