@@ -1,8 +1,8 @@
 """Ranks and what is told of them: R@K, MdR, MnR, Rsum, look-alikes, and the joint gallery. Numpy in, numbers out.
 
 Ties rank at their expectation, so a constant model earns nothing and a duplicated gallery costs what it should; NaN is
-an error. Percentages are 0-100. Text to video counts every caption as its own query; video to text scores a video against
-an item by the best of that item's captions (the MSVD rule), and ranks items, not captions.
+an error. Percentages are 0-100. Text to video counts every caption as its own query; video to text scores a video
+against an item by the best of that item's captions (the MSVD rule), and ranks items, not captions.
 """
 
 # Axes: T texts (captions), G gallery items, V videos, I images, Q queries.
@@ -30,7 +30,7 @@ def ranks(scores: NDArray, truth: NDArray, among: NDArray | None = None) -> NDAr
 def first_rank(scores: NDArray, right: NDArray) -> NDArray:
     """Expected rank (Q,) of the best of several right items, `right` (Q, G) bool.
 
-    Of e right and w wrong items at one score, in random order, w / (e + 1) wrong ones are expected before the first right.
+    Of e right and w wrong items at one score, in random order, w / (e + 1) wrong ones come before the first right.
     """
     check(scores, right)
     best = np.where(right, scores, -np.inf).max(1, keepdims=True)
@@ -42,7 +42,7 @@ def first_rank(scores: NDArray, right: NDArray) -> NDArray:
 def last_rank(scores: NDArray, right: NDArray) -> NDArray:
     """Expected rank (Q,) by which all right items are found.
 
-    Of e right and w wrong items at one score, in random order, the last right one is expected at e(e + w + 1) / (e + 1).
+    Of e right and w wrong items at one score, in random order, the last right one comes at e(e + w + 1) / (e + 1).
     """
     check(scores, right)
     worst = np.where(right, scores, np.inf).min(1, keepdims=True)
@@ -131,8 +131,8 @@ def calibrate(scores: NDArray, rule: str = "query", moments: tuple[float, float]
     """Put one modality's scores on a scale it can share with the other.
 
     query: z-score within the row: how far an item stands out from its own kind for this query. Needs no labels, no
-    other queries and no validation set, so a single search does the same. split: one mean and deviation for all queries,
-    `moments` from a split that is not scored. raw: as they are (right only where both score on one scale already).
+    other queries and no validation set, so a single search does the same. split: one mean and deviation for all
+    queries, `moments` from a split that is not scored. raw: as they are (where both are on one scale already).
     """
     check(scores)
     scores = scores.astype(np.float64)

@@ -1,0 +1,160 @@
+"""Score every caption of a split against every video and every image: whole matrices, made in bounded blocks.
+
+An item is what the manifest lists: a video is in both galleries (its image is the keyframe), a photo only in the second.
+"""
+
+# Axes: T texts (captions), V videos, I images.
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.stage import Progress
+
+ROWS = 64  # items or captions encoded at a time
+HELD = 1 << 30  # bytes of encoded videos or images held while all texts pass by
+PAIRS = 1 << 25  # float32 token similarities alive at once in one block (128 MB)
+
+
+@dataclass
+class Scores:
+    """What one method says about one split."""
+
+    caption_id: NDArray  # (T,) str
+    owner: NDArray  # (T,) str, the id of the caption's item
+    video_id: NDArray  # (V,) str
+    image_id: NDArray  # (I,) str
+    video: NDArray  # (T, V) float32
+    image: NDArray  # (T, I) float32
+    group: dict[str, str]  # item id -> its group of look-alikes, where it has one
+
+    def truth(self, kind: str) -> NDArray:
+        """(T,) index of each caption's item in the gallery of `kind` (video or image), -1 where it is not there."""
+        place = {item: index for index, item in enumerate(self.gallery(kind))}
+        return np.array([place.get(item, -1) for item in self.owner], dtype=np.int64)
+
+    def gallery(self, kind: str) -> NDArray:
+        """Ids of the gallery of `kind`."""
+        return self.video_id if kind == "video" else self.image_id
+
+    def groups(self, kind: str) -> NDArray:
+        """(V,) or (I,) number of each gallery item's group, -1 where it has none."""
+        number = {name: index for index, name in enumerate(sorted(set(self.group.values())))}
+        return np.array([number.get(self.group.get(item), -1) for item in self.gallery(kind)], dtype=np.int64)
+
+
+@torch.inference_mode()
+def matrices(method: Any, cache: Any, split: str, device: str = "cpu") -> Scores:
+    """Scores of all captions of `split` against all its videos and all its images, in float32.
+
+    Errors: ValueError where the split has no captions or no items, or the method gives a block of another shape.
+    """
+    captions, items = cache.captions(split), cache.videos(split)
+    if not len(captions) or not len(items):
+        raise ValueError(f"split {split!r} has {len(captions)} captions and {len(items)} items; nothing to score")
+    photo, group = kinds(cache, items)
+    videos = items[~photo]
+    return Scores(
+        caption_id=names(cache.caption_id, captions),
+        owner=names(cache.video_id, [cache.video_of[row] for row in captions]),
+        video_id=names(cache.video_id, videos),
+        image_id=names(cache.video_id, items),
+        video=matrix(method, cache, captions, videos, "video", device),
+        image=matrix(method, cache, captions, items, "image", device),
+        group=group,
+    )
+
+
+def names(ids: Any, rows: Any) -> NDArray:
+    """Ids of rows as an array of str."""
+    return np.array([str(ids[row]) for row in rows], dtype=object)
+
+
+def kinds(cache: Any, items: NDArray) -> tuple[NDArray, dict[str, str]]:
+    """Which items are photos (bool), and each item's group, from the manifest; without it all are videos, ungrouped."""
+    path = Path(cache.folder) / "manifest" / "items.parquet"
+    if not path.exists():
+        return np.zeros(len(items), bool), {}
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.read_table(path, columns=["video_id", "kind", "group"]).to_pydict()
+    photos = {name for name, kind in zip(table["video_id"], table["kind"]) if kind == "image"}
+    group = {name: group for name, group in zip(table["video_id"], table["group"]) if group is not None}
+    listed = names(cache.video_id, items)
+    return np.array([name in photos for name in listed], bool), {name: group[name] for name in listed if name in group}
+
+
+def matrix(method: Any, cache: Any, captions: NDArray, items: NDArray, kind: str, device: str) -> NDArray:
+    """(captions, items) float32 scores of one kind.
+
+    Encoded items are held up to HELD bytes; the texts stream past each such group, so memory is bounded on both sides.
+    """
+    scores = np.full((len(captions), len(items)), np.nan, np.float32)
+    meter = Progress(scores.size, f"text-{kind} scores", "pair")
+    begin = 0
+    for group in held(encoded(method, cache, items, kind, device), HELD):
+        for at in range(0, len(captions), ROWS):
+            text = encode(method, cache, captions[at : at + ROWS], "text", device)
+            column = begin
+            for block in group:
+                made = score(method, kind, text, block)
+                scores[at : at + size(text), column : column + size(block)] = made
+                column += size(block)
+                meter.add(made.size)
+        begin = column
+    meter.close()
+    return scores
+
+
+def encode(method: Any, cache: Any, rows: NDArray, kind: str, device: str) -> dict[str, torch.Tensor]:
+    """Read rows of the cache and encode them as text, video or image."""
+    features = getattr(cache, kind)(rows)
+    return getattr(method, f"encode_{kind}")({name: tensor.to(device) for name, tensor in features.items()})
+
+
+def encoded(method: Any, cache: Any, rows: NDArray, kind: str, device: str) -> Iterator[dict[str, torch.Tensor]]:
+    """Encoded items, ROWS at a time."""
+    for at in range(0, len(rows), ROWS):
+        yield encode(method, cache, rows[at : at + ROWS], kind, device)
+
+
+def held(blocks: Iterator[dict[str, torch.Tensor]], limit: int) -> Iterator[list[dict[str, torch.Tensor]]]:
+    """Blocks in lists of at most `limit` bytes, at least one block each."""
+    group, taken = [], 0
+    for block in blocks:
+        weight = sum(tensor.nbytes for tensor in block.values())
+        if group and taken + weight > limit:
+            yield group
+            group, taken = [], 0
+        group.append(block)
+        taken += weight
+    if group:
+        yield group
+
+
+def score(method: Any, kind: str, text: dict[str, torch.Tensor], block: dict[str, torch.Tensor]) -> NDArray:
+    """(texts, items) scores of two encoded batches, a few items at a time where their tokens would fill the memory."""
+    step = max(1, PAIRS // (size(text) * tokens(text) * tokens(block)))
+    parts = []
+    for at in range(0, size(block), step):
+        some = {name: tensor[at : at + step] for name, tensor in block.items()}
+        made = getattr(method, f"score_{kind}s")(text, some).float().cpu().numpy()
+        if made.shape != (size(text), size(some)):
+            raise ValueError(f"score_{kind}s: expected {(size(text), size(some))}, got {made.shape}")
+        parts.append(made)
+    return np.concatenate(parts, axis=1)
+
+
+def size(features: dict[str, torch.Tensor]) -> int:
+    """Rows of a batch."""
+    return len(next(iter(features.values())))
+
+
+def tokens(features: dict[str, torch.Tensor]) -> int:
+    """The most vectors that one row of a batch has: a pair of rows has the product of both as similarities."""
+    return max([tensor.shape[1:-1].numel() for tensor in features.values() if tensor.is_floating_point()], default=1)
