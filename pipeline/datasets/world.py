@@ -299,7 +299,7 @@ def state(scene: Scene, moment: float, jitter: list[tuple[float, float]]) -> lis
                 (x0, y0), (x1, y1) = ZONES[begin[who]], ZONES[zones[who]]
                 bend = 0.22 * math.sin(math.pi * own) if step.event == "swap" else 0.0  # they pass each other
                 way = math.hypot(x1 - x0, y1 - y0)
-                if 0 < share:
+                if share > 0:
                     where[who] = (
                         x0 + own * (x1 - x0) - bend * (y1 - y0) / way,
                         y0 + own * (y1 - y0) + bend * (x1 - x0) / way,

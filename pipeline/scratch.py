@@ -1,0 +1,449 @@
+"""A small CLIP trained here, for places where no weights can be had, saved as any Hugging Face CLIP is.
+
+For `demo` it learns from captioned stills of the world that are no clips' frames, and from paraphrases of scripts that are
+never rendered; for any other dataset from its own train frames and captions. Three contrasts, and nothing is thrown away:
+
+- picture and caption (CLIP's own),
+- patches and words (FILIP's late interaction, arXiv 2111.07783), so that tokens mean something in the shared space,
+- two captions of one script, among scripts of look-alikes: a still cannot show an event, and without this the text tower
+  drops the words for it.
+
+`python -m pipeline.scratch --probe --dataset demo` prints what the features hold.
+"""
+
+# Axes: B batch, L words, P patches, D embedding, S image side.
+
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline import stage
+
+VERSION = 1
+MEAN, DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+VIEWS = 4  # frames taken from a train video
+MOST = 3000  # train videos a CLIP learns from, at most
+STILLS, SCRIPTS = 20000, 4000  # of `demo`: pictures, and groups of scripts that are told but not rendered
+START, END = "<|startoftext|>", "<|endoftext|>"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The size of the model and how it learns."""
+
+    size: int = 64  # pixels
+    patch: int = 16
+    width: int = 96
+    heads: int = 4
+    vision_layers: int = 4
+    text_layers: int = 2
+    dimension: int = 128
+    words: int = 32
+    vocabulary: int = 2000
+    steps: int = 1200
+    batch: int = 64
+    rate: float = 2e-3  # AdamW; the layers' matrices learn by Muon at ten times this
+    warmup: float = 0.1  # share of the steps
+    words_weight: float = 0.5  # of patches and words
+    script_weight: float = 0.5  # of paraphrases
+    scripts: int = 10  # groups of paraphrases in a batch
+    threads: int = 2
+
+
+@dataclass
+class Batch:
+    """Pictures (B, S, S, 3) uint8 with their captions, and paraphrases: two lists, equal places mean the same."""
+
+    pictures: np.ndarray
+    captions: list[str]
+    paraphrases: tuple[list[str], list[str]] = ((), ())
+
+
+# ---- the model
+
+
+def tokenizer(texts: list[str], vocabulary: int, words: int) -> Any:
+    """A CLIP tokenizer (byte-level BPE, lower case) learnt from texts; the end token has the largest id, as CLIP's has."""
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+    from transformers import CLIPTokenizer
+
+    learner = CLIPTokenizer().backend_tokenizer
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    model = models.BPE(end_of_word_suffix="</w>", continuing_subword_prefix="")
+    learner.model = model
+    learner.decoder = decoders.ByteLevel()
+    learner.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocabulary, initial_alphabet=letters, end_of_word_suffix="</w>", show_progress=False
+        ),
+    )
+    learnt = json.loads(learner.to_str())["model"]
+    merges = [tuple(merge) if not isinstance(merge, str) else tuple(merge.split(" ")) for merge in learnt["merges"]]
+    pieces = letters + [f"{letter}</w>" for letter in letters] + ["".join(merge) for merge in merges]
+    table = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
+    table |= {START: len(table), END: len(table) + 1}
+    return CLIPTokenizer(vocab=table, merges=merges, model_max_length=words)
+
+
+def build(recipe: Recipe, vocabulary: int) -> Any:
+    """A CLIPModel of the recipe's size; `vocabulary` counts the tokenizer's tokens."""
+    from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
+
+    shared = {"hidden_size": recipe.width, "intermediate_size": 4 * recipe.width, "num_attention_heads": recipe.heads}
+    text = CLIPTextConfig(
+        vocab_size=vocabulary,
+        max_position_embeddings=recipe.words,
+        num_hidden_layers=recipe.text_layers,
+        bos_token_id=vocabulary - 2,
+        eos_token_id=vocabulary - 1,
+        pad_token_id=vocabulary - 1,
+        projection_dim=recipe.dimension,
+        **shared,
+    )
+    vision = CLIPVisionConfig(
+        image_size=recipe.size,
+        patch_size=recipe.patch,
+        num_hidden_layers=recipe.vision_layers,
+        projection_dim=recipe.dimension,
+        **shared,
+    )
+    model = CLIPModel(
+        CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=recipe.dimension)
+    )
+    model.config.logit_scale_init_value = math.log(10)
+    with torch.no_grad():
+        model.logit_scale.fill_(math.log(10))
+        grid = recipe.size // recipe.patch
+        positions = model.vision_model.embeddings.position_embedding.weight
+        positions.copy_(torch.cat([torch.zeros(1, recipe.width), waves(grid, recipe.width)]) * 0.3)
+    return model
+
+
+def waves(grid: int, width: int) -> Tensor:
+    """Sine and cosine positions of a square grid, (grid * grid, width): HF's own start is too small to be learnt soon."""
+    rates = 1 / 100 ** (torch.arange(width // 4) / (width // 4))
+    one = torch.arange(grid)[:, None] * rates[None]
+    line = torch.cat([one.sin(), one.cos()], 1)  # (grid, width / 2)
+    rows, columns = line[:, None].expand(-1, grid, -1), line[None].expand(grid, -1, -1)
+    return torch.cat([rows, columns], -1).reshape(grid * grid, width)
+
+
+def whiten(model: Any, pictures: np.ndarray) -> None:
+    """Start the patch embedding at the leading whitened components of real patches."""
+    conv = model.vision_model.embeddings.patch_embedding
+    side, width = conv.kernel_size[0], conv.out_channels
+    patch = F.unfold(normal(pictures), side, stride=side).transpose(1, 2).flatten(0, 1)
+    patch = patch[torch.randperm(len(patch))[:20000]]
+    values, vectors = torch.linalg.eigh((patch - patch.mean(0)).T.cov())
+    lead = vectors[:, -width:].T / (values[-width:, None] + 1e-2 * values[-1]).sqrt()
+    with torch.no_grad():
+        conv.weight[: len(lead)].copy_(lead.reshape(-1, 3, side, side) * 0.3)
+
+
+def normal(pictures: np.ndarray) -> Tensor:
+    """uint8 (B, S, S, 3) as the tower takes it, float (B, 3, S, S)."""
+    image = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 255
+    return (image - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(DEVIATION).view(3, 1, 1)
+
+
+def image_tokens(model: Any, image: Tensor) -> Tensor:
+    """(B, 1 + P, D): CLS and patches after the final layer norm and the projection."""
+    hidden = model.vision_model(pixel_values=image).last_hidden_state
+    return model.visual_projection(model.vision_model.post_layernorm(hidden))
+
+
+def text_tokens(model: Any, words: Any, texts: list[str]) -> tuple[Tensor, Tensor, Tensor]:
+    """Sentence (B, D), word (B, L, D) and which words are words: neither start nor end nor padding (B, L)."""
+    ids = words(texts, padding=True, truncation=True, return_tensors="pt")
+    token, mask = ids["input_ids"], ids["attention_mask"].bool()
+    word = model.text_projection(model.text_model(input_ids=token, attention_mask=mask).last_hidden_state)
+    last = mask.sum(1) - 1
+    inner = mask & (token < len(words) - 2)
+    return word[torch.arange(len(word)), last], word, inner
+
+
+# ---- learning
+
+
+def contrast(one: Tensor, two: Tensor, scale: Tensor) -> Tensor:
+    """Symmetric InfoNCE of two lists of vectors (B, D)."""
+    logits = scale * F.normalize(one, dim=-1) @ F.normalize(two, dim=-1).T
+    truth = torch.arange(len(logits))
+    return (F.cross_entropy(logits, truth) + F.cross_entropy(logits.T, truth)) / 2
+
+
+def late(word: Tensor, inner: Tensor, patch: Tensor) -> Tensor:
+    """Mean over a text's words of the best patch, for all pairs: (texts, pictures)."""
+    word, patch = F.normalize(word, dim=-1)[inner], F.normalize(patch, dim=-1)
+    best = torch.einsum("wd,bpd->wbp", word, patch).amax(2)  # (words of all texts, pictures)
+    text = inner.nonzero()[:, 0]
+    total = best.new_zeros(len(inner), best.shape[1]).index_add(0, text, best)
+    return total / inner.sum(1, keepdim=True).clamp(min=1)
+
+
+def losses(model: Any, words: Any, batch: Batch, recipe: Recipe) -> dict[str, Tensor]:
+    """The named terms of one batch."""
+    scale = model.logit_scale.exp()
+    image = image_tokens(model, normal(batch.pictures))
+    first, second = batch.paraphrases
+    sentence, word, inner = text_tokens(model, words, [*batch.captions, *first, *second])
+    count, pairs = len(batch.captions), len(first)
+    terms = {"picture": contrast(sentence[:count], image[:, 0], scale)}
+    if recipe.words_weight:
+        scores = scale * late(word[:count], inner[:count], image[:, 1:])
+        truth = torch.arange(count)
+        both = F.cross_entropy(scores, truth) + F.cross_entropy(scores.T, truth)
+        terms["words"] = recipe.words_weight * both / 2
+    if pairs:
+        terms["script"] = recipe.script_weight * contrast(
+            sentence[count : count + pairs], sentence[count + pairs :], scale
+        )
+    return terms
+
+
+def optimizers(model: Any, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the layers, AdamW for the rest."""
+    inside = {id(p) for n, p in model.named_parameters() if ".layers." in n and p.ndim == 2}
+    matrices = [p for p in model.parameters() if id(p) in inside]
+    others = [p for p in model.parameters() if id(p) not in inside]
+    return [
+        torch.optim.Muon(matrices, lr=10 * recipe.rate, weight_decay=0.01),
+        torch.optim.AdamW(others, lr=recipe.rate, weight_decay=0.05, betas=(0.9, 0.98)),
+    ]
+
+
+def fit(model: Any, words: Any, batches: Iterator[Batch], recipe: Recipe, name: str = "scratch") -> None:
+    """Train for the recipe's steps; warm-up, then cosine to zero."""
+    sets = optimizers(model, recipe)
+    base = [[group["lr"] for group in optimizer.param_groups] for optimizer in sets]
+    meter = stage.Progress(recipe.steps, f"{name}: a small CLIP", "step")
+    model.train()
+    for step, batch in zip(range(recipe.steps), batches):
+        share = step / recipe.steps
+        factor = min((step + 1) / (recipe.warmup * recipe.steps), 1.0) * 0.5 * (1 + math.cos(math.pi * share))
+        for optimizer, rates in zip(sets, base):
+            for group, rate in zip(optimizer.param_groups, rates):
+                group["lr"] = rate * factor
+            optimizer.zero_grad(set_to_none=True)
+        terms = losses(model, words, batch, recipe)
+        sum(terms.values()).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in sets:
+            optimizer.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(max=math.log(100))
+        meter.add(1, ", ".join(f"{key} {value.item():.2f}" for key, value in terms.items()) if step % 20 == 0 else None)
+    meter.close()
+    model.eval()
+
+
+# ---- what it learns from
+
+
+def still(random: Random, size: int) -> tuple[np.ndarray, list[str]]:
+    """A picture of the world (S, S, 3) uint8 and three captions: one to three things anywhere, each with its nearest zone."""
+    from PIL import Image
+
+    from pipeline.datasets import wording, world
+
+    things, spots = world.draw_things(random, random.choice((1, 2, 2, 3, 3))), []
+    for _ in things:
+        while True:
+            zone = random.choice(sorted(world.ZONES))
+            x, y = (value + random.uniform(-0.14, 0.14) for value in world.ZONES[zone])
+            if all(math.hypot(x - a, y - b) > 0.26 for a, b, _ in spots):
+                spots.append((min(max(x, 0.1), 0.9), min(max(y, 0.1), 0.9), zone))
+                break
+    place = random.choice(world.PLACES)
+    shown = [(t, x, y, random.choice((1, 1, 1, 0.6, 1.5))) for t, (x, y, _) in zip(things, spots)]
+    drawn = world.picture(place, shown, random.choice((96, 112, 128)))
+    pixels = np.asarray(drawn.resize((size, size), Image.Resampling.BICUBIC)).astype(np.int16)
+    pixels = pixels + random.randint(-14, 14)  # the light differs from clip to clip
+    said = [(thing, zone) for thing, (_, _, zone) in zip(things, spots)]
+    return pixels.clip(0, 255).astype(np.uint8), [wording.still_caption(said, place, random) for _ in range(3)]
+
+
+def paraphrases(random: Random, groups: int) -> tuple[list[str], list[str]]:
+    """Two captions of each scene of some groups of look-alikes that nobody renders."""
+    from pipeline.datasets import wording, world
+
+    pairs = [
+        tuple(wording.caption(scene, random.choice(wording.WAYS), random) for _ in range(2))
+        for _ in range(groups)
+        for scene in world.draw_group(random)
+    ]
+    return tuple(zip(*pairs))
+
+
+def stills(
+    config: dict[str, Any], recipe: Recipe, seed: int, count: int = STILLS, scripts: int = SCRIPTS
+) -> tuple[np.ndarray, list[list[str]], list[Any]]:
+    """The corpus of `demo`: stills (count, 1, S, S, 3) with three captions each, and groups of paraphrases."""
+    random = Random(f"stills {seed}")
+    pictures, captions = np.empty((count, 1, recipe.size, recipe.size, 3), np.uint8), []
+    for index in stage.progress(range(count), f"{config['name']}: stills", "picture"):
+        pictures[index, 0], texts = still(random, recipe.size)
+        captions.append(texts)
+    return pictures, captions, [paraphrases(random, 1) for _ in range(scripts)]
+
+
+def shuffled(
+    pictures: np.ndarray, captions: list[list[str]], said: list[Any], recipe: Recipe, seed: int
+) -> Iterator[Batch]:
+    """Batches without end: each pass over the items in another order, one view and one caption each, and some paraphrases.
+
+    pictures: (items, views, S, S, 3) uint8.
+    """
+    random = np.random.default_rng(seed)
+    while True:
+        order = random.permutation(len(pictures))
+        for at in range(0, len(order) - min(recipe.batch, len(order)) + 1, recipe.batch):
+            rows = order[at : at + recipe.batch]
+            texts = [captions[row][random.integers(len(captions[row]))] for row in rows]
+            pairs: tuple[list[str], list[str]] = ([], [])
+            if said:
+                for row in random.integers(len(said), size=recipe.scripts):
+                    pairs[0].extend(said[row][0])
+                    pairs[1].extend(said[row][1])
+            yield Batch(pictures[rows, random.integers(pictures.shape[1], size=len(rows))], texts, pairs)
+
+
+# ---- the stage's entry
+
+
+def train(config: dict[str, Any], folder: Path, seed: int = 0) -> None:
+    """Leave a trained CLIP, its tokenizer and its preprocessing in `folder`, whole or not at all.
+
+    A folder that holds the CLIP of the same corpus, recipe and seed is kept. `config` is a dataset's parameters; its manifest
+    must be there. `scratch` in it lays single values over the recipe.
+    """
+    recipe = recipe_of(config)
+    about = {"version": VERSION, "seed": seed, "recipe": asdict(recipe), "corpus": corpus_of(config)}
+    note = folder / "scratch.json"
+    if note.is_file() and json.loads(note.read_text()) == about and (folder / "model.safetensors").is_file():
+        return
+    pictures, captions, said = (stills if config["reader"] == "demo" else footage)(config, recipe, seed)
+    part = folder.with_name(folder.name + stage.PART)
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    learn(pictures, captions, said, recipe, part, seed, config["name"])
+    (part / note.name).write_text(json.dumps(about, indent=1) + "\n")
+    shutil.rmtree(folder, ignore_errors=True)
+    part.rename(folder)
+
+
+def recipe_of(config: dict[str, Any]) -> Recipe:
+    """The recipe for a dataset: `demo`'s own, one with more words for any other, and what `scratch` in params.yaml says."""
+    base = Recipe(words=max(Recipe.words, config.get("words", 0)))
+    if config["reader"] != "demo":
+        base = replace(base, vocabulary=6000, script_weight=0.0)
+    known = {name: value for name, value in (config.get("scratch") or {}).items()}
+    if unknown := sorted(set(known) - set(asdict(base))):
+        raise ValueError(f"scratch: unknown {', '.join(unknown)}; a recipe has {', '.join(asdict(base))}")
+    return replace(base, **known)
+
+
+def corpus_of(config: dict[str, Any]) -> str:
+    """What the corpus is made from, as a hash: the world's version, or the train rows of the manifest."""
+    import hashlib
+
+    import pyarrow.parquet as parquet
+
+    if config["reader"] == "demo":
+        from pipeline.datasets import world
+
+        return f"world {world.VERSION}"
+    digest = hashlib.sha256()
+    for file, columns in (("items", ["video_id", "hash", "split"]), ("captions", ["caption_id", "text", "split"])):
+        table = parquet.read_table(stage.folder(config["name"], "manifest", f"{file}.parquet"), columns=columns)
+        for row in zip(*table.to_pydict().values()):
+            if row[2] == "train":
+                digest.update("\0".join(row).encode())
+    return digest.hexdigest()
+
+
+def learn(
+    pictures: np.ndarray,
+    captions: list[list[str]],
+    said: list[Any],
+    recipe: Recipe,
+    folder: Path,
+    seed: int = 0,
+    name: str = "scratch",
+) -> None:
+    """Train on pictures (items, views, S, S, 3) with their captions, and save everything that `from_pretrained` reads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(recipe.threads)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            texts = [text for item in captions for text in item] + [
+                text for pair in said for side in pair for text in side
+            ]
+            words = tokenizer(texts, recipe.vocabulary, recipe.words)
+            model = build(recipe, len(words))
+            whiten(model, pictures[:1000, 0])
+            fit(model, words, shuffled(pictures, captions, said, recipe, seed), recipe, name)
+    finally:
+        torch.set_num_threads(threads)
+    model.save_pretrained(folder)
+    words.save_pretrained(folder)
+    side = {"shortest_edge": recipe.size}, {"height": recipe.size, "width": recipe.size}
+    settings = {"do_resize": True, "size": side[0], "do_center_crop": True, "crop_size": side[1], "resample": 3}
+    settings |= {"do_rescale": True, "do_normalize": True, "image_mean": MEAN, "image_std": DEVIATION}
+    settings |= {"do_convert_rgb": True, "image_processor_type": "CLIPImageProcessor"}
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings, indent=1) + "\n")
+
+
+def footage(config: dict[str, Any], recipe: Recipe, seed: int) -> tuple[np.ndarray, list[list[str]], list[Any]]:
+    """The corpus of any other dataset: `VIEWS` frames of each train video, all its captions; no paraphrases."""
+    import pyarrow.parquet as parquet
+
+    items = parquet.read_table(stage.folder(config["name"], "manifest", "items.parquet")).to_pylist()
+    rows = parquet.read_table(stage.folder(config["name"], "manifest", "captions.parquet")).to_pylist()
+    texts: dict[str, list[str]] = {}
+    for row in rows:
+        texts.setdefault(row["video_id"], []).append(row["text"])
+    wanted = [item for item in items if item["split"] == "train" and item["video_id"] in texts]
+    wanted = Random(seed).sample(wanted, min(len(wanted), MOST))
+    tasks = [
+        (Path(config["root"]) / item["path"], recipe.size, config["decoder"], item["start"], item["end"])
+        for item in wanted
+    ]
+    pictures, captions = [], []
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        name = f"{config['name']}: train frames"
+        for item, frames in zip(wanted, stage.progress(pool.map(look, tasks, chunksize=8), name, "video", len(tasks))):
+            if frames is not None:
+                pictures.append(frames)
+                captions.append(texts[item["video_id"]])
+    if not pictures:
+        raise ValueError(
+            f"{config['name']}: no train video with a caption can be decoded, so no CLIP can be trained on them"
+        )
+    return np.stack(pictures), captions, []
+
+
+def look(task: tuple[Path, int, str, float | None, float | None]) -> np.ndarray | None:
+    """Some frames of a video (VIEWS, S, S, 3) uint8, repeated where it has fewer; None if it cannot be decoded."""
+    from pipeline.decode import DecodeError, decode
+
+    path, size, decoder, start, end = task
+    try:
+        frame = decode(path, VIEWS, size, start=start, end=end, decoder=decoder).frame.numpy()
+    except DecodeError:  # the visual stage says why
+        return None
+    return frame[np.arange(VIEWS) % len(frame)]
