@@ -1,0 +1,53 @@
+"""Parses kept on disk, by sentence and parser: new rules read them, new captions add to them."""
+
+import hashlib
+import json
+import sqlite3
+from pathlib import Path
+
+from pipeline.scene_graph.sentence import Sentence
+
+FIELDS = ("word", "lemma", "tag", "head", "relation", "start", "end")
+
+
+class Store:
+    """An SQLite file of trees. `parser` names the parser, its version and whatever else its trees depend on."""
+
+    def __init__(self, path: Path, parser: str):
+        self.parser = parser
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.base = sqlite3.connect(path, timeout=120)
+        try:
+            self.prepare()
+        except sqlite3.DatabaseError:  # not a database, or half a one: every parse can be made again
+            self.base.close()
+            path.unlink()
+            self.base = sqlite3.connect(path, timeout=120)
+            self.prepare()
+
+    def prepare(self) -> None:
+        self.base.execute("PRAGMA journal_mode=WAL")
+        self.base.execute("CREATE TABLE IF NOT EXISTS parse (key BLOB PRIMARY KEY, tree TEXT) WITHOUT ROWID")
+
+    def key(self, text: str) -> bytes:
+        return hashlib.blake2b(f"{self.parser}\0{text}".encode(), digest_size=16).digest()
+
+    def get(self, text: str) -> Sentence | None:
+        """The tree of one sentence, if it was parsed before."""
+        row = self.base.execute("SELECT tree FROM parse WHERE key = ?", (self.key(text),)).fetchone()
+        return Sentence(*json.loads(row[0])) if row else None
+
+    def has(self, text: str) -> bool:
+        return self.base.execute("SELECT 1 FROM parse WHERE key = ?", (self.key(text),)).fetchone() is not None
+
+    def put(self, trees: dict[str, Sentence]) -> None:
+        """Keep a batch, all of it or nothing."""
+        rows = [
+            (self.key(text), json.dumps([getattr(tree, name) for name in FIELDS], separators=(",", ":")))
+            for text, tree in trees.items()
+        ]
+        with self.base:
+            self.base.executemany("INSERT OR REPLACE INTO parse VALUES (?, ?)", rows)
+
+    def close(self) -> None:
+        self.base.close()

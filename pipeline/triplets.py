@@ -1,0 +1,176 @@
+"""Stage: captions -> scene-graph triplets, the phrases that say them, and where the nouns and verbs are.
+
+python -m pipeline.triplets --dataset msrvtt
+python -m pipeline.triplets --show "a man in a red shirt rides a horse"
+python -m pipeline.triplets --text captions.txt --out triplets.jsonl --parser corenlp --rules extended
+"""
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+
+from pipeline import scene_graph, stage
+from pipeline.scene_graph import CHOICES, Trees, describe, sentences
+from pipeline.scene_graph.server import ServerError
+
+TRIPLET = pyarrow.struct([(name, pyarrow.string()) for name in ("subject", "relation", "object", "kind")])
+SPANS = pyarrow.list_(pyarrow.list_(pyarrow.int32()))
+SCHEMA = pyarrow.schema(
+    [
+        ("caption_id", pyarrow.string()),
+        ("video_id", pyarrow.string()),
+        ("parser", pyarrow.string()),
+        ("fallback", pyarrow.bool_()),
+        ("triplets", pyarrow.list_(TRIPLET)),
+        ("phrases", pyarrow.list_(pyarrow.string())),
+        ("nouns", SPANS),
+        ("verbs", SPANS),
+    ]
+)
+# FACTUAL's habits and lemmas for text files, so that rows can be held against human scene graphs
+TEXT = {"conventions": "factual", "form": "lemma", "cap": 1000}
+
+
+def main() -> None:
+    args = arguments()
+    try:
+        if args.dataset:
+            run(args.dataset, args.parser)
+        elif args.text:
+            text(Path(args.text), Path(args.out), TEXT | chosen(args))
+        else:
+            show(args.show, chosen(args))
+    except (ValueError, ServerError) as error:
+        raise SystemExit(str(error)) from None
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--dataset", help="a name under `datasets` in params.yaml")
+    what.add_argument("--show", metavar="SENTENCE", help="print the tokens, tree and triplets of a sentence")
+    what.add_argument("--text", metavar="FILE", help="a text file, one caption a line; needs --out")
+    parser.add_argument("--out", metavar="FILE", help="where the rows of --text go, one JSON object a line")
+    for name, allowed in CHOICES.items():
+        parser.add_argument(
+            f"--{name}", choices=allowed, help="in place of params.yaml's" if name == "parser" else None
+        )
+    args = parser.parse_args()
+    if bool(args.text) != bool(args.out):
+        parser.error("--text and --out go together")
+    if args.dataset and any(getattr(args, name) for name in CHOICES if name != "parser"):
+        parser.error("with --dataset these settings come from params.yaml, section triplets")
+    return args
+
+
+def chosen(args: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(args, name) for name in CHOICES if getattr(args, name)}
+
+
+def run(name: str, parser: str | None = None) -> None:
+    """The stage: cache/<name>/manifest/captions.parquet -> cache/<name>/triplets.parquet."""
+    config = scene_graph.settings(stage.dataset(name).get("triplets", {}) | ({"parser": parser} if parser else {}))
+    source = stage.need(stage.folder(name, "manifest", "captions.parquet"), "manifest", name)
+    captions = pyarrow.parquet.read_table(source).select(["caption_id", "video_id", "text", "parts"])
+    output = stage.folder(name, "triplets.parquet")
+    store = stage.CACHE / ".parses" / "parses.sqlite"
+    begin = time.monotonic()
+    with stage.lock(output), Trees(config["parser"], store) as trees:
+        prepare(trees, (line for parts in captions["parts"].to_pylist() for line in scene_graph.lines(parts)))
+        table = derive(captions, trees, config)
+        stage.write_table(output, table)
+        print(coverage(table, trees, time.monotonic() - begin))
+
+
+def prepare(trees: Trees, lines: Iterator[str]) -> None:
+    """Parse what no earlier run has, with progress."""
+    distinct = list(dict.fromkeys(lines))
+    meter = None
+    for count in trees.prepare(distinct):
+        meter = meter or stage.Progress(trees.lacking, "parse", "sentence")
+        meter.add(count)
+    if meter:
+        meter.close()
+
+
+def derive(captions: pyarrow.Table, trees: Trees, config: dict[str, Any]) -> pyarrow.Table:
+    """One row a caption, in the manifest's order; captions with the same words share the work."""
+    batches, known = [], {}
+    for batch in captions.to_batches(max_chunksize=5000):
+        rows = []
+        for row in batch.to_pylist():
+            key = (row["text"], *row["parts"])
+            if key not in known:
+                known[key] = columns(describe(row["text"], row["parts"], trees, config))
+            rows.append({"caption_id": row["caption_id"], "video_id": row["video_id"]} | known[key])
+        batches.append(pyarrow.RecordBatch.from_pylist(rows, schema=SCHEMA))
+    return pyarrow.Table.from_batches(batches, schema=SCHEMA)
+
+
+def columns(said: dict[str, Any]) -> dict[str, Any]:
+    return said | {"triplets": [triplet._asdict() for triplet in said["triplets"]]}
+
+
+def coverage(table: pyarrow.Table, trees: Trees, seconds: float) -> str:
+    """The line that ends a run: speed, backends, share without triplets, how many triplets a caption has."""
+    parsers = table["parser"].to_pylist()
+    counts = sorted(
+        0 if empty else len(said) for empty, said in zip(table["fallback"].to_pylist(), table["phrases"].to_pylist())
+    )
+    total = max(len(counts), 1)
+    backends = ", ".join(f"{name} {parsers.count(name)}" for name in ("corenlp", "shallow") if name in parsers)
+    return (
+        f"triplets: {len(parsers)} captions in {seconds:.1f} s, {len(parsers) / max(seconds, 1e-9):.0f}/s "
+        f"({backends or 'none'}; {trees.parsed} sentences newly parsed); without a triplet "
+        f"{100 * counts.count(0) / total:.1f} %; phrases a caption: mean {sum(counts) / total:.2f}, "
+        f"p95 {counts[math.ceil(0.95 * total) - 1] if counts else 0}"
+    )
+
+
+def text(source: Path, output: Path, config: dict[str, Any]) -> None:
+    """A row a line of a text file; a blank line is a row without triplets."""
+    config = scene_graph.settings(config)
+    if not source.is_file():
+        raise ValueError(f"there is no file {source}")
+    captions = source.read_text(encoding="utf-8", errors="replace").split("\n")
+    captions = captions[:-1] if captions[-1] == "" else captions
+    captions = [caption.rstrip("\r") for caption in captions]
+    with Trees(config["parser"]) as trees, stage.replacing(output) as part:
+        prepare(trees, (line for caption in captions for line in scene_graph.lines([caption])))
+        with open(part, "w", encoding="utf-8") as file:
+            for caption in captions:
+                said = columns(describe(caption, [caption], trees, config))
+                row = {"caption": caption} | {name: said[name] for name in ("parser", "triplets", "nouns", "verbs")}
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def show(caption: str, config: dict[str, Any]) -> None:
+    """Print what the parser sees."""
+    config = scene_graph.settings(config)
+    with Trees(config["parser"]) as trees:
+        list(trees.prepare(scene_graph.lines([caption])))
+        for line, _ in sentences(caption):
+            parser, tree = trees.tree(line)
+            print(f"{line}   ({parser})")
+            for index, word in enumerate(tree.word):
+                head = tree.word[tree.head[index]] if tree.head[index] >= 0 else "-"
+                print(
+                    f"  {index + 1:3} {word:16} {tree.lemma[index]:14} {tree.tag[index]:5} {tree.relation[index]:12} {head}"
+                )
+        said = describe(caption, [caption], trees, config)
+    for triplet in said["triplets"]:
+        print(f"  {triplet.kind:10} ({triplet.subject}, {triplet.relation}, {triplet.object})")
+    print("  phrases    " + " | ".join(said["phrases"]))
+    print("  nouns      " + " | ".join(caption[start:end] for start, end in said["nouns"]))
+    print("  verbs      " + " | ".join(caption[start:end] for start, end in said["verbs"]))
+
+
+if __name__ == "__main__":
+    main()
