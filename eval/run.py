@@ -123,10 +123,7 @@ def opened(run: Path, shards: Path, device: str) -> tuple[Any, Any, dict[str, An
     record = json.loads(record_path.read_text())
     try:
         method = checkpoint.load(run, device)
-        settings = {
-            name: getattr(method.config, name) for name in ("words", "triplets") if hasattr(method.config, name)
-        }
-        cache = data.Cache(shards, method.needs, **settings)
+        cache = data.Cache(shards, method.needs, words=method.config.words, triplets=method.config.triplets)
     except (ValueError, OSError) as error:
         raise SystemExit(str(error)) from None
     if record.get("clip_sha256", cache.clip_sha256) != cache.clip_sha256:

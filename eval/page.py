@@ -1,0 +1,242 @@
+"""The pieces of the report: numbers and JPEG bytes in, HTML and SVG text out. Nothing here reads a file."""
+
+import base64
+from dataclasses import dataclass
+from html import escape
+from itertools import count
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eval.table import Cell, Table
+
+PERCENT = ("R@", "group R@", "in-group", "images in 10")
+MARKS = {"right": ("✓", "right"), "alike": ("✗", "wrong, but of the same look-alikes"), "wrong": ("✗", "wrong")}
+
+
+@dataclass
+class Tile:
+    """One retrieved image or video."""
+
+    name: str  # what it is: its id
+    picture: bytes  # JPEG: the image, or the video's keyframe
+    strip: list[bytes]  # a few frames of a video, none of an image
+    mark: str  # right, alike or wrong
+    score: float
+
+
+@dataclass
+class Query:
+    """One caption and what it found."""
+
+    text: str
+    nouns: list[tuple[int, int]]  # character offsets
+    verbs: list[tuple[int, int]]
+    triplets: list[tuple[str, str, str]]
+    facts: str
+    images: list[Tile]
+    videos: list[Tile]
+    joint: list[tuple[str, Tile]]  # (image or video, tile)
+
+
+def picture(jpeg: bytes, label: str) -> str:
+    """An image as part of the page itself."""
+    data = base64.b64encode(jpeg).decode()
+    return f'<img alt="{escape(label, quote=True)}" src="data:image/jpeg;base64,{data}">'
+
+
+def result(each: Tile, place: int, kind: str) -> str:
+    """One tile: picture, mark, score."""
+    sign, said = MARKS[each.mark]
+    strip = "".join(picture(frame, "") for frame in each.strip)
+    alike = '<span class="same">look-alike</span>' if each.mark == "alike" else ""
+    return (
+        f'<figure class="tile {each.mark} {kind}">{picture(each.picture, f"{kind} {each.name}, place {place}: {said}")}'
+        f'<b class="mark" aria-hidden="true">{sign}</b>{alike}'
+        + (f'<div class="strip" aria-hidden="true">{strip}</div>' if strip else "")
+        + f'<figcaption title="{escape(each.name, quote=True)}"><span>{place}</span>{each.score:.3f}</figcaption></figure>'
+    )
+
+
+def marked(text: str, nouns: list[tuple[int, int]], verbs: list[tuple[int, int]]) -> str:
+    """The caption with its nouns and verbs told apart; overlapping spans lose."""
+    parts, at = [], 0
+    for begin, end, kind in sorted([(*span, "noun") for span in nouns] + [(*span, "verb") for span in verbs]):
+        if at <= begin < end <= len(text):
+            parts += [escape(text[at:begin]), f'<span class="{kind}">{escape(text[begin:end])}</span>']
+            at = end
+    return "".join(parts) + escape(text[at:])
+
+
+def chips(triplets: list[tuple[str, str, str]]) -> str:
+    """Triplets as a list; a caption without any says so."""
+    if not triplets:
+        return '<p class="quiet">No triplet found: the caption itself is the only phrase.</p>'
+    rows = "".join(
+        "<li>"
+        + '<span aria-hidden="true"> · </span>'.join(f"<span>{escape(word)}</span>" for word in triplet if word)
+        + "</li>"
+        for triplet in triplets
+    )
+    return f'<ul class="triplets">{rows}</ul>'
+
+
+def query(each: Query, letter: str) -> str:
+    """One row of the paper's Figure 6: caption and triplets, five images, five videos."""
+    images = "".join(result(tile, place, "image") for place, tile in enumerate(each.images, 1))
+    videos = "".join(result(tile, place, "video") for place, tile in enumerate(each.videos, 1))
+    return (
+        f'<article class="query"><div class="asked"><h3><span class="letter">{letter}</span>'
+        f"{marked(each.text, each.nouns, each.verbs)}</h3>{chips(each.triplets)}"
+        f'<p class="quiet">{escape(each.facts)}</p></div>'
+        f'<div class="found"><h4>Images</h4><div class="tiles">{images}</div></div>'
+        f'<div class="found"><h4>Videos</h4><div class="tiles">{videos}</div></div></article>'
+    )
+
+
+def joint(each: Query, letter: str) -> str:
+    """The ten best of images and videos together."""
+    tiles = "".join(
+        f'<div class="kind"><span class="badge {kind}">{kind}</span>{result(tile, place, kind)}</div>'
+        for place, (kind, tile) in enumerate(each.joint, 1)
+    )
+    head = f'<h3><span class="letter">{letter}</span>{escape(each.text)}</h3>'
+    return f'<article class="together">{head}<div class="ten">{tiles}</div></article>'
+
+
+def table(each: Table) -> str:
+    """One table; percentages have a bar behind them, the best is bold."""
+    head = "".join(f'<th scope="col">{escape(label)}</th>' for label in each.columns)
+    rows = ""
+    for row in each.rows:
+        cells = "".join(number(one, label) for one, label in zip(row.cells, each.columns))
+        rows += f'<tr><th scope="row">{escape(row.name)}</th><td>{row.seeds}</td>{cells}'
+        rows += f'<td class="n">{escape(row.size)}</td></tr>'
+    return (
+        f'<section class="card"><table><caption>{escape(each.title)}</caption><thead><tr><th scope="col">method</th>'
+        f'<th scope="col">seeds</th>{head}<th scope="col">n</th></tr></thead><tbody>{rows}</tbody></table></section>'
+    )
+
+
+def number(one: Cell | None, label: str) -> str:
+    """One cell."""
+    if one is None:
+        return "<td>–</td>"
+    bar = f' class="bar" style="--v:{one.mean:.1f}"' if label.startswith(PERCENT) else ""
+    spread = f"<small> ± {one.deviation:.1f}</small>" if one.deviation is not None else ""
+    shown = f"<b>{one.mean:.1f}</b>" if one.best else f"{one.mean:.1f}"
+    return f"<td{bar}>{shown}{spread}</td>"
+
+
+def keyframe(name: str, frames: list[bytes], times: NDArray, similarity: NDArray, chosen: int) -> str:
+    """The paper's Figure 5: a video's frames, their similarity matrix, the row sums, and the keyframe in red."""
+    shots = "".join(
+        f'<figure class="shot{" chosen" if index == chosen else ""}">'
+        f"{picture(frame, f'frame {index + 1}' + (', the keyframe' if index == chosen else ''))}"
+        f"<figcaption>{time:.2f} s</figcaption></figure>"
+        for index, (frame, time) in enumerate(zip(frames, times))
+    )
+    return (
+        f'<div class="shots">{shots}</div><div class="matrix">{heatmap(similarity, chosen)}</div>'
+        f'<p class="quiet">{escape(name)}: frame {chosen + 1} of {len(frames)}, at {times[chosen]:.2f} s, has the largest '
+        f"sum of cosine similarities to all frames ({similarity.sum(1)[chosen]:.3f}).</p>"
+    )
+
+
+def heatmap(similarity: NDArray, chosen: int) -> str:
+    """(N, N) cosines as squares, row sums as bars beside them, one row outlined in red."""
+    size = len(similarity)
+    side = min(36, 432 // size)
+    low, high = float(similarity.min()), float(similarity.max())
+    span = max(high - low, 1e-9)
+    squares = []
+    for row, column in np.ndindex(size, size):
+        share = (similarity[row, column] - low) / span
+        squares.append(
+            f'<rect x="{column * side}" y="{row * side}" width="{side - 1}" height="{side - 1}" rx="2" '
+            f'fill-opacity="{0.06 + 0.94 * share:.3f}"/>'
+        )
+        if side >= 30:
+            squares.append(
+                f'<text class="{"on" if share > 0.55 else "off"}" x="{column * side + side / 2 - 0.5}" '
+                f'y="{row * side + side / 2 + 3}">{similarity[row, column]:.2f}</text>'.replace(">0.", ">.")
+            )
+    sums = similarity.sum(1)
+    least, most = float(sums.min()), float(sums.max())
+    left = size * side + 14
+    bars = []
+    for row, value in enumerate(sums):
+        width = 24 + 90 * (value - least) / max(most - least, 1e-9)
+        kind = "sum chosen" if row == chosen else "sum"
+        middle = row * side + side / 2
+        bars.append(
+            f'<rect class="{kind}" x="{left}" y="{row * side + 3}" width="{width:.1f}" height="{side - 7}" rx="2"/>'
+        )
+        if side >= 12:
+            bars.append(f'<text class="value" x="{left + width + 6:.1f}" y="{middle + 3}">{value:.3f}</text>')
+    height, width = size * side, left + 180
+    return (
+        f'<svg viewBox="-3 -3 {width + 6} {height + 6}" style="max-width:{width + 6}px" role="img" '
+        f'aria-label="similarity of {size} frames from {low:.2f} to {high:.2f}; frame {chosen + 1} has the largest sum">'
+        f'<g class="squares">{"".join(squares)}</g>{"".join(bars)}'
+        f'<rect class="outline" x="-2" y="{chosen * side - 2}" width="{size * side + 3}" height="{side + 3}" rx="3"/></svg>'
+    )
+
+
+def curves(method: str, terms: dict[str, list[list[tuple[float, float]]]], phases: list[str]) -> str:
+    """Small charts of a method's loss terms, one line a seed."""
+    charts = "".join(chart(name, lines) for name, lines in terms.items())
+    phase = f'<span class="quiet">{escape(", then ".join(phases))}</span>' if phases else ""
+    return f'<article class="curves"><h3>{escape(method)} {phase}</h3><div class="charts">{charts}</div></article>'
+
+
+def chart(name: str, lines: list[list[tuple[float, float]]]) -> str:
+    """One term over training steps: (step, value) of each seed, on axes that fit them."""
+    lines = [line for line in lines if line]
+    across = [step for line in lines for step, _ in line]
+    up = [value for line in lines for _, value in line]
+    left, right, low, high = min(across), max(across), min(up), max(up)
+
+    def point(step: float, value: float) -> str:
+        x = 4 + 212 * (step - left) / max(right - left, 1e-9)
+        y = 66 - 60 * (value - low) / max(high - low, 1e-9)
+        return f"{x:.1f},{y:.1f}"
+
+    drawn = "".join(
+        f'<polyline class="seed{index % 3}" points="{" ".join(point(*pair) for pair in line)}"/>'
+        for index, line in zip(count(), lines)
+    )
+    first, last = lines[0][0][1], lines[0][-1][1]
+    return (
+        f'<figure class="chart"><figcaption><b>{escape(name.replace("_", " "))}</b> {first:.3g} → {last:.3g}</figcaption>'
+        f'<svg viewBox="0 0 220 72" role="img" aria-label="{escape(name)}: from {first:.3g} to {last:.3g} '
+        f'over {right - left:.0f} steps"><path class="axis" d="M4 69.5H216"/>{drawn}</svg>'
+        f'<div class="ends"><span>{low:.3g}–{high:.3g}</span><span>step {right:.0f}</span></div></figure>'
+    )
+
+
+def section(name: str, title: str, lead: str, body: str) -> str:
+    """A section with an anchor, a heading and one sentence of explanation."""
+    return f'<section id="{name}"><h2>{escape(title)}</h2><p class="lead">{lead}</p>{body}</section>'
+
+
+def tiles(facts: list[tuple[str, str]]) -> str:
+    """Large figures under the title."""
+    return (
+        '<dl class="facts">'
+        + "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts)
+        + "</dl>"
+    )
+
+
+def page(title: str, style: str, header: str, sections: list[tuple[str, str, str]]) -> str:
+    """The whole file. sections: (anchor, short name for the menu, HTML)."""
+    menu = "".join(f'<a href="#{name}">{escape(short)}</a>' for name, short, _ in sections)
+    body = "\n".join(html for _, _, html in sections)
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n<link rel="icon" href="data:,">\n'
+        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
+        f"<header>{header}<nav>{menu}</nav></header>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+    )

@@ -1,0 +1,286 @@
+"""Stage: scores, runs and shards -> one self-contained HTML page; with `--table` the numbers alone.
+
+python -m eval.report --dataset demo            writes cache/demo/report/index.html
+python -m eval.report --table [--dataset demo]  prints the table of all runs; --markdown for a README
+"""
+
+import argparse
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet
+from numpy.typing import NDArray
+
+from eval import page
+from eval.table import gather, markdown, tables, text
+from pipeline import shards, stage
+
+TOP = 5  # images and videos of a query, as in the paper's Figure 6
+LETTERS = "abcdefgh"
+
+
+class Visual:
+    """Frames, times, thumbnails and keyframes of single videos, found in the visual shards."""
+
+    def __init__(self, folder: Path):
+        self.place: dict[str, tuple[shards.Shard, int]] = {}
+        for path in shards.files(folder / "visual"):
+            shard = shards.Shard(path, "visual")
+            self.place |= {name: (shard, row) for row, name in enumerate(shard["video_id"])}
+        self.keyframe = columns(folder / "keyframes.parquet", "video_id", "index")
+
+    def rows(self, name: str) -> tuple[shards.Shard, range]:
+        """The shard of a video and its frames' rows in it."""
+        shard, row = self.place[name]
+        begin, end = shard["offset"][row : row + 2]
+        return shard, range(int(begin), int(end))
+
+    def jpeg(self, name: str, index: int) -> bytes:
+        """Thumbnail of one frame."""
+        shard, rows = self.rows(name)
+        begin, end = shard["jpeg_offset"][rows[index] : rows[index] + 2]
+        return shard["jpeg"][begin:end].tobytes()
+
+    def similarity(self, name: str) -> NDArray:
+        """(N, N) cosines between a video's frames."""
+        shard, rows = self.rows(name)
+        frame = np.asarray(shard["frame"][rows.start : rows.stop], np.float32)
+        unit = frame / np.linalg.norm(frame, axis=1, keepdims=True).clip(1e-6)
+        return unit @ unit.T
+
+    def tile(self, name: str, kind: str, mark: str, score: float) -> page.Tile:
+        """A result: the keyframe, and of a video its first, middle and last frame."""
+        last = len(self.rows(name)[1]) - 1
+        strip = sorted({0, last // 2, last}) if kind == "video" and last else []
+        image = self.jpeg(name, self.keyframe.get(name, 0))
+        return page.Tile(name, image, [self.jpeg(name, index) for index in strip], mark, score)
+
+
+def columns(path: Path, key: str, value: str) -> dict[str, Any]:
+    """Two columns of a table as a dictionary."""
+    table = pyarrow.parquet.read_table(path, columns=[key, value]).to_pydict()
+    return dict(zip(table[key], table[value]))
+
+
+def chosen(ranks: list[dict[str, Any]], group: dict[str, str]) -> list[dict[str, Any]]:
+    """Which captions to show, by rule and not by taste: two found as image and video, one found only as each, two missed.
+
+    Within each kind the order is that of a hash of the caption's id; no group of look-alikes is shown twice.
+    """
+
+    def first(row: dict[str, Any], kind: str) -> bool:
+        return (row[f"{kind}_rank"] or 2) < 2
+
+    def kind_of(row: dict[str, Any]) -> str:
+        return f"{'image' if first(row, 'image') else ''}{'video' if first(row, 'video') else ''}"
+
+    order = sorted(ranks, key=lambda row: hashlib.blake2b(row["caption_id"].encode()).digest())
+    picked: list[dict[str, Any]] = []
+    seen: set[str] = set()
+    for kind, wanted in (("imagevideo", 2), ("video", 1), ("image", 1), ("", 2)):
+        for row in [row for row in order if kind_of(row) == kind]:
+            alike = group.get(row["video_id"]) or row["video_id"]
+            if wanted and alike not in seen:
+                picked, seen, wanted = [*picked, row], seen | {alike}, wanted - 1
+    return picked
+
+
+def figure_six(folder: Path, run: str, visual: Visual) -> list[page.Query]:
+    """The chosen queries of one run, with what they found."""
+    path = folder / "scores" / run / "ranks.parquet"
+    rows = pyarrow.parquet.read_table(path).to_pylist()
+    group = {
+        name: alike for name, alike in columns(folder / "manifest/items.parquet", "video_id", "group").items() if alike
+    }
+    caption = columns(folder / "manifest" / "captions.parquet", "caption_id", "text")
+    parsed = {row["caption_id"]: row for row in pyarrow.parquet.read_table(folder / "triplets.parquet").to_pylist()}
+
+    def tile(row: dict[str, Any], kind: str, name: str, score: float) -> page.Tile:
+        own = row["video_id"]
+        alike = group.get(own) is not None and group.get(own) == group.get(name)
+        return visual.tile(name, kind, "right" if name == own else "alike" if alike else "wrong", score)
+
+    queries = []
+    for row in chosen(rows, group):
+        grammar = parsed.get(row["caption_id"], {})
+        found = {
+            kind: [tile(row, kind, *pair) for pair in list(zip(row[f"{kind}_top"], row[f"{kind}_score"]))[:TOP]]
+            for kind in ("image", "video")
+        }
+        labels = [(label.split(":", 1), score) for label, score in zip(row["joint_top"], row["joint_score"])]
+        queries.append(
+            page.Query(
+                caption[row["caption_id"]],
+                [tuple(span) for span in grammar.get("nouns") or []],
+                [tuple(span) for span in grammar.get("verbs") or []],
+                [] if grammar.get("fallback") else [words(triplet) for triplet in grammar.get("triplets") or []],
+                f"Right image at rank {row['image_rank'] or 0:g}, right video at rank {row['video_rank'] or 0:g}.",
+                found["image"],
+                found["video"],
+                [(kind, tile(row, kind, name, score)) for (kind, name), score in labels],
+            )
+        )
+    return queries
+
+
+def words(triplet: dict[str, str | None]) -> tuple[str, str, str]:
+    """Subject, relation and object, whatever is there."""
+    return tuple(triplet.get(part) or "" for part in ("subject", "relation", "object"))
+
+
+def figure_five(folder: Path, visual: Visual) -> str:
+    """The test video whose row sums differ most: there the choice of the keyframe can be seen."""
+    split = columns(folder / "manifest" / "items.parquet", "video_id", "split")
+    names = [name for name in sorted(visual.place) if split.get(name) == "test" and len(visual.rows(name)[1]) > 2]
+    names = names or [name for name in sorted(visual.place) if len(visual.rows(name)[1]) > 1]
+    if not names:
+        return '<p class="quiet">No video has two frames.</p>'
+    name = max(names, key=lambda name: (float(np.std(visual.similarity(name).sum(1))), name))
+    shard, rows = visual.rows(name)
+    frames = [visual.jpeg(name, index) for index in range(len(rows))]
+    times = np.asarray(shard["time"][rows.start : rows.stop])
+    drawn = page.keyframe(name, frames, times, visual.similarity(name), visual.keyframe[name])
+    return f'<div class="frames">{drawn}</div>'
+
+
+def history(folder: Path, method: str) -> str:
+    """Training curves of all seeds of a method; nothing for one that is not trained."""
+    terms: dict[str, list[list[tuple[float, float]]]] = {}
+    phases: list[str] = []
+    for seed, path in enumerate(sorted((folder / "runs").glob(f"{method}*/history.jsonl"))):
+        if path.parent.name.split("-seed")[0] != method:
+            continue
+        for line, record in enumerate(map(json.loads, filter(str.strip, path.read_text().splitlines()))):
+            phase = str(record.get("phase", ""))
+            if phase and phase not in phases:
+                phases.append(phase)
+            for name, value in record.get("terms", {}).items():
+                lines = terms.setdefault(name, [])
+                lines += [[] for _ in range(seed + 1 - len(lines))]
+                lines[seed].append((float(record.get("step", line)), float(value)))
+    return page.curves(method, terms, phases) if terms else ""
+
+
+def facts(folder: Path, told: dict[str, Any]) -> tuple[list[tuple[str, str]], str]:
+    """The large figures under the title, and the line that says what they are about."""
+    numbers = [("text → video R@1", f"{told['t2v']['R@1']:.1f}"), ("text → image R@1", f"{told['t2i']['R@1']:.1f}")]
+    numbers.append(("either, among all, R@1", f"{told['joint']['R@1']:.1f}"))
+    if "both" in told["joint"]:
+        numbers.append(("both, among all, R@10", f"{told['joint']['both']['R@10']:.1f}"))
+    if "in_group" in told.get("t2v_group", {}):
+        numbers.append(("right among look-alikes", f"{told['t2v_group']['in_group']:.1f} %"))
+    items = pyarrow.parquet.read_table(folder / "manifest" / "items.parquet", columns=["split"])["split"].to_pylist()
+    splits = ", ".join(f"{items.count(split):,} {split}" for split in ("train", "val", "test") if split in items)
+    clip = json.loads((folder / "clip" / "clip.json").read_text())
+    line = (
+        f"{folder.name}: {len(items):,} items ({splits}); frozen CLIP <code>{Path(clip['name']).name}</code>, "
+        f"weights {clip['sha256'][:12]}; figures of {told['method']}, seed {told['seed']}, {told['split']} split: "
+        f"{told['n']['texts']:,} texts, {told['n']['videos']:,} videos, {told['n']['images']:,} images."
+    )
+    return numbers, line
+
+
+READING = """<ul class="reading">
+<li><b>R@K</b>: percentage of queries whose right item is among the first K. Every caption is a query. <b>MdR</b>, <b>MnR</b>:
+median and mean rank. <b>Rsum</b>: R@1 + R@5 + R@10. Equal scores rank at their expectation.</li>
+<li><b>video → text</b>, <b>image → text</b>: an item finds its captions; where there are several, the best one counts.</li>
+<li><b>joint gallery</b>: all test videos and images in one list. Their scores are brought to one scale by standardising
+each kind within the query (how far an item stands out from its own kind). <b>Either</b>: the video or its image;
+<b>both</b>: the two of them within K. <b>images in 10</b>: percentage of images among the first ten.</li>
+<li><b>look-alikes</b>: items made to differ in one thing only (what happens, or which thing does it). <b>group R@K</b>: any of
+them counts. <b>in-group</b>: how often the right one leads its look-alikes; <b>chance</b> beside it.</li>
+<li><b>n</b>: queries over gallery size. <b>±</b>: sample standard deviation over seeds. <b>Bold</b>: the best of a column.</li>
+</ul>"""
+
+
+def build(folder: Path, runs: dict[str, list[dict[str, Any]]]) -> str:
+    """The whole page, the same bytes for the same files."""
+    run, told = shown(folder, runs)
+    visual = Visual(folder)
+    queries = figure_six(folder, run, visual)
+    lettered = list(zip(queries, LETTERS))
+    numbers, line = facts(folder, told)
+    header = (
+        "<h1>UniTriM <small>one sentence finds the images and the videos</small></h1>"
+        f'<p class="lead">{line}</p>{page.tiles(numbers)}'
+    )
+    grids = '<div class="tables">' + "".join(map(page.table, tables(runs))) + "</div>"
+    drawn = "".join(history(folder, method) for method in runs) or '<p class="quiet">Nothing was trained.</p>'
+    parts = [
+        ("results", "Results", "All methods on the same frozen features; mean over seeds.", grids),
+        (
+            "queries",
+            "One sentence, images and videos",
+            f"What {run} finds: nouns and verbs, triplets, the five best images and the five best videos (keyframe above "
+            "first, middle and last frame). Shown by rule, hits and misses alike.",
+            "".join(page.query(*pair) for pair in lettered),
+        ),
+        (
+            "joint",
+            "Images and videos in one list",
+            "The ten best of the joint gallery; the right image and the right video both count.",
+            "".join(page.joint(*pair) for pair in lettered[:3]),
+        ),
+        (
+            "keyframe",
+            "How a video's image is chosen",
+            "The keyframe is the frame most like all others: the largest row sum of the frames' cosine similarities.",
+            figure_five(folder, visual),
+        ),
+        ("training", "Training", "Loss terms over steps; one line a seed, each chart on its own scale.", drawn),
+        ("reading", "How to read the numbers", "", READING),
+    ]
+    sections = [(name, title, page.section(name, title, lead, body)) for name, title, lead, body in parts]
+    style = (Path(__file__).parent / "report.css").read_text()
+    return page.page(f"UniTriM: {folder.name}", style, header, sections)
+
+
+def shown(folder: Path, runs: dict[str, list[dict[str, Any]]]) -> tuple[str, dict[str, Any]]:
+    """The run whose answers the page shows, and its numbers: the last method of params.yaml, its first seed."""
+    listed = stage.parameters()["methods"] if stage.PARAMS.exists() else []
+    told = runs[([name for name in listed if name in runs] or list(runs))[-1]][0]
+    paths = sorted((folder / "scores").glob("*/metrics.json"))
+    return next(path.parent.name for path in paths if json.loads(path.read_text()) == told), told
+
+
+def print_tables(folders: list[Path], render: Any) -> None:
+    """The tables of each dataset that has scores."""
+    for folder in folders:
+        runs = gather(folder)
+        if runs:
+            print(f"\n{folder.name}, test split, mean ± standard deviation over seeds\n\n{render(tables(runs))}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", help="a name under `datasets` in params.yaml; --table without it takes all")
+    parser.add_argument("--table", action="store_true", help="print the numbers of all runs and write nothing")
+    parser.add_argument("--markdown", action="store_true", help="the same as Markdown")
+    args = parser.parse_args()
+    if not args.dataset and not (args.table or args.markdown):
+        parser.error("--dataset is needed to write a report")
+    every = sorted(path for path in stage.CACHE.glob("*") if path.is_dir())
+    folders = [stage.folder(args.dataset)] if args.dataset else every
+    found = [folder for folder in folders if gather(folder)]
+    if not found:
+        where = args.dataset or "any dataset"
+        raise SystemExit(
+            f"no scores of {where} in {stage.CACHE}; run: dvc repro   (or python -m eval.run --run … --shards …)"
+        )
+    if args.table or args.markdown:
+        print_tables(found, markdown if args.markdown else text)
+        return
+    try:
+        written = build(found[0], gather(found[0]))
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(f"report of {args.dataset}: {error}; run: dvc repro report@{args.dataset}") from None
+    path = found[0] / "report" / "index.html"
+    stage.write(path, written)
+    print(f"wrote {path} ({len(written) / 1e6:.1f} MB, self-contained)")
+
+
+if __name__ == "__main__":
+    main()
