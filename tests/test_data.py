@@ -242,3 +242,15 @@ def test_keyframes_of_another_sampling_are_refused(scratch):
     pyarrow.parquet.write_table(table.set_column(1, "index", index), scratch / "keyframes.parquet")
     with pytest.raises(ValueError, match="does not fit the visual shards.*dvc repro keyframes@toy"):
         Cache(scratch, ["image"])
+
+
+def test_phrases_of_another_run_are_refused(scratch):
+    path = scratch / "text" / "phrases.h5"
+    old = shards.Shard(path, "phrases")
+    tensors = {
+        "phrase": [*old["phrase"], "one more"],
+        "embedding": np.concatenate([old["embedding"], old["embedding"][:1]]),
+    }
+    shards.write(path, "phrases", tensors, old.attributes | {"identity": "another"})
+    with pytest.raises(ValueError, match="phrases.h5 does not fit the text shards; run: dvc repro text@toy"):
+        Cache(scratch, ["triplet"])

@@ -165,8 +165,10 @@ def _text(folder, captions, world, count):
     of = {phrase: video for _, video, _ in reversed(captions) for phrase in world.phrases(video)}
     phrases = sorted(of)
     embedding = np.concatenate([world.see("triplet", of[phrase], 1) for phrase in phrases])
-    made = _attributes(folder, words=32)
-    shards.write(folder / "text" / "phrases.h5", "phrases", {"phrase": phrases, "embedding": embedding}, made)
+    made, identity = _attributes(folder, words=32), shards.fingerprint(*phrases)
+    whole = {"phrase": phrases, "embedding": embedding}
+    shards.write(folder / "text" / "phrases.h5", "phrases", whole, made | {"identity": identity})
+    made["phrases"] = identity
     parts = {name: [] for name in range(count)}
     for name, video, index in captions:
         length = 4 + (int(video[-4:]) + 3 * index) % 9

@@ -4,6 +4,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -13,6 +14,8 @@ import torch
 from pipeline.shards import Shard, ShardError
 
 CHUNK = 1 << 26  # bytes moved at a time when a column goes to a device
+READERS = 8  # threads that share a large read
+SHARED = 1 << 20  # bytes from which a read is shared
 
 
 class Run(NamedTuple):
@@ -75,20 +78,26 @@ class Column:
         position = np.asarray(self.begin, np.int64)[shard] + (rows - self.bounds[shard]) * self.row_bytes
         return shard.tolist(), position.tolist()
 
-    def read(self, runs: list[Run], out: torch.Tensor) -> None:
-        """Fill `out` (B, L, ...) float16 with the runs; what no run covers is left as it is."""
+    def read(self, runs: list[Run], out: torch.Tensor, readers: Executor | None = None) -> None:
+        """Fill `out` (B, L, ...) float16 with the runs; what no run covers is left as it is.
+
+        Many bytes are shared by the readers, for a disk answers several questions at once.
+        """
         flat = memoryview(out.view(torch.uint8).numpy().reshape(-1))
         size, length = self.row_bytes, out.shape[1]
         shards, positions = self.locate([run.row for run in runs])
-        for run, shard, position in zip(runs, shards, positions):
-            first = (run.sample * length + run.place) * size
-            self.fetch(shard, flat[first : first + run.count * size], position)
 
-    def advise(self, runs: list[Run]) -> None:
-        """Ask the kernel to start reading the runs from the disk at once, all of them."""
-        shards, positions = self.locate([run.row for run in runs])
-        for run, shard, position in zip(runs, shards, positions):
-            os.posix_fadvise(self.handle(shard), position, run.count * self.row_bytes, os.POSIX_FADV_WILLNEED)
+        def some(part: int) -> None:
+            for at in range(part, len(runs), parts):
+                sample, place, _, count = runs[at]
+                first = (sample * length + place) * size
+                self.fetch(shards[at], flat[first : first + count * size], positions[at])
+
+        parts = READERS if readers is not None and len(flat) >= SHARED else 1
+        if parts == 1:
+            some(0)
+        else:
+            list(readers.map(some, range(parts)))
 
     def fetch(self, shard: int, view: memoryview, position: int) -> None:
         """Fill a view from one place in one file."""
@@ -172,7 +181,9 @@ class Picks:
 Memory = Callable[[str, tuple[int, ...], int], torch.Tensor]  # name, shape (B, L, ...), the largest L there can be
 
 
-def collect(name: str, feature: Spans | Picks, samples: np.ndarray, memory: Memory) -> tuple[torch.Tensor, np.ndarray]:
+def collect(
+    name: str, feature: Spans | Picks, samples: np.ndarray, memory: Memory, readers: Executor | None = None
+) -> tuple[torch.Tensor, np.ndarray]:
     """One feature of a batch, (B, L, ...) float16 with zeros as padding, and how many rows of each sample are real.
 
     `memory` says where to put it; a column held on a device is gathered there instead.
@@ -182,7 +193,7 @@ def collect(name: str, feature: Spans | Picks, samples: np.ndarray, memory: Memo
     if feature.column.held is not None:
         return feature.column.gather(runs, len(samples), length), counts
     out = memory(name, (len(samples), length, *feature.column.shape), feature.most)
-    feature.column.read(runs, out)
+    feature.column.read(runs, out, readers)
     for sample in np.flatnonzero(counts < length).tolist():
         out[sample, int(counts[sample]) :] = 0
     return out, counts

@@ -5,7 +5,7 @@
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 
 from pipeline import shards
 from pipeline.shards import Shard, ShardError
-from train.columns import Column, Memory, Picks, Spans, collect
+from train.columns import READERS, Column, Memory, Picks, Spans, collect
 
 Features = dict[str, torch.Tensor]
 
@@ -75,13 +75,20 @@ class Cache:
         """image (B, D): the keyframe of each video."""
         return self.collect(IMAGE, rows, fresh, dtype)
 
-    def collect(self, names: Iterable[str], rows: np.ndarray, memory: Memory, dtype: torch.dtype) -> Features:
+    def collect(
+        self,
+        names: Iterable[str],
+        rows: np.ndarray,
+        memory: Memory,
+        dtype: torch.dtype,
+        readers: Executor | None = None,
+    ) -> Features:
         """Features `names` of some rows, as far as they are needed."""
         rows, batch = np.asarray(rows, np.int64), {}
         for name in names:
             if name not in self.features:
                 continue
-            tensor, counts = collect(name, self.features[name], rows, memory)
+            tensor, counts = collect(name, self.features[name], rows, memory, readers)
             batch[name] = (tensor[:, 0] if name in SINGLE else tensor).to(dtype)
             if name not in SINGLE:
                 mask = torch.from_numpy(np.arange(tensor.shape[1]) < counts[:, None])
@@ -190,7 +197,9 @@ class Cache:
             phrases = Shard(self.folder / "text" / "phrases.h5", "phrases")
             shards.same_clip([text[0], phrases])
             row = np.concatenate([np.asarray(shard["triplet"]) for shard in text])
-            if len(row) and not 0 <= row.min() <= row.max() < len(phrases):
+            written_for = {shard.attributes.get("phrases") for shard in text}
+            fits = written_for == {phrases.attributes.get("identity")}  # the very list of phrases that the rows count
+            if not fits or (len(row) and not 0 <= row.min() <= row.max() < len(phrases)):
                 raise ShardError(f"{phrases.path} does not fit the text shards; run: {shards.rebuild(phrases.path)}")
             start, count = (part[self.text_row] for part in _ragged(text, "triplet_offset"))
             self.features["triplet"] = Picks(Column("embedding", [phrases]), row, start, count, self.triplets)
@@ -296,11 +305,11 @@ class Loader:
                 return
             yield batch
 
-    def _batch(self, rows: np.ndarray, memory: Memory, dtype: torch.dtype) -> Features:
+    def _batch(self, rows: np.ndarray, memory: Memory, dtype: torch.dtype, readers: Executor | None = None) -> Features:
         """All features of some captions and their videos."""
         videos = self.cache.video_of[rows]
-        batch = self.cache.collect(TEXT, rows, memory, dtype)
-        batch |= self.cache.collect(VIDEO + IMAGE, videos, memory, dtype)
+        batch = self.cache.collect(TEXT, rows, memory, dtype, readers)
+        batch |= self.cache.collect(VIDEO + IMAGE, videos, memory, dtype, readers)
         return batch | {"label": torch.from_numpy(videos).to(self.device if self.resident else "cpu")}
 
     def _ahead(self, steps: Iterator[np.ndarray]) -> Iterator[tuple[Features, Slot]]:
@@ -312,14 +321,14 @@ class Loader:
             deque(slots[-1:]),
             deque(),
         )  # the last epoch's last batch is still in use
-        with ThreadPoolExecutor(self.threads, "loader") as pool:
+        with ThreadPoolExecutor(READERS, "reader") as readers, ThreadPoolExecutor(self.threads, "batch") as batches:
             try:
                 while True:
                     while len(used) >= 2:
                         free.append(used.popleft())
                     while free and (rows := next(steps, None)) is not None:
                         slot = free.popleft()
-                        coming.append((pool.submit(self._fill, rows, slot), slot))
+                        coming.append((batches.submit(self._fill, rows, slot, readers), slot))
                     if not coming:
                         return
                     future, slot = coming.popleft()
@@ -329,11 +338,11 @@ class Loader:
                 _cancel(future for future, _ in coming)
                 self._slots = [*free, *(slot for _, slot in coming), *used]
 
-    def _fill(self, rows: np.ndarray, slot: Slot) -> Features:
+    def _fill(self, rows: np.ndarray, slot: Slot, readers: Executor) -> Features:
         """Read one batch into its slot; on a CPU also widen it there."""
         if slot.copied is not None:
             slot.copied.synchronize()
-        batch = self._batch(rows, slot.take, torch.float16)
+        batch = self._batch(rows, slot.take, torch.float16, readers)
         if self.device.type == "cuda" or self.dtype == torch.float16:
             return batch
         return {name: self._widen(name, tensor, slot) for name, tensor in batch.items()}
