@@ -19,6 +19,7 @@ from tests import tiny
 ROOT = Path(__file__).parent.parent
 COLOURS = ["red", "green", "blue", "yellow", "white", "black", "cyan", "magenta", "orange", "brown", "gray", "pink"]
 PARAMS = """
+methods: [zero_shot, clip4clip, unitrim]
 defaults:
   split: mini
   val: 0
@@ -36,7 +37,7 @@ defaults:
   train:
     zero_shot: {{}}
     clip4clip: {{epochs: 2, batch: 8}}
-    unitrim: {{epochs: 2, disentangler_epochs: 1, batch: 8, patches: 2}}
+    unitrim: {{epochs: 2, image_epochs: 1, batch: 8, k: 2, samples: 8}}
 datasets:
   tiny:
     reader: msrvtt
