@@ -3,176 +3,19 @@
 The output is the same bytes for the same input. `--check` only prints what the protocol expects and what is there.
 """
 
-import errno
-import hashlib
 import json
-import os
-import stat
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import datasets, stage
-from pipeline.datasets import Caption, Item
+from pipeline import datasets, protocol, stage
+from pipeline.datasets import files
+from pipeline.memo import Memo, Standing
+from pipeline.sieve import Manifest, Reject, build, caption_id
 
-CHUNK = 1 << 20  # bytes hashed at a time
-SETTLED = 1_000_000_000  # nanoseconds a file must have been left alone before its hash is remembered
-
-
-@dataclass(frozen=True)
-class Reject:
-    """Something left out: `reason` is short and countable, `detail` says what a person needs to mend it."""
-
-    id: str
-    reason: str
-    detail: str = ""
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What was read: items with (hash, size), captions, and the rejects of both, each sorted by id."""
-
-    items: list[tuple[Item, str, int]]
-    captions: list[tuple[Caption, str]]  # with the split of its video
-    rejected_items: list[Reject]
-    rejected_captions: list[Reject]
-
-
-def build(root: Path, items: list[Item], captions: list[Caption], memo: "Memo") -> Manifest:
-    """Keep what is whole and reject the rest: items = kept + rejected, and the same of captions."""
-    kept, rejected = sift(root, items, memo)
-    split = {item.video_id: item.split for item, _, _ in kept}
-    texts, dropped = [], []
-    seen: set[str] = set()
-    known = {item.video_id for item in items}
-    for caption in captions:
-        reason, detail = fault(caption, split, known, seen)
-        seen.add(caption_id(caption))
-        if reason:
-            dropped.append(Reject(caption_id(caption), reason, detail))
-        else:
-            texts.append((caption, split[caption.video_id]))
-    if len(kept) + len(rejected) != len(items) or len(texts) + len(dropped) != len(captions):
-        raise AssertionError("items or captions were lost on the way")
-    kept.sort(key=lambda row: row[0].video_id)
-    texts.sort(key=lambda row: caption_id(row[0]))
-    order = lambda reject: (reject.id, reject.reason, reject.detail)  # noqa: E731
-    return Manifest(kept, texts, sorted(rejected, key=order), sorted(dropped, key=order))
-
-
-def sift(root: Path, items: list[Item], memo: "Memo") -> tuple[list[tuple[Item, str, int]], list[Reject]]:
-    """Items whose file can be read, with its hash and size; and rejects."""
-    rejected, hopeful, seen = [], [], {}
-    for item in items:
-        if item.video_id in seen:
-            rejected.append(Reject(printable(item.video_id), "duplicate id", f"also in {seen[item.video_id]}"))
-            continue
-        seen[item.video_id] = item.split
-        if item.problem:
-            rejected.append(Reject(printable(item.video_id), item.problem, printable(item.detail)))
-        elif not item.path:
-            rejected.append(Reject(printable(item.video_id), "missing video", f"no file of that name under {root}"))
-        elif printable(item.path) != item.path or printable(item.video_id) != item.video_id:
-            rejected.append(
-                Reject(printable(item.video_id), "unreadable name", "the file's name is not Unicode; rename it")
-            )
-        else:
-            hopeful.append(item)
-    kept = []
-    with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as pool:
-        for item, answer in zip(hopeful, pool.map(lambda item: memo.look(root / item.path), hopeful)):
-            if isinstance(answer, Reject):
-                rejected.append(Reject(item.video_id, answer.reason, f"{item.path}: {answer.detail}"))
-            else:
-                kept.append((item, *answer))
-    return kept, rejected
-
-
-def fault(caption: Caption, split: dict[str, str], known: set[str], seen: set[str]) -> tuple[str, str]:
-    """Why a caption must be left out and what with it, or two empty strings."""
-    if caption.problem:
-        return caption.problem, ""
-    if caption.video_id not in known:
-        return "unknown id", f"no item {printable(caption.video_id)}"
-    if not isinstance(caption.text, str) or printable(caption.text) != caption.text:
-        return "not text", repr(caption.text)[:200]
-    if not caption.text.strip():
-        return "empty caption", ""
-    if caption_id(caption) in seen:
-        return "duplicate id", caption.text.strip()[:200]
-    if caption.video_id not in split:
-        return "video rejected", caption.text.strip()[:200]
-    return "", ""
-
-
-def caption_id(caption: Caption) -> str:
-    """`<video_id>#<index>`."""
-    return f"{printable(caption.video_id)}#{caption.index:03d}"
-
-
-def printable(text: str) -> str:
-    """Text with what UTF-8 cannot hold (half surrogates, undecodable file names) spelled out as escapes."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-class Memo:
-    """Content hashes by path, each good while size, times and inode stand; a file in the cache that only saves time.
-
-    A file changed within the second before it was hashed is not remembered: its times could not tell of another change.
-    """
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.old: dict[str, list[Any]] = {}
-        self.new: dict[str, list[Any]] = {}
-        self.hashed = 0
-        try:
-            self.old = json.loads(path.read_text())
-        except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
-            self.old = {}
-
-    def look(self, path: Path) -> tuple[str, int] | Reject:
-        """(hash, size) of a file, or what is wrong with it."""
-        try:
-            status = path.stat()
-            if not stat.S_ISREG(status.st_mode):
-                return Reject("", "not a file", "a folder" if stat.S_ISDIR(status.st_mode) else "a special file")
-            if status.st_size == 0:
-                return Reject("", "empty file", "0 bytes")
-            mark = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
-            remembered = self.old.get(str(path))
-            if remembered and remembered[:-1] == mark and os.access(path, os.R_OK):
-                self.new[str(path)] = remembered
-                return remembered[-1], status.st_size
-            begin = time.time_ns()
-            content = digest(path)
-        except OSError as error:
-            if error.errno == errno.ENOENT:
-                return Reject("", "missing video", "a link to nothing" if path.is_symlink() else "no such file")
-            return Reject("", "unreadable", error.strerror or str(error))
-        self.hashed += 1
-        if begin - max(status.st_mtime_ns, status.st_ctime_ns) > SETTLED:
-            self.new[str(path)] = [*mark, content]
-        return content, status.st_size
-
-    def save(self) -> None:
-        """Write what this run saw, if that is anything else than what the last one saw."""
-        if self.new != self.old:
-            stage.write(self.path, json.dumps(self.new, separators=(",", ":"), sort_keys=True))
-
-
-def digest(path: Path) -> str:
-    """Hash of a file's content (BLAKE2b, 128 bits, hex)."""
-    state = hashlib.blake2b(digest_size=16)
-    with open(path, "rb", buffering=0) as file:
-        while chunk := file.read(CHUNK):
-            state.update(chunk)
-    return state.hexdigest()
+OUTPUTS = ("items.parquet", "captions.parquet", "rejects.parquet", "manifest.json")
 
 
 def summary(manifest: Manifest, config: dict[str, Any], expected: dict[str, dict[str, int]]) -> dict[str, Any]:
@@ -275,35 +118,80 @@ def reasons(rejects: Iterable[Reject]) -> str:
 
 def main() -> None:
     args = stage.arguments(
-        __doc__, check=dict(action="store_true", help="print expected and found counts, write nothing")
+        __doc__,
+        check=dict(action="store_true", help="print expected and found counts, write nothing"),
+        annotations_only=dict(action="store_true", help="with --check: do not look for the files"),
     )
-    config = stage.dataset(args.dataset)
-    folder = stage.folder(args.dataset, "manifest")
-    with stage.lock(folder):
-        try:
-            reader = datasets.load(config["reader"])
-            if hasattr(reader, "prepare"):
-                reader.prepare(Path(config["root"]), config)
-            items, captions = reader.read(config)
-        except ValueError as error:
-            raise SystemExit(f"manifest of {args.dataset}: {error}") from None
-        memo = Memo(stage.folder(args.dataset, ".memo") / "manifest.json")
-        manifest = build(Path(config["root"]), items, captions, memo)
+    if args.annotations_only and not args.check:
+        raise SystemExit("--annotations-only goes with --check: a manifest without its files is of no use")
+    config, folder = stage.dataset(args.dataset), stage.folder(args.dataset, "manifest")
+    try:
+        with stage.lock(folder):
+            if args.check:
+                sys.exit(check(config, not args.annotations_only))
+            make(config, folder)
+    except ValueError as error:
+        raise SystemExit(f"manifest of {args.dataset}: {error}") from None
+
+
+def make(config: dict[str, Any], folder: Path) -> None:
+    """Write the manifest, unless nothing changed since the last time."""
+    memory = memo_folder(config)
+    code = [*Path(__file__).parent.glob("datasets/*.py"), Path(__file__), Path(__file__).with_name("memo.py")]
+    outputs = [folder / name for name in OUTPUTS]
+    standing = Standing(memory / "manifest.state", config, Path(config["root"]), code + outputs)
+    if standing.unchanged():
+        print("manifest: nothing changed", file=sys.stderr)
+        return
+    memo = Memo(memory / "manifest.json")
+    manifest, facts = collect(config, memo)
+    if trouble := too_many(manifest, config.get("max_rejects", 0.02)):
+        write_rejects(folder, manifest)
+        raise ValueError(f"{trouble}; see {folder / 'rejects.parquet'}, mend them or raise max_rejects in params.yaml")
+    write(folder, manifest, facts)
+    standing.save()
+    for line in spoken(manifest, len(memo.hashed)):
+        print(f"manifest: {line}", file=sys.stderr)
+
+
+def check(config: dict[str, Any], look: bool) -> int:
+    """Print how the dataset stands against its protocol; 0 if it is as it should be, else 1."""
+    reader = datasets.load(config["reader"])
+    root = Path(config["root"])
+    items, captions = reader.read(config)
+    memo = Memo(memo_folder(config) / "manifest.json") if look else None
+    manifest = build(root, items, captions, memo)
+    surplus = sorted(set(files.media(root)) - {item.path for item in items}) if look else []
+    if memo:
         memo.save()
-        facts = summary(manifest, config, datasets.expected(reader, config))
-        if trouble := too_many(manifest, config.get("max_rejects", 0.02)):
-            write_rejects(folder, manifest)
-            raise SystemExit(
-                f"{trouble}; see {folder / 'rejects.parquet'}, mend them or raise max_rejects in params.yaml"
-            )
-        write(folder, manifest, facts)
-    counts = facts["counts"]
-    print(
-        f"manifest: {counts['items']} items, {counts['captions']} captions; {memo.hashed} files hashed", file=sys.stderr
-    )
+    lines, differences = protocol.compare(datasets.expected(reader, config), items, manifest, surplus)
+    print(f"{config['name']}: reader {config['reader']}, split {config.get('split') or 'its own'}, {root}")
+    print("\n".join(lines))
+    return 1 if differences else 0
+
+
+def collect(config: dict[str, Any], memo: Memo) -> tuple[Manifest, dict[str, Any]]:
+    """Read a dataset: its manifest and the facts of manifest.json."""
+    reader = datasets.load(config["reader"])
+    if hasattr(reader, "prepare"):
+        reader.prepare(Path(config["root"]), config)
+    manifest = build(Path(config["root"]), *reader.read(config), memo)
+    memo.save()
+    return manifest, summary(manifest, config, datasets.expected(reader, config))
+
+
+def memo_folder(config: dict[str, Any]) -> Path:
+    """Where this stage remembers; never an output."""
+    return stage.folder(config["name"], ".memo")
+
+
+def spoken(manifest: Manifest, hashed: int) -> list[str]:
+    """What a run says in the end."""
+    lines = [f"{len(manifest.items)} items, {len(manifest.captions)} captions; {hashed} files hashed"]
     for name, rejects in (("items", manifest.rejected_items), ("captions", manifest.rejected_captions)):
         if rejects:
-            print(f"manifest: rejected {name}: {reasons(rejects)}", file=sys.stderr)
+            lines.append(f"rejected {name}: {reasons(rejects)}")
+    return lines
 
 
 if __name__ == "__main__":

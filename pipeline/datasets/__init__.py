@@ -39,7 +39,6 @@ def load(reader: str) -> ModuleType:
     """The module of one reader: `read(config) -> (items, captions)`, maybe `prepare(root, config)`, `expected(config)`.
 
     `expected` gives the protocol's counts, {split: {"videos": n, "captions": n}}, without what no protocol fixes.
-    `surplus(config, items)`, where there is one, lists media files that no item uses.
     """
     if reader not in READERS:
         raise ValueError(f"no reader {reader!r}; `reader` of a dataset in params.yaml is one of: {', '.join(READERS)}")

@@ -1,44 +1,33 @@
 """Find videos and photos under a folder, and read annotation files with errors that say what to do."""
 
 import csv
+import io
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 # Where one video has several files, the earlier suffix wins.
+# fmt: off
 VIDEO = (
-    ".mp4",
-    ".webm",
-    ".mkv",
-    ".avi",
-    ".mov",
-    ".m4v",
-    ".mpg",
-    ".mpeg",
-    ".wmv",
-    ".flv",
-    ".f4v",
-    ".3gp",
-    ".3g2",
-    ".mts",
+    ".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".f4v",
+    ".3gp", ".3g2", ".mts", ".m2ts", ".ts", ".vob", ".ogv", ".asf", ".gif",
 )
-VIDEO += (".m2ts", ".ts", ".vob", ".ogv", ".asf", ".gif")
+# fmt: on
 IMAGE = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 AGAIN = "it may have been cut off while downloading; fetch it again"
 
 
-def media(root: Path, suffixes: Iterable[str] = (*VIDEO, *IMAGE, ".", "")) -> list[str]:
-    """Paths of media files under `root`, relative to it, sorted; hidden files and folders are left out.
+def walk(root: Path) -> Iterator[tuple[str, os.DirEntry]]:
+    """Every file under `root` with its path relative to it; hidden files and folders are left out.
 
     Linked folders are followed, each real folder once, so a loop of links ends. A folder that is named like a video is
     listed, not entered: the manifest then says what is wrong with it.
     """
     if not root.is_dir():
         raise ValueError(f"{root} is not a folder; set `root` of this dataset in params.yaml to where its files are")
-    suffixes = frozenset(suffixes)
-    found, seen = [], set()
+    seen = set()
     folders, links = [""], []  # real folders first: a file keeps its real path whatever links lead to it
     while folders or links:
         inside = folders.pop() if folders else links.pop()
@@ -47,14 +36,24 @@ def media(root: Path, suffixes: Iterable[str] = (*VIDEO, *IMAGE, ".", "")) -> li
             continue
         seen.add((status.st_dev, status.st_ino))
         for entry in sorted(os.scandir(root / inside), key=lambda entry: entry.name, reverse=True):
-            suffix = os.path.splitext(entry.name)[1].lower()
+            path = os.path.join(inside, entry.name)
             if entry.name.startswith("."):
                 continue
-            if is_folder(entry) and (suffix not in suffixes or suffix in ("", ".")):
-                (links if entry.is_symlink() else folders).append(os.path.join(inside, entry.name))
-            elif suffix in suffixes:
-                found.append(os.path.join(inside, entry.name))
-    return sorted(found)
+            if is_folder(entry) and suffix(path) not in (*VIDEO, *IMAGE):
+                (links if entry.is_symlink() else folders).append(path)
+            else:
+                yield path, entry
+
+
+def media(root: Path, suffixes: Iterable[str] = (*VIDEO, *IMAGE)) -> list[str]:
+    """Paths of the files under `root` that have one of the suffixes, relative to it, sorted."""
+    wanted = frozenset(suffixes)
+    return sorted(path for path, _ in walk(root) if suffix(path) in wanted)
+
+
+def suffix(path: str) -> str:
+    """The last suffix of a name, in small letters."""
+    return os.path.splitext(path)[1].lower()
 
 
 def is_folder(entry: os.DirEntry) -> bool:
@@ -67,11 +66,10 @@ def is_folder(entry: os.DirEntry) -> bool:
 
 def key(name: str) -> str:
     """A file's name without its video suffixes: `a.mov.mp4`, `a.mov`, `a.` and `a` are one video."""
-    stem, suffix = os.path.splitext(os.path.basename(name))
-    while suffix.lower() in VIDEO or suffix == ".":
-        name = stem
-        stem, suffix = os.path.splitext(name)
-    return os.path.basename(name)
+    name = os.path.basename(name)
+    while suffix(name) in (*VIDEO, "."):
+        name = os.path.splitext(name)[0]
+    return name
 
 
 def videos(root: Path) -> dict[str, list[str]]:
@@ -81,7 +79,7 @@ def videos(root: Path) -> dict[str, list[str]]:
         found.setdefault(key(path), []).append(path)
     order = {suffix: place for place, suffix in enumerate((*VIDEO, ".", ""))}
     for paths in found.values():
-        paths.sort(key=lambda path: order[os.path.splitext(path)[1].lower()])
+        paths.sort(key=lambda path: order[suffix(path)])
     return found
 
 
@@ -114,8 +112,7 @@ def read_json(path: Path) -> Any:
 
 def read_csv(path: Path, *columns: str) -> list[dict[str, str]]:
     """Rows of a CSV file whose header has `columns`."""
-    lines = read_text(path).splitlines(keepends=True)
-    reader = csv.DictReader(lines, strict=True)
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
     try:
         header = reader.fieldnames or []
         if missing := [column for column in columns if column not in header]:

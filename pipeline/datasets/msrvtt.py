@@ -101,7 +101,9 @@ def lists(root: Path, split: str, videos: dict[str, str]) -> tuple[list[tuple[st
         return members, {}
     rows = files.read_csv(files.annotation(root, test), "video_id", "sentence")
     members = [(row["video_id"], "train") for row in files.read_csv(files.annotation(root, train), "video_id")]
-    return members + [(row["video_id"], "test") for row in rows], {row["video_id"]: row["sentence"] for row in rows}
+    return members + [(row["video_id"], "test") for row in rows], {
+        row["video_id"]: row["sentence"] for row in reversed(rows)
+    }
 
 
 def id_list(root: Path, file: str) -> list[str]:
