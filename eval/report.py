@@ -12,57 +12,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet
-from numpy.typing import NDArray
 
 from eval import page
 from eval.table import gather, markdown, tables, text
-from pipeline import shards, stage
+from eval.visual import Visual, columns
+from pipeline import stage
 
 TOP = 5  # images and videos of a query, as in the paper's Figure 6
 LETTERS = "abcdefgh"
-
-
-class Visual:
-    """Frames, times, thumbnails and keyframes of single videos, found in the visual shards."""
-
-    def __init__(self, folder: Path):
-        self.place: dict[str, tuple[shards.Shard, int]] = {}
-        for path in shards.files(folder / "visual"):
-            shard = shards.Shard(path, "visual")
-            self.place |= {name: (shard, row) for row, name in enumerate(shard["video_id"])}
-        self.keyframe = columns(folder / "keyframes.parquet", "video_id", "index")
-
-    def rows(self, name: str) -> tuple[shards.Shard, range]:
-        """The shard of a video and its frames' rows in it."""
-        shard, row = self.place[name]
-        begin, end = shard["offset"][row : row + 2]
-        return shard, range(int(begin), int(end))
-
-    def jpeg(self, name: str, index: int) -> bytes:
-        """Thumbnail of one frame."""
-        shard, rows = self.rows(name)
-        begin, end = shard["jpeg_offset"][rows[index] : rows[index] + 2]
-        return shard["jpeg"][begin:end].tobytes()
-
-    def similarity(self, name: str) -> NDArray:
-        """(N, N) cosines between a video's frames."""
-        shard, rows = self.rows(name)
-        frame = np.asarray(shard["frame"][rows.start : rows.stop], np.float32)
-        unit = frame / np.linalg.norm(frame, axis=1, keepdims=True).clip(1e-6)
-        return unit @ unit.T
-
-    def tile(self, name: str, kind: str, mark: str, score: float) -> page.Tile:
-        """A result: the keyframe, and of a video its first, middle and last frame."""
-        last = len(self.rows(name)[1]) - 1
-        strip = sorted({0, last // 2, last}) if kind == "video" and last else []
-        image = self.jpeg(name, self.keyframe.get(name, 0))
-        return page.Tile(name, image, [self.jpeg(name, index) for index in strip], mark, score)
-
-
-def columns(path: Path, key: str, value: str) -> dict[str, Any]:
-    """Two columns of a table as a dictionary."""
-    table = pyarrow.parquet.read_table(path, columns=[key, value]).to_pydict()
-    return dict(zip(table[key], table[value]))
 
 
 def chosen(ranks: list[dict[str, Any]], group: dict[str, str]) -> list[dict[str, Any]]:
@@ -98,16 +55,16 @@ def figure_six(folder: Path, run: str, visual: Visual) -> list[page.Query]:
     caption = columns(folder / "manifest" / "captions.parquet", "caption_id", "text")
     parsed = {row["caption_id"]: row for row in pyarrow.parquet.read_table(folder / "triplets.parquet").to_pylist()}
 
-    def tile(row: dict[str, Any], kind: str, name: str, score: float) -> page.Tile:
+    def found_by(row: dict[str, Any], kind: str, name: str, score: float) -> page.Tile:
         own = row["video_id"]
         alike = group.get(own) is not None and group.get(own) == group.get(name)
-        return visual.tile(name, kind, "right" if name == own else "alike" if alike else "wrong", score)
+        return tile(visual, name, kind, "right" if name == own else "alike" if alike else "wrong", score)
 
     queries = []
     for row in chosen(rows, group):
         grammar = parsed.get(row["caption_id"], {})
         found = {
-            kind: [tile(row, kind, *pair) for pair in list(zip(row[f"{kind}_top"], row[f"{kind}_score"]))[:TOP]]
+            kind: [found_by(row, kind, *pair) for pair in list(zip(row[f"{kind}_top"], row[f"{kind}_score"]))[:TOP]]
             for kind in ("image", "video")
         }
         labels = [(label.split(":", 1), score) for label, score in zip(row["joint_top"], row["joint_score"])]
@@ -120,10 +77,18 @@ def figure_six(folder: Path, run: str, visual: Visual) -> list[page.Query]:
                 f"Right image at rank {row['image_rank'] or 0:g}, right video at rank {row['video_rank'] or 0:g}.",
                 found["image"],
                 found["video"],
-                [(kind, tile(row, kind, name, score)) for (kind, name), score in labels],
+                [(kind, found_by(row, kind, name, score)) for (kind, name), score in labels],
             )
         )
     return queries
+
+
+def tile(visual: Visual, name: str, kind: str, mark: str, score: float) -> page.Tile:
+    """A result: the keyframe, and of a video its first, middle and last frame."""
+    last = len(visual.times(name)) - 1
+    strip = sorted({0, last // 2, last}) if kind == "video" and last else []
+    image = visual.jpeg(name, visual.keyframe.get(name, 0))
+    return page.Tile(name, image, [visual.jpeg(name, index) for index in strip], mark, score)
 
 
 def words(triplet: dict[str, str | None]) -> tuple[str, str, str]:
@@ -134,14 +99,13 @@ def words(triplet: dict[str, str | None]) -> tuple[str, str, str]:
 def figure_five(folder: Path, visual: Visual) -> str:
     """The test video whose row sums differ most: there the choice of the keyframe can be seen."""
     split = columns(folder / "manifest" / "items.parquet", "video_id", "split")
-    names = [name for name in sorted(visual.place) if split.get(name) == "test" and len(visual.rows(name)[1]) > 2]
-    names = names or [name for name in sorted(visual.place) if len(visual.rows(name)[1]) > 1]
+    names = [name for name in sorted(visual.place) if split.get(name) == "test" and len(visual.times(name)) > 2]
+    names = names or [name for name in sorted(visual.place) if len(visual.times(name)) > 1]
     if not names:
         return '<p class="quiet">No video has two frames.</p>'
     name = max(names, key=lambda name: (float(np.std(visual.similarity(name).sum(1))), name))
-    shard, rows = visual.rows(name)
-    frames = [visual.jpeg(name, index) for index in range(len(rows))]
-    times = np.asarray(shard["time"][rows.start : rows.stop])
+    times = visual.times(name)
+    frames = [visual.jpeg(name, index) for index in range(len(times))]
     drawn = page.keyframe(name, frames, times, visual.similarity(name), visual.keyframe[name])
     return f'<div class="frames">{drawn}</div>'
 

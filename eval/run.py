@@ -130,6 +130,10 @@ def opened(run: Path, shards: Path, device: str) -> tuple[Any, Any, dict[str, An
         raise SystemExit(
             f"{run} was trained on features of another CLIP than {shards} holds; train again or encode again"
         )
+    if cache.frames > method.config.frames:
+        raise SystemExit(
+            f"{run} was trained for {method.config.frames} frames a video, {shards} has up to {cache.frames}"
+        )
     return method, cache, record
 
 

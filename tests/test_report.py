@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from eval import page, report, run, similarity, table
+from eval.visual import Visual
 from pipeline.shards import Shard, files
 from tests import worlds
 from tests.test_eval import Mean
@@ -177,7 +178,7 @@ def test_the_same_files_make_the_same_page(home, monkeypatch, written):
 
 
 def test_a_thumbnail_is_the_frame_it_says(home):
-    visual = report.Visual(home / "cache/toy")
+    visual = Visual(home / "cache/toy")
     shard = next(Shard(path, "visual") for path in files(home / "cache/toy/visual") if len(Shard(path, "visual")))
     name = shard["video_id"][0]
     assert visual.jpeg(name, 0) == shard["jpeg"][: shard["jpeg_offset"][1]].tobytes()

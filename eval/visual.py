@@ -1,0 +1,53 @@
+"""Single videos in the visual shards: frames, times, thumbnails and keyframes, for pictures and answers."""
+
+# Axes: N frames of one video.
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet
+from numpy.typing import NDArray
+
+from pipeline import shards
+
+
+class Visual:
+    """Frames, times, thumbnails and keyframes of single videos, found in the visual shards."""
+
+    def __init__(self, folder: Path):
+        self.place: dict[str, tuple[shards.Shard, int]] = {}
+        for path in shards.files(folder / "visual"):
+            shard = shards.Shard(path, "visual")
+            self.place |= {name: (shard, row) for row, name in enumerate(shard["video_id"])}
+        self.keyframe = columns(folder / "keyframes.parquet", "video_id", "index")
+
+    def rows(self, name: str) -> tuple[shards.Shard, range]:
+        """The shard of a video and its frames' rows in it."""
+        shard, row = self.place[name]
+        begin, end = shard["offset"][row : row + 2]
+        return shard, range(int(begin), int(end))
+
+    def times(self, name: str) -> NDArray:
+        """(N,) seconds of a video's frames."""
+        shard, rows = self.rows(name)
+        return np.asarray(shard["time"][rows.start : rows.stop])
+
+    def jpeg(self, name: str, index: int) -> bytes:
+        """Thumbnail of one frame."""
+        shard, rows = self.rows(name)
+        begin, end = shard["jpeg_offset"][rows[index] : rows[index] + 2]
+        return shard["jpeg"][begin:end].tobytes()
+
+    def similarity(self, name: str) -> NDArray:
+        """(N, N) cosines between a video's frames."""
+        shard, rows = self.rows(name)
+        frame = np.asarray(shard["frame"][rows.start : rows.stop], np.float32)
+        unit = frame / np.linalg.norm(frame, axis=1, keepdims=True).clip(1e-6)
+        return unit @ unit.T
+
+
+def columns(path: Path, key: str, value: str) -> dict[str, Any]:
+    """Two columns of a table as a dictionary."""
+    table = pyarrow.parquet.read_table(path, columns=[key, value]).to_pydict()
+    return dict(zip(table[key], table[value]))
