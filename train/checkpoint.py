@@ -1,0 +1,91 @@
+"""A run on disk: checkpoint.pt (weights, and while training all that a resume needs) and run.json (what was run)."""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from train import methods
+from train.method import Method
+
+VERSION = 1
+
+
+def save(folder: Path, name: str, model: Method, training: dict[str, Any] | None = None) -> None:
+    """Write `folder/checkpoint.pt` whole or not at all; `training` is the unfinished run's place and optimizer state."""
+    content = {
+        "version": VERSION,
+        "method": name,
+        "config": asdict(model.config),
+        "model": model.state_dict(),
+        "training": training,
+    }
+    replace(Path(folder) / "checkpoint.pt", lambda part: torch.save(content, part))
+
+
+def read(folder: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
+    """The content of a checkpoint. Errors: ValueError that says what to run where it is missing, torn or foreign."""
+    path = Path(folder) / "checkpoint.pt"
+    if not path.exists():
+        raise ValueError(f"{path} is missing; run: {command(Path(folder))}")
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, EOFError, OSError) as error:
+        raise ValueError(
+            f"{path} cannot be read ({str(error).splitlines()[0]}); run: {command(Path(folder))}"
+        ) from error
+    if not isinstance(content, dict) or content.get("version") != VERSION:
+        raise ValueError(f"{path} is of another format than this code's ({VERSION}); run: {command(Path(folder))}")
+    return content
+
+
+def load(folder: Path, device: str | torch.device = "cpu") -> Method:
+    """The trained method, ready to encode and score. Errors: as `read`; also a run that has not finished."""
+    content = read(folder, device)
+    if content["training"] is not None:
+        raise ValueError(f"{folder} has not finished training; run: {command(Path(folder))} --resume")
+    model = methods.build(content["method"], content["config"])
+    model.load_state_dict(content["model"])
+    return model.to(device).eval()
+
+
+def command(folder: Path) -> str:
+    """What to type to make a run: `cache/<dataset>/runs/<method>[-seed<k>]`."""
+    method, _, seed = folder.name.partition("-seed")
+    words = f"python -m train.run --shards {folder.parent.parent} --method {method}"
+    return f"{words} --seed {seed}" if seed.isdigit() else words
+
+
+def describe(folder: Path, facts: dict[str, Any]) -> None:
+    """Write run.json."""
+    text = json.dumps(facts, indent=1, sort_keys=True) + "\n"
+    replace(Path(folder) / "run.json", lambda part: part.write_text(text))
+
+
+def facts(folder: Path) -> dict[str, Any]:
+    """What run.json says; empty where there is none."""
+    path = Path(folder) / "run.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def replace(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write `path.part`, sync it, rename it, sync the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    write(part)
+    sync(part)
+    os.replace(part, path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Flush one file or folder to disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,59 @@
+"""Losses: what pulls a matching pair together and pushes the others apart."""
+
+# Axes: T texts, V videos or images, D embedding.
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Sigmoid(nn.Module):
+    """SigLIP's loss with its own temperature exp(t) and bias b: every pair is a yes-or-no question (Zhai et al. 2023)."""
+
+    def __init__(self, temperature: float = 20.0):
+        super().__init__()
+        self.t = nn.Parameter(torch.tensor(math.log(temperature)))
+        self.b = nn.Parameter(torch.tensor(-10.0))
+
+    def forward(self, score: Tensor, positive: Tensor, first: bool = False) -> Tensor:
+        """Sum over a text's videos, mean over texts. `first`: set the bias from these scores before anything else."""
+        score = score.float()
+        if first:
+            self.calibrate(score.detach(), positive)
+        logit = score * self.t.exp() + self.b
+        return -F.logsigmoid(torch.where(positive, logit, -logit)).sum() / len(score)
+
+    @torch.no_grad()
+    def calibrate(self, score: Tensor, positive: Tensor) -> None:
+        """Set the bias so that the mean predicted probability equals the share of positives: learning starts from the prior."""
+        logit, share = score * self.t.exp(), positive.float().mean()
+        low, high = -logit.max() - 20, 20 - logit.min()
+        for _ in range(40):  # bisection, on the device
+            middle = (low + high) / 2
+            above = torch.sigmoid(logit + middle).mean() > share
+            low, high = torch.where(above, low, middle), torch.where(above, middle, high)
+        self.b.copy_((low + high) / 2)
+
+
+def matches(label: Tensor) -> Tensor:
+    """(B, B) True where two samples of a batch show the same video: several captions of a video are all right."""
+    return label[:, None] == label[None]
+
+
+def contrast(score: Tensor, scale: Tensor) -> Tensor:
+    """Symmetric cross-entropy of scaled scores whose diagonal is right (CLIP)."""
+    logit = score.float() * scale
+    truth = torch.arange(len(logit), device=logit.device)
+    return (F.cross_entropy(logit, truth) + F.cross_entropy(logit.T, truth)) / 2
+
+
+def overlap(one: Tensor, other: Tensor) -> Tensor:
+    """Mean squared cosine: 0 when orthogonal (the paper's plain cosine is smallest when opposite)."""
+    return F.cosine_similarity(one.float(), other.float(), dim=-1).square().mean()
+
+
+def distance(one: Tensor, other: Tensor) -> Tensor:
+    """Mean squared length of the difference."""
+    return (one.float() - other.float()).square().sum(-1).mean()

@@ -1,0 +1,128 @@
+"""What every retrieval method offers: encoders, scores, and the phases it is trained in."""
+
+# Axes: B batch, T texts, V videos, I images, D embedding.
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Features = dict[str, Tensor]  # every tensor has the batch axis first, so rows can be sliced and joined
+FEATURES = frozenset({"sentence", "word", "triplet", "frame", "patch", "image"})
+
+
+@dataclass
+class Config:
+    """Sizes (filled from the cache) and the training recipe; a method's own Config adds to it."""
+
+    dimension: int = 512  # of CLIP's embedding
+    frames: int = 12  # most frames of a video
+    words: int = 32  # most tokens of a caption, SOT and EOT counted
+    triplets: int = 8  # most triplets of a caption
+    patches: int = 49  # of a frame
+    batch: int = 64  # captions in a step
+    epochs: int = 5
+    rate: float = 1e-4  # learning rate
+    scalar_rate: float = 0.05  # of single numbers: temperatures and biases
+    decay: float = 0.01  # of weight matrices; none on scalars, biases, norms, identity-started matrices
+    warmup: float = 0.1  # share of a phase's steps in which the rate rises from 0; a cosine to 0 follows
+    clip: float = 1.0  # largest gradient norm of each module
+
+
+@dataclass
+class Phase:
+    """One stretch of training."""
+
+    name: str
+    epochs: int
+    learns: list[str]  # submodules whose parameters move; all others stand still
+    loss: Callable[
+        [Features, float], dict[str, Tensor]
+    ]  # (batch, share of the phase done) -> named terms, to be summed
+    rate: float  # learning rate
+
+
+class Method(nn.Module):
+    """A text-video and text-image retrieval method over cached CLIP features.
+
+    A subclass sets `needs`, defines the encoders and `score_videos`, and lists its phases. Encoders map features to
+    features; scores of a pair depend on that pair only.
+    """
+
+    Config: type[Config] = Config
+    needs: frozenset[str] = frozenset()
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.config = config
+        self.needs = self.needed(config)
+
+    @classmethod
+    def needed(cls, config: Config) -> frozenset[str]:
+        """The features that these settings use, known before the model is built; a subset of `needs`."""
+        return cls.needs
+
+    def encode_text(self, features: Features) -> Features:
+        """Text features of B captions."""
+        raise NotImplementedError
+
+    def encode_video(self, features: Features) -> Features:
+        """Video features of B videos."""
+        raise NotImplementedError
+
+    def encode_image(self, features: Features) -> Features:
+        """Image features of B images."""
+        return {"image": unit(features["image"])}
+
+    def score_videos(self, text: Features, video: Features) -> Tensor:
+        """(T, V) scores of encoded texts against encoded videos."""
+        raise NotImplementedError
+
+    def score_images(self, text: Features, image: Features) -> Tensor:
+        """(T, I) scores of encoded texts against encoded images: cosine with the sentence, unless a method knows better."""
+        return text["sentence"] @ image["image"].T
+
+    def phases(self) -> list[Phase]:
+        """What is trained, in order; nothing by default."""
+        return []
+
+    def learned(self, phase: Phase) -> dict[str, nn.Module]:
+        """The modules that a phase moves."""
+        return {name: self.get_submodule(name) for name in phase.learns}
+
+
+def unit(vector: Tensor) -> Tensor:
+    """Scale to length 1 along the last axis."""
+    return F.normalize(vector, dim=-1)
+
+
+def groups(modules: dict[str, nn.Module], config: Config, rate: float) -> list[dict]:
+    """Optimizer groups: matrices decay; biases, norms and identity-started matrices do not; scalars have a rate of their own."""
+    kinds: dict[str, list[nn.Parameter]] = {"matrix": [], "plain": [], "scalar": []}
+    for name, parameter in parameters(modules):
+        kinds[kind(name, parameter)].append(parameter)
+    rates = {"matrix": (rate, config.decay), "plain": (rate, 0.0), "scalar": (config.scalar_rate, 0.0)}
+    return [
+        {"params": found, "lr": rates[which][0], "base_lr": rates[which][0], "weight_decay": rates[which][1]}
+        for which, found in kinds.items()
+        if found
+    ]
+
+
+def parameters(modules: dict[str, nn.Module]) -> Iterator[tuple[str, nn.Parameter]]:
+    """Every parameter of some modules once, with its name."""
+    seen: set[int] = set()
+    for name, module in modules.items():
+        for path, parameter in module.named_parameters(prefix=name):
+            if id(parameter) not in seen:
+                seen.add(id(parameter))
+                yield path, parameter
+
+
+def kind(name: str, parameter: nn.Parameter) -> str:
+    """Which optimizer group a parameter belongs to: scalar, plain or matrix."""
+    if parameter.ndim == 0:
+        return "scalar"
+    started_as_identity = name.split(".")[-1].startswith("mix")  # layers name them so: decay would pull them to zero
+    return "plain" if parameter.ndim == 1 or started_as_identity else "matrix"

@@ -1,0 +1,75 @@
+"""CLIP4Clip (Luo et al. 2021): the sentence against a video of mean-pooled or temporally encoded frames.
+
+Faithful but for two things: CLIP is frozen, so `meanP` learns its scale alone, and the temporal transformer starts as the
+identity instead of from CLIP's text blocks, which a cache of tensors does not hold.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from train import layers, losses
+from train.method import Config as Base
+from train.method import Features, Method, Phase, unit
+
+
+@dataclass
+class Config(Base):
+    """CLIP4Clip's settings."""
+
+    similarity: str = "seqTransf"  # or meanP: no temporal transformer
+    layers: int = 4
+    temperature: float = 20.0  # of the first step; at most 100, as CLIP's
+
+
+class Scale(nn.Module):
+    """CLIP's logit scale: kept as a logarithm, at most 100."""
+
+    def __init__(self, start: float):
+        super().__init__()
+        self.t = nn.Parameter(torch.tensor(math.log(start)))
+
+    def forward(self) -> Tensor:
+        """The factor."""
+        return self.t.exp().clamp(max=100)
+
+
+class Clip4Clip(Method):
+    """Sentence and video embeddings compared by cosine; images by the sentence, as CLIP does."""
+
+    Config = Config
+    needs = frozenset({"sentence", "frame", "image"})
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        if config.similarity not in ("meanP", "seqTransf"):
+            raise ValueError(f"similarity is meanP or seqTransf, not {config.similarity!r}")
+        self.scale = Scale(config.temperature)
+        if config.similarity == "seqTransf":
+            self.temporal = layers.TemporalEncoder(config.dimension, config.layers, max(77, config.frames))
+
+    def encode_text(self, features: Features) -> Features:
+        """Unit sentence (B, D)."""
+        return {"sentence": unit(features["sentence"])}
+
+    def encode_video(self, features: Features) -> Features:
+        """Unit video (B, D)."""
+        frame, mask = features["frame"], features["frame_mask"]
+        frame = self.temporal(frame, mask) if self.config.similarity == "seqTransf" else unit(frame)
+        return {"video": layers.video(frame, mask)}
+
+    def score_videos(self, text: Features, video: Features) -> Tensor:
+        """Cosine of sentence and video."""
+        return text["sentence"] @ video["video"].T
+
+    def phases(self) -> list[Phase]:
+        """One phase: symmetric cross-entropy."""
+        names = [name for name, _ in self.named_children()]
+        return [Phase("alignment", self.config.epochs, names, self.loss, self.config.rate)]
+
+    def loss(self, batch: Features, progress: float) -> dict[str, Tensor]:
+        """The diagonal of a batch is right, as published: further captions of a video count as wrong."""
+        score = self.score_videos(self.encode_text(batch), self.encode_video(batch))
+        return {"sentence_video": losses.contrast(score, self.scale())}

@@ -1,0 +1,238 @@
+"""UniTriM (papers/unitrim): five alignments of text and video granularities, and a text disentangler for images.
+
+Phase `alignment` learns text-video similarity; phase `disentanglement` learns what of a text an image can show. CLIP is
+frozen, so the two do not touch each other: their order does not matter, and `epochs=0` leaves out the first.
+Where the paper is silent or slips, the choice made is said at the setting or the line.
+"""
+
+# Axes: B batch, T texts, V videos, I images, L words, M triplets, N frames, P patches, k chosen patches, D embedding.
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from train import layers, losses
+from train.method import Config as Base
+from train.method import Features, Method, Phase, unit
+
+ALIGNMENTS = ("sentence_video", "triplet_frame", "word_patch", "sentence_frame", "triplet_video")
+IMAGE_TEXT = ("disentangled", "spatial_only", "sentence_linear", "raw_T", "raw_sentence")
+
+
+@dataclass
+class Config(Base):
+    """UniTriM's settings."""
+
+    layers: int = 4  # of the temporal encoder
+    k: int = 8  # patches chosen in a frame (the paper's Table 7; its text says 6)
+    selector: int = 512  # hidden width of the patch selector
+    samples: int = 100  # noisy copies in the perturbed top-k
+    sigma: float = 0.05  # their noise
+    frame: str = "after"  # frame terms use frames `before` or `after` the temporal encoder
+    inner: float = 0.1  # ISA's first temperature; `.01` and outer `.01` is UCoFiA's, nearly a hard maximum
+    outer: float = 1.0
+    temperature: float = 20.0  # of every SigLIP loss at the first step
+    fusion: str = "mean"  # of the scores of a pair, or t_weighted: by their learned temperatures
+    alignments: list[str] = field(default_factory=lambda: list(ALIGNMENTS))
+    image_text: str = "disentangled"  # how a text looks for images: one of IMAGE_TEXT
+    unified: str = "max"  # T sums sentence, triplets and words by elementwise max (the paper) or mean
+    disentangler: int = 2048  # hidden width; 2048 meets the paper's count of 172.87 M parameters
+    w_orth: float = 0.1
+    w_rec: float = 0.2
+    image_epochs: int = 5
+    image_rate: float = 1e-4
+
+
+class UniTriM(Method):
+    """Multi-granularity similarity alignment (MGSA) and the text disentangler."""
+
+    Config = Config
+    needs = frozenset({"sentence", "word", "triplet", "frame", "patch", "image"})
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        check(config)
+        size, wanted = config.dimension, set(config.alignments)
+        weighing = (config.inner, config.outer)
+        self.temporal = layers.TemporalEncoder(size, config.layers, max(77, config.frames))
+        if wanted - {"word_patch"}:
+            self.map_global = nn.Sequential(layers.Mix(size), layers.Mix(size))
+        if "word_patch" in wanted:
+            k = min(config.k, config.patches)
+            self.map_local = nn.Sequential(layers.Mix(size), layers.Mix(size))
+            self.selector = layers.PatchSelector(size, k, config.selector, config.samples, config.sigma)
+            self.word_patch = layers.TokenSimilarity(config.words, k * config.frames, *weighing)
+        if "triplet_frame" in wanted:
+            self.triplet_frame = layers.TokenSimilarity(config.triplets, config.frames, *weighing)
+        if "sentence_frame" in wanted:
+            self.sentence_frame = layers.Interaction(config.frames, *weighing)
+        if "triplet_video" in wanted:
+            self.triplet_video = layers.Interaction(config.triplets, *weighing)
+        self.scale = nn.ModuleDict({name: losses.Sigmoid(config.temperature) for name in config.alignments})
+        self.image = ImageText(config)
+
+    @classmethod
+    def needed(cls, config: Config) -> frozenset[str]:
+        """All granularities, but for those that the settings leave out."""
+        granularities = {part for name in config.alignments for part in name.split("_")} - {"video"}
+        return frozenset(granularities | {"frame", "image", "sentence"}) | ImageText.needed(config)
+
+    def encode_text(self, features: Features) -> Features:
+        """Sentence, triplets and words as videos are looked for, and `spatial` (B, D), as images are."""
+        return self.align_text(features) | {"spatial": self.image(features)}
+
+    def align_text(self, features: Features) -> Features:
+        """sentence (B, D), triplet (B, M, D), word (B, L-1, D): SOT is left out, EOT stays.
+
+        The maps of text and video are both applied here, (x A) Bᵀ: there are fewer text tokens, and what comes out is
+        brought back to length 1, so that every score is a cosine.
+        """
+        text = {"sentence": unit(features["sentence"])}
+        if "map_global" in self._modules:
+            text["sentence"] = unit(self.map_global(text["sentence"]))
+        if {"triplet_frame", "triplet_video"} & set(self.scale):
+            text["triplet"], text["triplet_mask"] = (
+                unit(self.map_global(unit(features["triplet"]))),
+                features["triplet_mask"],
+            )
+        if "word_patch" in self.scale:
+            text["word"], text["word_mask"] = (
+                unit(self.map_local(unit(features["word"][:, 1:]))),
+                features["word_mask"][:, 1:],
+            )
+        return text
+
+    def encode_video(self, features: Features) -> Features:
+        """video (B, D), frame (B, N, D), and the chosen patches (B, N·k, D)."""
+        mask = features["frame_mask"]
+        encoded = self.temporal(features["frame"], mask)
+        video = {"video": layers.video(encoded, mask), "frame_mask": mask}
+        video["frame"] = encoded if self.config.frame == "after" else unit(features["frame"])
+        if "word_patch" in self.scale:
+            video["patch"] = self.selector(features["patch"], video["video"])
+            video["patch_mask"] = mask.repeat_interleave(video["patch"].shape[1] // mask.shape[1], 1)
+        return video
+
+    def score_videos(self, text: Features, video: Features) -> Tensor:
+        """The five scores, averaged or weighted by their learned temperatures."""
+        scores = self.align(text, video)
+        if self.config.fusion == "mean":
+            return torch.stack(list(scores.values())).mean(0)
+        weight = torch.stack([self.scale[name].t for name in scores]).softmax(0)  # exp(t') over their sum
+        return torch.einsum("g,gtv->tv", weight, torch.stack(list(scores.values())))
+
+    def align(self, text: Features, video: Features) -> dict[str, Tensor]:
+        """(T, V) scores of each granularity."""
+        return {name: getattr(self, f"score_{name}")(text, video) for name in self.scale}
+
+    def score_sentence_video(self, text: Features, video: Features) -> Tensor:
+        """(T, V) cosines."""
+        return text["sentence"] @ video["video"].T
+
+    def score_sentence_frame(self, text: Features, video: Features) -> Tensor:
+        """(T, V): ISA over the frames."""
+        similarity = torch.einsum("td,vnd->tvn", text["sentence"], video["frame"])
+        return self.sentence_frame(similarity, layers.partial(video["frame_mask"]), -1)
+
+    def score_triplet_video(self, text: Features, video: Features) -> Tensor:
+        """(T, V): ISA over the triplets."""
+        similarity = torch.einsum("tmd,vd->tmv", text["triplet"], video["video"])
+        return self.triplet_video(similarity, text["triplet_mask"][..., None], 1)
+
+    def score_triplet_frame(self, text: Features, video: Features) -> Tensor:
+        """(T, V): Bi-ISA."""
+        return self.triplet_frame(text["triplet"], text["triplet_mask"], video["frame"], video["frame_mask"])
+
+    def score_word_patch(self, text: Features, video: Features) -> Tensor:
+        """(T, V): Bi-ISA."""
+        return self.word_patch(text["word"], text["word_mask"], video["patch"], video["patch_mask"])
+
+    def score_images(self, text: Features, image: Features) -> Tensor:
+        """Cosine of the text's spatial part and the image."""
+        return text["spatial"] @ image["image"].T
+
+    def phases(self) -> list[Phase]:
+        """Alignment, then disentanglement where it has something to learn."""
+        own = {name: module for name, module in self.named_children() if name != "image"}
+        first = Phase("alignment", self.config.epochs, list(own), self.alignment_loss, self.config.rate)
+        inner = [f"image.{name}" for name, _ in self.image.named_children()]
+        second = Phase("disentanglement", self.config.image_epochs, inner, self.image_loss, self.config.image_rate)
+        return [first, second] if inner else [first]
+
+    def alignment_loss(self, batch: Features, progress: float) -> dict[str, Tensor]:
+        """One SigLIP loss a granularity, each with its own temperature and bias (3.4.1)."""
+        scores = self.align(self.align_text(batch), self.encode_video(batch))
+        positive = losses.matches(batch["label"])
+        return {name: self.scale[name](score, positive, first=progress == 0) for name, score in scores.items()}
+
+    def image_loss(self, batch: Features, progress: float) -> dict[str, Tensor]:
+        """Text-image SigLIP, orthogonality and reconstruction (3.4.2)."""
+        return self.image.loss(batch, unit(batch["image"]), first=progress == 0)
+
+
+class ImageText(nn.Module):
+    """How a text looks for images: the disentangler of 3.3, or one of the simpler ways it is compared with.
+
+    `disentangled`: E_spat(T), trained with E_temp and E_rec; `spatial_only`: E_spat(T) trained by text-image alone;
+    `sentence_linear`: a linear map of the sentence; `raw_T` and `raw_sentence`: CLIP's features, untrained.
+    """
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.config, size, hidden = config, config.dimension, config.disentangler
+        if config.image_text in ("disentangled", "spatial_only"):
+            self.spatial = layers.mlp(size, hidden, size)
+        if config.image_text == "disentangled":
+            self.temporal = layers.mlp(size, hidden, size)
+            self.rebuild = layers.mlp(2 * size, hidden, size)
+        if config.image_text == "sentence_linear":
+            self.spatial = nn.Linear(size, size)
+            nn.init.eye_(self.spatial.weight)
+        if not config.image_text.startswith("raw"):
+            self.scale = losses.Sigmoid(config.temperature)
+
+    @staticmethod
+    def needed(config: Config) -> frozenset[str]:
+        """What T is made of, or the sentence alone."""
+        of_sentence = config.image_text in ("raw_sentence", "sentence_linear")
+        return frozenset({"sentence"} if of_sentence else {"sentence", "triplet", "word"})
+
+    def forward(self, features: Features) -> Tensor:
+        """(B, D) unit vectors to compare with images."""
+        source = self.source(features)
+        return unit(self.spatial(source) if "spatial" in self._modules else source)
+
+    def source(self, features: Features) -> Tensor:
+        """(B, D) the sentence, or T: sentence + pooled triplets + pooled words, SOT and EOT left out (EOT is the sentence)."""
+        sentence = unit(features["sentence"])
+        if self.config.image_text in ("raw_sentence", "sentence_linear"):
+            return sentence
+        pool = layers.masked_max if self.config.unified == "max" else layers.masked_mean
+        mask = features["word_mask"]
+        triplet = pool(unit(features["triplet"]), features["triplet_mask"])
+        return sentence + triplet + pool(unit(features["word"][:, 1:-1]), mask[:, 1:-1] & mask[:, 2:])
+
+    def loss(self, features: Features, image: Tensor, first: bool) -> dict[str, Tensor]:
+        """Named terms, weighted. No gradient of the reconstruction reaches E_spat: its inputs are E_temp(T) and the image."""
+        source = self.source(features)
+        spatial = self.spatial(source)
+        positive = losses.matches(features["label"])
+        terms = {"text_image": self.scale(unit(spatial) @ image.T, positive, first)}
+        if self.config.image_text == "disentangled":
+            temporal = self.temporal(source)
+            rebuilt = self.rebuild(torch.cat([temporal, image], -1))
+            terms["orthogonality"] = self.config.w_orth * losses.overlap(spatial, temporal)
+            terms["reconstruction"] = self.config.w_rec * losses.distance(source, rebuilt)
+        return terms
+
+
+def check(config: Config) -> None:
+    """Refuse settings that do not exist."""
+    unknown = set(config.alignments) - set(ALIGNMENTS)
+    if unknown or not config.alignments:
+        raise ValueError(f"alignments are some of {', '.join(ALIGNMENTS)}; not {', '.join(sorted(unknown)) or 'none'}")
+    choices = {"frame": ("before", "after"), "fusion": ("mean", "t_weighted"), "unified": ("max", "mean")}
+    for name, known in (choices | {"image_text": IMAGE_TEXT}).items():
+        if getattr(config, name) not in known:
+            raise ValueError(f"{name} is one of {', '.join(known)}; not {getattr(config, name)!r}")
