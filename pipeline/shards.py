@@ -11,7 +11,7 @@ file open.
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,7 @@ OFFSETS = {  # an offset tensor and the axis that it cuts
     "text": {"word_offset": "L", "triplet_offset": "M"},
     "phrases": {},
 }
+ROWS = "row_checksum"  # beside the tensors of every shard, written by `write`: which rows of a damaged shard are still good
 KEYS = {"visual": "video_id", "text": "caption_id", "phrases": "phrase"}
 ATTRIBUTES = {  # every shard says how it was made; a writer may add more
     "visual": ("dataset", "clip", "clip_sha256", "version", "frames", "sampling", "decoder", "resize", "precision"),
@@ -126,7 +127,10 @@ def write(path: Path, kind: str, tensors: Mapping[str, Any], attributes: Mapping
             part, "w", libver=("v110", "v110"), alignment_threshold=PAGE, alignment_interval=PAGE, locking=False
         ) as file:
             for name in TENSORS[kind]:
-                _put(file, name, kind, pieces[name], shapes[name])
+                _put(file, name, TENSORS[kind][name], pieces[name], shapes[name])
+            whole = {name: _joined(parts) for name, parts in pieces.items()}
+            rows = row_checksums(kind, whole)
+            _put(file, ROWS, ("uint64", TENSORS[kind][KEYS[kind]][1]), [rows], rows.shape)
             said = {name: _storable(value) for name, value in attributes.items() if value is not None}
             said |= {"format": FORMAT, "kind": kind}
             checksums = {name: file[name].attrs["blake2b"] for name in TENSORS[kind]}
@@ -167,9 +171,9 @@ def infinite(part: np.ndarray) -> np.ndarray:
     return (part.view(np.uint16) & 0x7C00) == 0x7C00 if part.dtype == np.float16 else ~np.isfinite(part)
 
 
-def _put(file: h5py.File, name: str, kind: str, parts: list[Any], shape: tuple[int, ...]) -> None:
+def _put(file: h5py.File, name: str, what: tuple[str, str], parts: list[Any], shape: tuple[int, ...]) -> None:
     """Create one tensor, contiguous and allocated, fill it, and note its checksum."""
-    dtype = TENSORS[kind][name][0]
+    dtype, axes = what
     layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     tensor = file.create_dataset(name, shape, h5py.string_dtype() if dtype == TEXT else dtype, dcpl=layout)
@@ -178,7 +182,7 @@ def _put(file: h5py.File, name: str, kind: str, parts: list[Any], shape: tuple[i
         if len(part):
             tensor[row : row + len(part)] = part
         row += len(part)
-    tensor.attrs["axes"] = TENSORS[kind][name][1]
+    tensor.attrs["axes"] = axes
     tensor.attrs["blake2b"] = checksum(parts)
 
 
@@ -191,6 +195,11 @@ def checksum(parts: Iterable[Any]) -> str:
         else:
             digest.update(b"".join(text.encode() + b"\0" for text in part))
     return digest.hexdigest()
+
+
+def _joined(parts: list[Any]) -> Any:
+    """One array, or one list of strings."""
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _forget(path: Path) -> None:
@@ -224,6 +233,50 @@ def check_offsets(what: str, offset: np.ndarray, end: int) -> None:
     """ShardError unless offsets rise from 0 to the length of the axis that they cut."""
     if len(offset) < 1 or offset[0] != 0 or offset[-1] != end or (np.diff(offset) < 0).any():
         raise ShardError(f"{what}: offsets must rise from 0 to {end}")
+
+
+# --- rows
+
+
+def bounds(kind: str, tensors: Mapping[str, Any], axis: str) -> np.ndarray:
+    """(rows + 1,) where each row of a shard (a video, caption or phrase) begins along an axis."""
+    key = KEYS[kind]
+    if axis == TENSORS[kind][key][1]:
+        return np.arange(len(tensors[key]) + 1)
+    cutter = next(name for name, cut in OFFSETS[kind].items() if cut == axis)
+    parent = TENSORS[kind][cutter][1].removesuffix("+1")
+    return np.asarray(tensors[cutter])[bounds(kind, tensors, parent)]
+
+
+def row_checksums(kind: str, tensors: Mapping[str, Any]) -> np.ndarray:
+    """(rows,) uint64: a digest of everything that a row holds, whichever shard it is in."""
+    digests = [hashlib.blake2b(digest_size=8) for _ in tensors[KEYS[kind]]]
+    for name, (dtype, axes) in TENSORS[kind].items():
+        axis = axes.split()[0]
+        value = np.diff(tensors[name]) if name in OFFSETS[kind] else tensors[name]
+        ends = bounds(kind, tensors, axis.removesuffix("+1")).tolist()
+        for digest, first, last in zip(digests, ends, ends[1:]):
+            if dtype == TEXT:
+                digest.update(value[first].encode() + b"\0")
+            else:
+                digest.update(np.ascontiguousarray(value[first:last]).reshape(-1).view(np.uint8))
+    return np.array([int.from_bytes(digest.digest(), "little") for digest in digests], np.uint64)
+
+
+def take(kind: str, tensors: Mapping[str, Any], rows: Iterable[int]) -> dict[str, Any]:
+    """The tensors of a shard that has only these rows."""
+    rows, taken = list(rows), {}
+    for name, (dtype, axes) in TENSORS[kind].items():
+        value = np.diff(tensors[name]) if name in OFFSETS[kind] else tensors[name]
+        ends = bounds(kind, tensors, axes.split()[0].removesuffix("+1"))
+        if dtype == TEXT:
+            taken[name] = [value[row] for row in rows]
+        else:
+            parts = [value[:0], *(value[ends[row] : ends[row + 1]] for row in rows)]
+            taken[name] = np.concatenate(parts)
+        if name in OFFSETS[kind]:
+            taken[name] = np.concatenate([[0], np.cumsum(taken[name])]).astype(np.int64)
+    return taken
 
 
 # --- reading
@@ -284,6 +337,19 @@ class Shard:
                 raise self._damaged(f"{name} does not have the checksum with which it was written")
         for name, axis in OFFSETS[self.kind].items():
             check_offsets(f"{self.path}: {name}", self[name], axes[axis])
+
+    def good_rows(self) -> list[int]:
+        """Rows whose every byte is as written; none where what says which rows there are is itself damaged."""
+        try:
+            with _opened(self.path) as file:
+                written = file[ROWS][:]
+                intact = checksum([written]) == _plain(file[ROWS].attrs["blake2b"])
+            found = (
+                row_checksums(self.kind, {name: self[name] for name in TENSORS[self.kind]}) if intact else written[:0]
+            )
+        except (ShardError, OSError, KeyError, RuntimeError, IndexError):
+            return []
+        return np.flatnonzero(found == written[: len(found)]).tolist()
 
     def _load(self, name: str) -> Any:
         place = self.place(name)
@@ -392,11 +458,6 @@ def _storable(value: Any) -> Any:
 def _plain(value: Any) -> Any:
     """A Python value from an HDF5 attribute."""
     return value.item() if isinstance(value, np.generic) else value
-
-
-def rows(shard: Shard) -> Iterator[tuple[str, int, str]]:
-    """Key, row and fingerprint of each row of a visual or text shard."""
-    return zip(shard[KEYS[shard.kind]], range(len(shard)), shard["fingerprint"])
 
 
 if __name__ == "__main__":

@@ -201,3 +201,30 @@ def test_a_fingerprint_hears_every_part():
     }
     assert len(seen) == 7
     assert shards.fingerprint({"x": 1, "y": 2}) == shards.fingerprint({"y": 2, "x": 1})
+
+
+def test_damage_costs_the_rows_that_it_hit(tmp_path):
+    path = tmp_path / "toy" / "visual" / "00000.h5"
+    tensors = visual(frames=(3, 1, 2, 2))
+    shards.write(path, "visual", tensors, ATTRIBUTES)
+    assert Shard(path, "visual").good_rows() == [0, 1, 2, 3]
+    place, bad = Shard(path, "visual").place("patch"), bytearray(path.read_bytes())
+    bad[place.offset + 2 * 4 * 8 * 4] ^= 1  # frame 4 is the first of video 2
+    path.write_bytes(bad)
+    assert Shard(path, "visual").good_rows() == [0, 1, 3]
+    path.write_bytes(path.read_bytes()[:5000])
+    assert Shard(path, "visual").good_rows() == []
+
+
+def test_taking_rows_is_writing_only_them(tmp_path):
+    whole = visual(frames=(3, 1, 2, 2))
+    part = shards.take("visual", whole, [1, 3])
+    assert part["video_id"] == ["video1", "video3"] and part["offset"].tolist() == [0, 1, 3]
+    assert np.array_equal(part["patch"], whole["patch"][[3, 6, 7]])
+    lengths = np.diff(whole["jpeg_offset"])[[3, 6, 7]]
+    assert np.diff(part["jpeg_offset"]).tolist() == lengths.tolist() and len(part["jpeg"]) == lengths.sum()
+    rows = shards.row_checksums("visual", whole)
+    assert shards.row_checksums("visual", part).tolist() == rows[[1, 3]].tolist()
+    shards.write(tmp_path / "00000.h5", "visual", part, ATTRIBUTES)
+    nothing = shards.take("visual", whole, [])
+    assert nothing["patch"].shape == (0, 4, 8) and nothing["jpeg_offset"].tolist() == [0]
