@@ -11,7 +11,7 @@ file open.
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,8 +129,8 @@ def write(path: Path, kind: str, tensors: Mapping[str, Any], attributes: Mapping
             for name in TENSORS[kind]:
                 _put(file, name, TENSORS[kind][name], pieces[name], shapes[name])
             whole = {name: _joined(parts) for name, parts in pieces.items()}
-            rows = row_checksums(kind, whole)
-            _put(file, ROWS, ("uint64", TENSORS[kind][KEYS[kind]][1]), [rows], rows.shape)
+            found = row_checksums(kind, whole)
+            _put(file, ROWS, ("uint64", TENSORS[kind][KEYS[kind]][1]), [found], found.shape)
             said = {name: _storable(value) for name, value in attributes.items() if value is not None}
             said |= {"format": FORMAT, "kind": kind}
             checksums = {name: file[name].attrs["blake2b"] for name in TENSORS[kind]}
@@ -458,6 +458,11 @@ def _storable(value: Any) -> Any:
 def _plain(value: Any) -> Any:
     """A Python value from an HDF5 attribute."""
     return value.item() if isinstance(value, np.generic) else value
+
+
+def rows(shard: Shard) -> Iterator[tuple[str, int, str]]:
+    """Key, row and fingerprint of each row of a visual or text shard."""
+    return zip(shard[KEYS[shard.kind]], range(len(shard)), shard["fingerprint"])
 
 
 if __name__ == "__main__":
