@@ -6,7 +6,7 @@ from typing import Any
 from pipeline.datasets import SPLITS, Caption, Item, files
 
 END = 31.0  # seconds: videos were cut to 30 s for annotation (CLIP4Clip takes 0 to 31)
-EXPECTED = {"train": 8392, "val": 1065, "test": 1004}  # the papers' lists; the JSON files name a few videos more
+EXPECTED = {"train": 8392, "val": 1065, "test": 1004}  # the lists that papers use
 
 
 def expected(config: dict[str, Any]) -> dict[str, dict[str, int]]:
@@ -51,7 +51,11 @@ def read(config: dict[str, Any]) -> tuple[list[Item], list[Caption]]:
 
 
 def descriptions(path: Path) -> dict[str, list[str]]:
-    """Descriptions of each video in the order of the JSON, by file name without extension; empty ones are left out."""
+    """Descriptions of each video in the order of the JSON, by file name without extension; empty ones are left out.
+
+    Names must lose their extensions here: 29 videos of val and 33 of test are in the JSON under two of them, and whoever
+    matches whole names drops a part of their descriptions.
+    """
     found: dict[str, list[str]] = {}
     data = files.read_json(path)
     if not isinstance(data, list):

@@ -112,16 +112,19 @@ def read_json(path: Path) -> Any:
 
 def read_csv(path: Path, *columns: str) -> list[dict[str, str]]:
     """Rows of a CSV file whose header has `columns`."""
-    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    rows = []
     try:
-        header = reader.fieldnames or []
+        header = next(reader, [])
         if missing := [column for column in columns if column not in header]:
             raise ValueError(f"{path}, line 1: no column {', '.join(missing)} in the header {header}; {AGAIN}")
-        rows = []
         for row in reader:
-            if any(row[column] is None for column in columns):
-                raise ValueError(f"{path}, line {reader.line_num}: fewer fields than the header; {AGAIN}")
-            rows.append(row)
+            if row and len(row) != len(header):
+                raise ValueError(
+                    f"{path}, line {reader.line_num}: {len(row)} fields, the header has {len(header)}; {AGAIN}"
+                )
+            if row:
+                rows.append(dict(zip(header, row)))
     except csv.Error as error:
         raise ValueError(f"{path}, line {reader.line_num}: {error}; {AGAIN}") from None
     return rows

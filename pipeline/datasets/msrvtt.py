@@ -127,7 +127,10 @@ def choose(
 ) -> list[Caption]:
     """All captions of train and val videos; of a test video what its split calls the query."""
     chosen = []
-    for video_id, part in dict(reversed(members)).items():  # of a repeated id the first counts, as in the manifest
+    split: dict[str, str] = {}
+    for video_id, part in members:
+        split.setdefault(video_id, part)  # of a repeated id the first counts, as in the manifest
+    for video_id, part in split.items():
         texts = captions.get(video_id, [])
         if part == "test" and query == "sentence":
             texts = [sentences[video_id]]
