@@ -9,6 +9,7 @@ from typing import Any
 from pipeline.scene_graph import phrases as wording
 from pipeline.scene_graph.conventions import CONVENTIONS, Triplet
 from pipeline.scene_graph.graph import Graph
+from pipeline.scene_graph.repairs import repaired
 from pipeline.scene_graph.rules import facts
 from pipeline.scene_graph.sentence import Sentence, sentences
 from pipeline.scene_graph.trees import Trees
@@ -47,8 +48,8 @@ def settings(config: dict[str, Any]) -> dict[str, Any]:
 
 def derive(tree: Sentence, config: dict[str, Any]) -> list[Triplet]:
     """Triplets of one tree, in the order of its words."""
-    graph = Graph(tree)
-    return CONVENTIONS[config["conventions"]](graph, facts(graph), config["form"])
+    graph = Graph(repaired(tree))
+    return CONVENTIONS[config["conventions"]](graph, config["form"]).triplets(facts(graph))
 
 
 def lines(parts: list[str]) -> list[str]:

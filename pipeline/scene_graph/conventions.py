@@ -4,11 +4,11 @@ from typing import NamedTuple
 
 from pipeline.scene_graph import words
 from pipeline.scene_graph.graph import Graph
-from pipeline.scene_graph.rules import HAVE, Fact
+from pipeline.scene_graph.rules import HAVE, NONE, Fact
 
 
 class Triplet(NamedTuple):
-    """`kind` is relation, attribute or action; an attribute's relation is "is"."""
+    """`kind` is relation, attribute or action; the relation of the latter two is "is"."""
 
     subject: str
     relation: str
@@ -16,43 +16,296 @@ class Triplet(NamedTuple):
     kind: str
 
 
-def name(graph: Graph, index: int) -> str:
-    """A thing with its compounds: "baseball player"."""
-    parts = [child for child in graph.kids(index, "compound", "flat") if graph.tag[child] != "CD"]
-    return " ".join(graph.word[word] for word in sorted([*parts, index]))
+PRONOUNS = {"he": "man", "him": "man", "she": "woman", "her": "woman", "they": "people", "them": "people"}
+SINGULAR = frozenset({"he", "him", "his", "she", "her", "it", "its", "himself", "herself", "itself"})
+NAMELESS = words.listed("it its i we you us me my our your this that these those what which who whom whose one there")
 
 
-def relation(graph: Graph, places: tuple[int, ...], form: str) -> str:
-    """A relation's words; verbs by their lemma unless the surface is wanted."""
-    if places == HAVE:
-        return "have"
-    said = graph.word if form == "surface" else graph.lemma
-    return " ".join(said[place] if graph.tag[place][0] == "V" else graph.word[place] for place in places)
+def antecedent(graph: Graph, index: int, avoid: int) -> int:
+    """The noun that a pronoun stands for: the nearest before it, of its number, a person for "he"; -1 if there is none."""
+    word = graph.word[index]
+    person = word in ("he", "him", "his", "she", "her", "himself", "herself")
+    best = NONE
+    for place in range(index - 1, -1, -1):
+        if not graph.noun(place) or place == avoid or graph.relation[place] == "compound":
+            continue
+        plural = graph.tag[place] in ("NNS", "NNPS")
+        if word in SINGULAR and plural:
+            continue
+        if person and graph.word[place] in words.ANIMATE:
+            return place
+        if not person and graph.word[place] not in words.PEOPLE:
+            return place
+        best = place if best == NONE else best
+    return best if not person else NONE
 
 
-def video(graph: Graph, found: list[Fact], form: str) -> list[Triplet]:
+def name(graph: Graph, index: int, apart: frozenset[int] = frozenset()) -> str:
+    """A thing with its compounds: "baseball player"; `apart` are those that the caller keeps out."""
+    parts = [
+        child for child in graph.kids(index, "compound", "flat") if child not in apart and graph.tag[child] != "CD"
+    ]
+    parts += [child for child in graph.kids(index, "amod") if graph.word[child] in words.JOINED and child == index - 1]
+    return " ".join(graph.word[word] for word in sorted({*parts, index}) if abs(word - index) < 6)
+
+
+class Video:
     """The paper's habits: things as they are said, one-argument verbs kept as actions."""
-    triplets = []
-    for fact in found:
-        subject = name(graph, fact.subject)
+
+    def __init__(self, graph: Graph, form: str):
+        self.graph, self.form = graph, form
+
+    def triplets(self, found: list[Fact]) -> list[Triplet]:
+        said = [triplet for fact in found for triplet in self.say(fact)]
+        said += [triplet for index in range(len(self.graph.word)) for triplet in self.modifiers(index)]
+        return list(dict.fromkeys(said))
+
+    def say(self, fact: Fact) -> list[Triplet]:
+        """A fact in words; nothing if it is about a pronoun that stands for nothing."""
+        subject = self.thing(fact.subject, fact.object)
         if fact.kind == "relation":
-            triplet = Triplet(subject, relation(graph, fact.relation, form), name(graph, fact.object), "relation")
-        else:
-            triplet = Triplet(subject, "is", graph.word[fact.object], fact.kind)
-        triplets.append(triplet)
-    return list(dict.fromkeys(triplets))
+            thing = self.thing(fact.object, fact.subject)
+            if not subject or not thing:
+                return []
+            return self.related(subject, self.verb(fact.verb), self.preposition(fact.preposition), thing, fact)
+        if not subject:
+            return []
+        return self.attribute(subject, fact)
+
+    def related(self, subject: str, verb: str, preposition: str, thing: str, fact: Fact) -> list[Triplet]:
+        return [Triplet(subject, f"{verb} {preposition}".strip(), thing, "relation")]
+
+    def attribute(self, subject: str, fact: Fact) -> list[Triplet]:
+        graph, index = self.graph, fact.object
+        if fact.kind == "attribute" and (graph.word[index] in words.JOINED and index == fact.subject - 1):
+            return []
+        word = self.quality(index) if fact.kind == "attribute" else self.act(index)
+        return [Triplet(subject, "is", word, fact.kind)]
+
+    def act(self, index: int) -> str:
+        particle = self.graph.kids(index, "compound:prt")
+        said = self.graph.lemma if self.form == "lemma" and self.graph.tag[index] != "VBG" else self.graph.word
+        return " ".join([said[index], *(self.graph.word[place] for place in particle)])
+
+    def quality(self, index: int) -> str:
+        """An attribute with what shades it: "dark blue"."""
+        graph = self.graph
+        if graph.noun(index):
+            return name(graph, index)
+        if index and graph.word[index - 1] in words.SHADES and graph.word[index] in words.COLOURS:
+            return f"{graph.word[index - 1]} {graph.word[index]}"
+        return graph.word[index]
+
+    def thing(self, index: int, other: int) -> str:
+        """The name of a thing; a pronoun by what it stands for."""
+        graph = self.graph
+        if graph.tag[index] in ("PRP", "PRP$"):
+            noun = antecedent(graph, index, other)
+            if noun >= 0:
+                return name(graph, noun, self.apart(noun))
+            return PRONOUNS.get(graph.word[index], "" if graph.word[index] in NAMELESS else graph.word[index])
+        if graph.tag[index] in ("WP", "WDT", "DT", "EX", "CD") or graph.word[index] in NAMELESS:
+            return ""
+        return name(graph, index, self.apart(index))
+
+    def apart(self, index: int) -> frozenset[int]:
+        """Compounds of a noun that are a quality of it rather than part of its name: colours."""
+        graph = self.graph
+        return frozenset(child for child in graph.kids(index, "compound") if graph.word[child] in words.COLOURS)
+
+    def modifiers(self, index: int) -> list[Triplet]:
+        """Qualities that the tree has as compounds."""
+        if not self.graph.noun(index):
+            return []
+        subject = name(self.graph, index, self.apart(index))
+        return [Triplet(subject, "is", self.graph.word[child], "attribute") for child in sorted(self.apart(index))]
+
+    def verb(self, index: int) -> str:
+        if index < 0:
+            return "have" if index == HAVE else ""
+        graph = self.graph
+        said = graph.lemma if self.form == "lemma" else graph.word
+        particles = [graph.word[child] for child in graph.kids(index, "compound:prt") if not graph.kids(child, "obl")]
+        return " ".join([said[index], *particles])
+
+    def preposition(self, places: tuple[int, ...]) -> str:
+        return " ".join(self.graph.word[place] for place in places)
 
 
-def factual(graph: Graph, found: list[Fact], form: str) -> list[Triplet]:
+PREPOSITIONS = {
+    "underneath": "under",
+    "beneath": "under",
+    "below": "under",
+    "atop": "on top of",
+    "besides": "beside",
+    "next": "next to",
+    "onto": "on",
+    "upon": "on",
+    "outside of": "outside",
+    "inside of": "inside",
+    "in side of": "inside",
+    "off of": "off",
+    "on front of": "in front of",
+    "at front of": "in front of",
+    "in front": "in front of",
+    "on top": "on top of",
+    "at top of": "on top of",
+    "at middle of": "on middle of",
+    "in middle of": "on middle of",
+    "at bottom of": "on bottom of",
+    "at side of": "on side of",
+    "by side of": "on side of",
+    "to side of": "on side of",
+    "at edge of": "on edge of",
+    "at end of": "in end of",
+    "on end of": "in end of",
+    "on corner of": "in corner of",
+    "at corner of": "in corner of",
+    "at back of": "on back of",
+    "in between": "between",
+    "along side of": "alongside",
+    "along side": "alongside",
+    "along with": "with",
+    "toward": "towards",
+    "amongst": "among",
+    "on left of": "at the left of",
+    "to left of": "at the left of",
+    "on left side of": "at the left of",
+    "at left of": "at the left of",
+    "on right of": "on the right side of",
+    "to right of": "on the right side of",
+    "on right side of": "on the right side of",
+    "on other side of": "on side of",
+    "on opposite side of": "on side of",
+    "on far side of": "on side of",
+}
+VERBS = {"lie": "lay", "seat": "sit", "dress": "wear", "skateboarde": "skateboard"}
+NAMES = {
+    "someone": "person",
+    "somebody": "person",
+    "guy": "person",
+    "guys": "people",
+    "cell phone": "cellphone",
+    "persons": "people",
+}
+SEEN = words.listed("see show")
+COVER = words.listed("cover surround")
+CONTAINERS = words.listed(
+    """bowl plate glass bottle cup box bag basket vase tray jar pot container can mug pan bucket pitcher crate case dish
+    carton platter bowls plates glasses bottles cups boxes bags baskets vases trays jars pots"""
+)
+PICTURES = words.listed("picture photo photograph image view")
+WHOLES = words.ANIMATE | words.VEHICLES | words.FURNISHINGS
+
+
+class Factual(Video):
     """The habits of FACTUAL's annotators."""
-    triplets = []
-    for triplet in video(graph, found, "lemma"):
-        if triplet.kind == "attribute" and triplet.object in words.NUMBERS:
-            triplet = triplet._replace(object=words.NUMBERS[triplet.object])
-        triplets.append(triplet)
-    if any(triplet.kind != "action" for triplet in triplets):
-        triplets = [triplet for triplet in triplets if triplet.kind != "action"]
-    return triplets
+
+    def __init__(self, graph: Graph, form: str):
+        super().__init__(graph, "lemma")
+        self.has_object = {}
+
+    def triplets(self, found: list[Fact]) -> list[Triplet]:
+        self.has_object = {(fact.subject, fact.verb) for fact in found if fact.verb >= 0 and not fact.preposition}
+        said = super().triplets(found)
+        if any(triplet.kind != "action" for triplet in said):
+            said = [triplet for triplet in said if triplet.kind != "action"]
+        return said
+
+    def thing(self, index: int, other: int) -> str:
+        said = super().thing(index, other)
+        return NAMES.get(said, said)
+
+    def related(self, subject: str, verb: str, preposition: str, thing: str, fact: Fact) -> list[Triplet]:
+        graph = self.graph
+        lemma = graph.lemma[fact.verb] if fact.verb >= 0 else ""
+        preposition = PREPOSITIONS.get(preposition, preposition)
+        if lemma in COVER and preposition in ("in", "with", "by"):
+            subject, thing, preposition = thing, subject, ""
+        if lemma in SEEN and preposition:
+            verb = ""
+        if verb.split(" ")[0] in VERBS:
+            verb = VERBS[verb.split(" ")[0]]
+        if lemma == "dress" and preposition == "in":
+            preposition = ""
+        clothed = graph.word[fact.object] in words.CLOTHES and graph.word[fact.subject] in words.ANIMATE
+        if clothed and fact.verb == NONE and preposition == "in":
+            verb, preposition = "wear", ""
+        if verb == "hold" and preposition == "on":
+            preposition = ""
+        if fact.verb == HAVE and graph.tag[fact.subject] == "PRP$":
+            return []
+        if preposition in ("in", "on", "at") and (fact.subject, fact.verb) in self.has_object:
+            verb = ""
+        if preposition == "of" and not verb:
+            return self.of(subject, thing, fact)
+        return [Triplet(subject, f"{verb} {preposition}".strip(), thing, "relation")]
+
+    def of(self, subject: str, thing: str, fact: Fact) -> list[Triplet]:
+        """ "leg of a man": the man has it; "a bowl of soup": the soup is in it."""
+        word = self.graph.word[fact.subject]
+        if word in CONTAINERS:
+            return [Triplet(thing, "in", subject, "relation")]
+        if word in PICTURES:
+            return []
+        return [Triplet(thing, "have", subject, "relation")]
+
+    def attribute(self, subject: str, fact: Fact) -> list[Triplet]:
+        graph, index = self.graph, fact.object
+        word = graph.word[index]
+        if fact.kind == "attribute":
+            if word in words.UNSEEN or graph.tag[index] == "CD" and word == "1":
+                return []
+            if word == "colored" or word in words.SHADES and self.shades(index):
+                return []
+            if word in words.NUMBERS:
+                return [Triplet(subject, "is", words.NUMBERS[word], "attribute")]
+        return super().attribute(subject, fact)
+
+    def shades(self, index: int) -> bool:
+        """Whether this word only shades the colour after it."""
+        return index + 1 < len(self.graph.word) and self.graph.word[index + 1] in words.COLOURS
+
+    def apart(self, index: int) -> frozenset[int]:
+        graph = self.graph
+        return frozenset(
+            child for child in graph.kids(index, "compound") if self.material(child) or self.whole(child, index)
+        )
+
+    def material(self, index: int) -> bool:
+        word = self.graph.word[index]
+        return (
+            word in words.COLOURS
+            or word in words.MATERIALS
+            or word in words.PATTERNS
+            or word in words.AGES
+            or word in words.SHAPES
+        )
+
+    def whole(self, whole: int, part: int) -> bool:
+        """ "bus door", "zebra head"."""
+        return self.graph.word[part] in words.PARTS and self.graph.word[whole] in WHOLES
+
+    def modifiers(self, index: int) -> list[Triplet]:
+        if not self.graph.noun(index):
+            return []
+        graph = self.graph
+        said = []
+        subject = self.thing(index, NONE)
+        for child in sorted(self.apart(index)):
+            if self.material(child):
+                word = {"wood": "wooden"}.get(graph.word[child], graph.word[child])
+                said.append(Triplet(subject, "is", word, "attribute"))
+            else:
+                said.append(Triplet(self.thing(child, NONE), "have", subject, "relation"))
+        for child in graph.kids(index, "group"):
+            if graph.word[child] == "group":
+                said.append(Triplet(subject, "is", "group of", "attribute"))
+            elif graph.word[child] in ("piece", "slice", "part", "patch", "pieces", "slices"):
+                said.append(Triplet(subject, "is", graph.word[child], "attribute"))
+        if any(graph.word[child] == "both" for child in graph.kids(index, "det", "cc:preconj")):
+            said.append(Triplet(subject, "is", "2", "attribute"))
+        return said
 
 
-CONVENTIONS = {"video": video, "factual": factual}
+CONVENTIONS = {"video": Video, "factual": Factual}

@@ -83,8 +83,14 @@ class Graph:
             return True
         if self.tag[verb] not in ("VBN", "VBD"):
             return False
+        if self.kids(verb, "aux", "obj"):
+            return False
+        if self.lemma[verb] not in words.STATIC and any(
+            [self.word[word] for word in self.case(phrase)] == ["by"] for phrase in self.kids(verb, "obl", "obl:agent")
+        ):
+            return True
         if self.relation[verb] in ("acl", "advcl"):
-            return self.tag[verb] == "VBN" and not self.kids(verb, "aux", "obj")
+            return self.tag[verb] == "VBN"
         if self.relation[verb] == "conj" and self.tag[verb] == "VBN" and self.head[verb] >= 0:
             head = self.head[verb]
             return self.tag[head] == "VBN" and not self.kids(verb, "nsubj") and self.passive(head)

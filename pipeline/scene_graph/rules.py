@@ -5,16 +5,20 @@ from typing import NamedTuple
 from pipeline.scene_graph import words
 from pipeline.scene_graph.graph import Graph
 
+NONE = -1  # no verb in the relation
+HAVE = -2  # no word of the sentence: the owner has it
+
 
 class Fact(NamedTuple):
-    """Something a sentence says, by word indices: `relation` holds words in order (a verb, its particle, a preposition).
+    """Something a sentence says, by word indices; `preposition` holds words in order.
 
-    Kinds: `relation` (subject, relation, object); `attribute` (subject is object); `action` (subject does object).
+    Kinds: relation (subject, verb + preposition, object); attribute (subject is object); action (subject does object).
     """
 
     kind: str
     subject: int
-    relation: tuple[int, ...]
+    verb: int
+    preposition: tuple[int, ...]
     object: int
 
 
@@ -24,11 +28,11 @@ def facts(graph: Graph) -> list[Fact]:
     for index in range(len(graph.word)):
         if graph.verb(index):
             verb(graph, index, found)
-        predicate(graph, index, found)
+        else:
+            predicate(graph, index, found)
         if graph.noun(index):
             noun(graph, index, found)
-    said = dict.fromkeys(found)
-    return sorted(said, key=lambda fact: (fact.kind != "relation", fact.subject, fact.object, fact.relation))
+    return sorted(dict.fromkeys(found), key=lambda fact: (fact.subject, fact.object, fact.verb))
 
 
 def verb(graph: Graph, index: int, found: list[Fact]) -> None:
@@ -38,26 +42,63 @@ def verb(graph: Graph, index: int, found: list[Fact]) -> None:
         return
     subjects = graph.subjects(index)
     passive = graph.passive(index)
-    name = (index, *graph.kids(index, "compound:prt"))
     before = len(found)
-    if passive:
-        for phrase in graph.kids(index, "obl", "obl:agent", "nmod"):
-            if [graph.lemma[word] for word in graph.case(phrase)] == ["by"] and not graph.kids(index, "obj"):
-                for agent in graph.conjuncts(phrase):
-                    found += [Fact("relation", agent, name, subject) for subject in subjects]
-    else:
+    objects: list[int] = []
+    if not passive:
         objects = [thing for child in graph.kids(index, "obj", "iobj") for thing in graph.conjuncts(child)]
         objects += relative_object(graph, index)
         for thing in objects:
-            found += [Fact("relation", subject, name, thing) for subject in subjects]
-    for phrase in graph.kids(index, "obl", "nmod"):
-        for thing, case in phrases(graph, phrase):
-            if passive and [graph.lemma[word] for word in case] == ["by"]:
-                continue
-            if graph.noun(thing):
-                found += [Fact("relation", subject, name + tuple(case), thing) for subject in subjects]
-    if len(found) == before:
-        found += [Fact("action", subject, (), index) for subject in subjects if graph.noun(subject)]
+            found += [Fact("relation", subject, index, (), thing) for subject in subjects if subject != thing]
+    for thing, case in verb_phrases(graph, index):
+        if passive and len(case) == 1 and graph.word[case[0]] == "by":
+            found += [Fact("relation", thing, index, (), subject) for subject in subjects]
+        elif case or not objects:
+            found += [Fact("relation", subject, index, tuple(case), thing) for subject in subjects if subject != thing]
+    stranded(graph, index, subjects, found)
+    if len(found) == before and graph.lemma[index] not in words.LIGHT:
+        found += [Fact("action", subject, NONE, (), index) for subject in subjects]
+
+
+def verb_phrases(graph: Graph, index: int) -> list[tuple[int, list[int]]]:
+    """Prepositional phrases of a verb, also those an adverb stands before: "sits next to", "looks up to"."""
+    found = []
+    for child in graph.children[index]:
+        relation = graph.relation[child]
+        if relation in ("obl", "nmod", "obl:agent"):
+            if graph.case(child) and (graph.thing(child) or graph.lemma[child] in words.RELATIONAL):
+                found += phrases(graph, child)
+            elif graph.lemma[child] in words.ADVERBS:
+                found += adverbial(graph, child)
+        elif relation in ("advmod", "xcomp", "amod", "compound:prt") and graph.lemma[child] in words.ADVERBS:
+            found += adverbial(graph, child)
+    return found
+
+
+def adverbial(graph: Graph, index: int) -> list[tuple[int, list[int]]]:
+    """ "next to a tree", where "next" governs the tree."""
+    return [
+        (thing, [index, *case])
+        for child in graph.kids(index, "obl", "nmod")
+        for thing, case in phrases(graph, child)
+        if case
+    ]
+
+
+def stranded(graph: Graph, index: int, subjects: list[int], found: list[Fact]) -> None:
+    """ "the sofa the man is sitting on": the noun that the relative clause describes follows the preposition."""
+    if graph.relation[index] != "acl:relcl" or not graph.thing(graph.head[index]):
+        return
+    hanging = [
+        child for child in graph.children[index] if graph.tag[child] in ("IN", "RP", "RB") and child > index and
+        graph.relation[child] in ("obl", "advmod", "compound:prt", "case", "mark")
+    ]  # fmt: skip
+    noun = graph.head[index]
+    if (
+        hanging
+        and graph.word[hanging[-1]] in ("on", "in", "at", "with", "to", "by", "under", "from")
+        and noun not in subjects
+    ):
+        found += [Fact("relation", subject, index, (hanging[-1],), noun) for subject in subjects]
 
 
 def relative_object(graph: Graph, index: int) -> list[int]:
@@ -65,71 +106,97 @@ def relative_object(graph: Graph, index: int) -> list[int]:
     if graph.relation[index] != "acl:relcl" or graph.kids(index, "obj"):
         return []
     own = graph.kids(index, "nsubj")
-    if own and graph.tag[own[0]] not in words.RELATIVE_TAGS and not graph.kids(index, "obl"):
-        return graph.conjuncts(graph.head[index])
+    if own and graph.tag[own[0]] not in words.RELATIVE_TAGS and not graph.kids(index, "obl", "compound:prt"):
+        after = [child for child in graph.children[index] if child > index and graph.tag[child] in ("IN", "RP")]
+        return [] if after else graph.conjuncts(graph.head[index])
     return []
 
 
 def being(graph: Graph, index: int, found: list[Fact]) -> None:
     """ "there is a dog on the couch", "the dog is on the couch"."""
     for subject in graph.subjects(index):
-        for phrase in graph.kids(index, "obl", "nmod"):
-            found += [Fact("relation", subject, tuple(case), thing) for thing, case in phrases(graph, phrase) if case]
+        for thing, case in verb_phrases(graph, index):
+            if case and thing != subject:
+                found.append(Fact("relation", subject, NONE, tuple(case), thing))
 
 
 def predicate(graph: Graph, index: int, found: list[Fact]) -> None:
     """ "is red", "is a rider", "is in the house", "is full of water"."""
-    if graph.verb(index):
-        return
     subjects = [word for child in graph.kids(index, "nsubj") for word in graph.conjuncts(child)]
+    if subjects and graph.tag[subjects[0]] in words.RELATIVE_TAGS:
+        subjects = []
     if not subjects and graph.relation[index] == "acl:relcl" and graph.thing(graph.head[index]):
         subjects = graph.conjuncts(graph.head[index])
     if not subjects:
         return
-    case = graph.case(index)
-    if case:
-        for thing, words_ in phrases(graph, index):
-            found += [Fact("relation", subject, tuple(words_), thing) for subject in subjects]
+    if graph.case(index):
+        for thing, case in phrases(graph, index):
+            found += [Fact("relation", subject, NONE, tuple(case), thing) for subject in subjects if subject != thing]
         return
-    more = [phrase for phrase in graph.kids(index, "obl", "nmod") if graph.case(phrase)]
-    if not graph.noun(index):
-        for phrase in more:
-            for thing, words_ in phrases(graph, phrase):
-                found += [Fact("relation", subject, (index, *words_), thing) for subject in subjects]
-    if graph.noun(index) or not more:
-        for word in [index, *(child for child in graph.kids(index, "conj") if graph.tag[child] == graph.tag[index])]:
-            found += [Fact("attribute", subject, (), word) for subject in subjects]
+    more = [] if graph.noun(index) else [phrase for phrase in graph.kids(index, "obl", "nmod") if graph.case(phrase)]
+    for phrase in more:
+        for thing, case in phrases(graph, phrase):
+            place = () if graph.word[index] in ("visible", "present", "located") else (index,)
+            found += [Fact("relation", subject, NONE, (*place, *case), thing) for subject in subjects]
+    if not more:
+        same = [child for child in graph.kids(index, "conj") if graph.tag[child][:2] == graph.tag[index][:2]]
+        for word in [index, *same]:
+            found += [Fact("attribute", subject, NONE, (), word) for subject in subjects]
 
 
 def noun(graph: Graph, index: int, found: list[Fact]) -> None:
     """What is joined to a noun: adjectives, numbers, prepositional phrases, owners."""
+    located = bool(graph.case(index)) and graph.lemma[index] in words.RELATIONAL
     for child in graph.children[index]:
         relation = graph.relation[child]
         if relation in ("amod", "nummod"):
+            if graph.lemma[child] in words.ADVERBS and graph.kids(child, "obl", "nmod"):
+                for thing, case in adverbial(graph, child):
+                    found.append(Fact("relation", index, NONE, tuple(case), thing))
+                continue
             for word in [child, *graph.kids(child, "conj")]:
-                found.append(Fact("attribute", index, (), word))
-        elif relation in ("nmod", "obl") and not graph.kids(index, "cop"):
+                found.append(Fact("attribute", index, NONE, (), word))
+            found += [
+                Fact("attribute", index, NONE, (), word)
+                for word in graph.kids(child, "amod")
+                if graph.tag[child][0] == "J" and graph.word[word] not in words.SHADES
+            ]
+        elif relation in ("nmod", "obl") and not located and not graph.kids(index, "cop"):
+            if not graph.case(child):
+                continue
             for subject in graph.conjuncts(index):
                 for thing, case in phrases(graph, child):
-                    if case and graph.noun(thing):
-                        found.append(Fact("relation", subject, tuple(case), thing))
-        elif relation == "nmod:poss" and graph.noun(child):
-            found.append(Fact("relation", child, HAVE, index))
-
-
-HAVE = (-1,)  # no word of the sentence: the owner has it
+                    if thing != subject:
+                        found.append(Fact("relation", subject, NONE, tuple(case), thing))
+        elif relation == "nmod:poss":
+            for owner in graph.conjuncts(child):
+                found.append(Fact("relation", owner, HAVE, (), index))
+        elif relation in ("advmod", "dep") and graph.lemma[child] in words.ADVERBS and child > index:
+            for thing, case in adverbial(graph, child):
+                found.append(Fact("relation", index, NONE, tuple(case), thing))
 
 
 def phrases(graph: Graph, index: int) -> list[tuple[int, list[int]]]:
     """The things a prepositional phrase names, each with its preposition; "in front of a house" names the house."""
     case = graph.case(index)
     if case and graph.lemma[index] in words.RELATIONAL:
+        side = [child for child in graph.kids(index, "amod", "det", "compound") if graph.word[child] in SIDES]
         for child in graph.kids(index, "nmod"):
             inner = graph.case(child)
-            if inner and graph.lemma[inner[0]] in ("of", "to", "from"):
-                return [(thing, [*case, index, *inner]) for thing in graph.conjuncts(child)]
+            if inner and graph.word[inner[0]] in ("of", "to", "from"):
+                whole = sorted([*case, *side, index, *inner])
+                return [(thing, whole) for thing in graph.conjuncts(child) if graph.thing(thing)]
+        for owner in graph.kids(index, "nmod:poss"):
+            if graph.noun(owner) and graph.word[index] != "back":
+                return [(owner, [*case, *side, index])]
+        for modifier in graph.kids(index, "compound"):
+            if graph.word[modifier] not in SIDES and graph.word[index] in ("side", "top", "edge"):
+                return [(modifier, [*case, *side, index])]
     found = []
     for thing in graph.conjuncts(index):
         own = graph.case(thing)
         found.append((thing, own or case))
     return found
+
+
+SIDES = words.listed("left right both other either each far opposite")

@@ -10,44 +10,92 @@ NOUN_TAGS = frozenset({"NN", "NNS", "NNP", "NNPS"})
 THING_TAGS = NOUN_TAGS | {"PRP", "WP", "WDT", "DT", "EX", "CD"}
 RELATIVE_TAGS = frozenset({"WP", "WDT", "WP$"})
 AUXILIARY = frozenset({"aux", "aux:pass", "cop"})
-SHARE_SUBJECT = frozenset({"xcomp", "advcl", "conj", "ccomp", "dep", "parataxis"})
 COMPOUND = frozenset({"compound", "flat"})
+SHARE_SUBJECT = frozenset({"xcomp", "advcl", "conj", "ccomp", "dep", "parataxis"})
 APART = frozenset({"or", "nor", "not", "but"})
-PEOPLE_PRONOUNS = listed(
-    "someone somebody anyone anybody everyone everybody something nothing nobody another one others"
-)
 
 # "on the side of a road" is one preposition
 RELATIONAL = listed(
-    """front middle top side back center centre bottom edge corner end left right rear inside outside base foot face
-    background foreground midst direction distance vicinity head"""
+    """front middle top side sides back center centre bottom edge edges corner end left right rear inside outside base
+    foot midst direction far vicinity underside opposite"""
 )
+# adverbs that with their preposition make one: "next to", "close to", "up to", "out of"
+ADVERBS = listed("next close adjacent up down out away back off over near far through along outside inside around")
+
 # "a group of people" is people
 GROUPS = listed(
-    """group crowd bunch pair piece glass couple lot lots number bit set series variety kind type sort row stack pile
-    team bowl cup plate slice slices collection herd flock line gang handful part dozen dozens patch cluster bits pieces
-    pairs groups stacks piles rows sheet bouquet assortment array"""
+    """group crowd bunch pair couple lot lots number bit set series variety kind type sort row stack pile herd flock
+    line gang handful dozen dozens cluster bits pairs groups stacks piles rows bouquet assortment array sets bunches
+    herds flocks crowds piece pieces slice slices part parts patch patches portion chunk chunks sheet section team
+    troop swarm school collection mound heap stretch body"""
 )
+LIGHT = listed("try use attempt begin start seem appear continue want go get prepare")  # "trying to catch": catch
+STATIC = listed("walk stand sit run ride drive go pass fly stop park lie lay come wait jump move sail kneel")
+
 COUNTING = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 NUMBERS = {word: str(number) for number, word in enumerate(COUNTING)}
 COLOURS = listed(
     """white black blue green red brown yellow gray grey orange silver pink tan purple beige gold maroon teal turquoise
-    violet blond blonde golden cream navy crimson magenta cyan"""
+    violet blond blonde golden cream navy crimson magenta cyan lavender khaki ivory burgundy aqua lime"""
 )
+SHADES = listed("dark light bright pale deep")
 SIZES = listed(
     """large small big little tall short long huge tiny giant thick thin wide narrow massive enormous high low deep
     larger smaller taller shorter longer bigger"""
 )
-AGES = listed("young old older younger elderly new adult baby teenage middle-aged aged")
+AGES = listed("young old older younger elderly new adult baby teenage middle-aged aged newborn juvenile")
 MATERIALS = listed(
     """wooden wood metal brick glass stone plastic leather concrete cement steel iron paper rubber marble cotton denim
-    ceramic wicker cardboard wool silk tin aluminum brass bronze copper clay straw bamboo"""
+    ceramic wicker cardboard wool silk tin aluminum brass bronze copper clay straw bamboo tile granite porcelain velvet
+    fur foam nylon canvas chrome foil mesh wire fabric cloth vinyl styrofoam gravel asphalt cobblestone hardwood
+    mahogany oak pine fleece lace satin suede knit felt linen"""
 )
-SHAPES = listed("round square rectangular triangular circular oval curved flat pointed arched straight")
+SHAPES = listed("round square rectangular triangular circular oval curved flat pointed arched straight circle")
+PATTERNS = listed("plaid striped checkered floral camouflage camo polka stripe print tuxedo tiger zebra leopard toy")
 CLOTHES = listed(
     """shirt shirts pants shorts jeans hat hats cap caps helmet helmets jacket jackets coat coats dress dresses suit suits
-    tie ties shoes shoe boots boot glasses sunglasses goggles gloves glove scarf skirt uniform uniforms vest sweater hoodie
-    t-shirt tshirt top bikini swimsuit socks sock sandals apron robe gown costume costumes clothes clothing outfit outfits
-    wetsuit wetsuits bra belt watch bracelet necklace ring earrings earring backpack headband bandana mask overalls
-    sneakers leggings blouse tuxedo trunks sweatshirt jersey visor blazer attire hood"""
+    tie ties shoes shoe boots boot glasses sunglasses goggles gloves glove scarf skirt uniform uniforms vest vests sweater
+    sweaters hoodie t-shirt t-shirts tshirt bikini swimsuit socks sock sandals apron robe gown costume costumes clothes
+    clothing outfit outfits wetsuit wetsuits bra belt bracelet necklace earrings backpack headband bandana overalls
+    sneakers leggings blouse tuxedo trunks sweatshirt jersey blazer attire gear sweatpants slacks cardigan mittens
+    wristband tights turban veil cape kimono flip-flops slippers pajamas khakis raincoat poncho beanie"""
+)
+PEOPLE = listed(
+    """man men woman women boy boys girl girls person persons people child children kid kids baby babies lady ladies guy
+    guys player players toddler toddlers adult adults rider riders skier skiers surfer surfers snowboarder snowboarders
+    skateboarder skateboarders batter catcher pitcher umpire officer police worker workers chef cook couple crowd
+    group team spectator spectators passenger passengers pedestrian pedestrians bride groom soldier soldiers singer
+    dancer dancers performer musician band teacher student students father mother son daughter brother sister friend
+    friends someone somebody everyone human humans male female gentleman cyclist biker motorcyclist athlete athletes
+    driver fan fans customer cowboy clown teen teenager teenagers he she they i we him"""
+)
+ANIMALS = listed(
+    """dog dogs cat cats horse horses elephant elephants giraffe giraffes zebra zebras cow cows sheep bear bears bird
+    birds duck ducks monkey monkeys goat goats puppy kitten animal animals lion tiger fish cattle pig pigs rabbit
+    squirrel seagull seagulls goose geese swan pigeon pigeons lamb calf pony deer fox wolf owl parrot chicken turkey
+    panda bull camel kangaroo dolphin whale shark turtle frog snake mouse rat hamster gorilla ape chimpanzee leopard"""
+)
+ANIMATE = PEOPLE | ANIMALS
+VEHICLES = listed(
+    """car cars bus buses train trains truck trucks plane planes airplane airplanes bike bikes bicycle bicycles
+    motorcycle motorcycles boat boats jet van taxi ship tractor helicopter scooter aircraft engine"""
+)
+FURNISHINGS = listed(
+    """laptop computer clock tree trees house building bed chair table desk sink toilet knife suitcase phone tv
+    television refrigerator stove oven bench umbrella skateboard door plant flower shirt"""
+)
+# parts that a whole has: "bus door", "door of the bus"
+PARTS = listed(
+    """head eye eyes ear ears nose mouth face neck leg legs foot feet arm arms hand hands tail hair fur back body trunk
+    tusk tusks mane wing wings beak horn horns paw paws finger fingers shoulder knee skin stomach chest wheel wheels
+    tire tires window windows door doors windshield seat seats handle handles roof screen keyboard blade branch branches
+    leaf leaves bark stem root roots engine headlight headlights light lights mirror bumper lid knob face cover frame
+    cushion sleeve sleeves collar pocket drawer drawers nose tongue teeth beard"""
+)
+# names of two words whose first is tagged an adjective
+JOINED = listed("teddy hot polar remote mobile cellular cell dining living parking cutting steering fire french ice")
+# said of a thing, but no quality of it
+UNSEEN = listed(
+    """several many few various other another right left top bottom front back multiple some different next close same
+    one such own single certain whole entire more most main only full near single first both all"""
 )
