@@ -5,13 +5,15 @@
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from pipeline.packets import DecodeError
+from pipeline import container as boxes
+from pipeline.container import DecodeError, Want
 from pipeline.resize import resize
 
 
@@ -35,67 +37,57 @@ def ffmpeg_program() -> str:
     return imageio_ffmpeg.get_ffmpeg_exe()
 
 
-def decode(path: str | os.PathLike, want: Any, decoder: str) -> Any:
-    """A decode.Clip by the named decoder; `want` is a decode.Want. Raises DecodeError."""
+def take(path: str | os.PathLike, want: Want, decoder: str) -> tuple[Tensor, np.ndarray, str, list[str]]:
+    """Frames (N, S, S, 3), times (N,), version and notes by the named decoder. Raises DecodeError."""
     return by_decord(path, want) if decoder == "decord" else by_ffmpeg(path, want)
 
 
-def by_decord(path: str | os.PathLike, want: Any) -> Any:
+def by_decord(path: str | os.PathLike, want: Want) -> tuple[Tensor, np.ndarray, str, list[str]]:
     """decord's own timestamps decide; it turns rotated videos itself."""
     from decord import DECORDError, VideoReader, cpu
-
-    from pipeline import decode as own
 
     try:
         reader = VideoReader(os.fspath(path), ctx=cpu(0), num_threads=1)
         spans = reader.get_frame_timestamp(np.arange(len(reader)))
         times = [Fraction(float(time)).limit_denominator(1_000_000) for time in spans[:, 0]]
         end = Fraction(float(spans[-1, 1])).limit_denominator(1_000_000)
-        chosen = own.choose(times, end, want, Fraction(1))
+        chosen = boxes.choose(times, end, want, Fraction(1))
         batch = torch.from_numpy(reader.get_batch(chosen).asnumpy())
     except (DECORDError, RuntimeError, IndexError) as error:
         raise DecodeError("not_a_video", f"decord refuses it: {str(error).strip().splitlines()[-1][:200]}") from None
     frame = torch.stack([resize(picture, want.size) for picture in batch])
-    time = np.array([float(times[index] - times[0]) for index in chosen])
-    return own.Clip(frame, time, version("decord"), [])
+    return frame, np.array([float(times[index] - times[0]) for index in chosen]), version("decord"), []
 
 
-def by_ffmpeg(path: str | os.PathLike, want: Any) -> Any:
-    """Frames selected by number, which ffmpeg counts as it presents them; times come from the packets."""
+def by_ffmpeg(path: str | os.PathLike, want: Want) -> tuple[Tensor, np.ndarray, str, list[str]]:
+    """Frames selected by number, which ffmpeg counts as it presents them; their times are those of the packets."""
     import ffmpeg
 
-    from pipeline import decode as own
-    from pipeline import packets
-
-    with own.opened(path) as container:
-        stream = packets.stream_of(container)
-        found = packets.scan(container, stream)
-        rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+    with boxes.opened(path) as container:
+        stream = boxes.stream_of(container)
+        found, number = boxes.scan(container, stream), stream.index
         try:
             times = found.times()
-        except packets.Unplanned:
-            shown = [pts for pts, keep in zip(found.pts, found.shown) if keep]
-            times = own.clock_times([None] * len(shown), found, rate)
-        end, notes = own.declared(container, stream, times, own.closing(times, 0))
-        number = stream.index
-    chosen = own.choose(times, end, want, found.clock)
-    picked = "+".join(f"eq(n,{index})" for index in chosen)
+        except boxes.Unplanned as reason:
+            raise DecodeError("no_times", f"{reason}; set decoder: pyav, which decodes such a file in order") from None
+        end, notes = boxes.declared(container, stream, times, boxes.closing(times))
+    chosen = boxes.choose(times, end, want, found.clock)
     command = (
         ffmpeg.input("file:" + os.fspath(path), threads=1)[str(number)]
-        .filter("select", picked)
+        .filter("select", "+".join(f"eq(n,{index})" for index in chosen))
         .output("pipe:", format="image2pipe", vcodec="ppm", fps_mode="passthrough", loglevel="error")
         .compile(cmd=[ffmpeg_program(), "-nostdin"])
     )
     ran = subprocess.run(command, capture_output=True, check=False)
     frames = [resize(picture, want.size) for picture in portable(ran.stdout)]
-    if len(frames) != len(chosen):
+    if len(frames) != len(chosen) or ran.returncode:
         said = ran.stderr.decode(errors="replace").strip().splitlines()[-1:]
         raise DecodeError("damaged", f"ffmpeg gave {len(frames)} of {len(chosen)} frames: {' '.join(said)[:200]}")
     time = np.array([float((times[index] - times[0]) * found.clock) for index in chosen])
-    return own.Clip(torch.stack(frames), time, version("ffmpeg"), notes)
+    return torch.stack(frames), time, version("ffmpeg"), notes
 
 
-def portable(data: bytes) -> Any:
+def portable(data: bytes) -> Iterator[Tensor]:
     """Pictures (H, W, 3) of a stream of binary PPM files; each names its own size."""
     place = 0
     while place < len(data):

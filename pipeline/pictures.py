@@ -4,16 +4,15 @@
 
 import os
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
+import PIL
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from pipeline.packets import DecodeError
+from pipeline.container import DecodeError, Want, choose
 from pipeline.resize import resize
-from pipeline.sampling import sample
 
 DEFAULT = 100  # milliseconds a picture of an animation stays when it says 0, as browsers do
 
@@ -25,8 +24,13 @@ def known(head: bytes, path: str | os.PathLike) -> bool:
     return head[:8] == b"\x89PNG\r\n\x1a\n" or head[:4] == b"GIF8" or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
 
 
-def take(path: str | os.PathLike, want: Any) -> tuple[Tensor, np.ndarray]:
-    """Sampled frames (N, S, S, 3) and times (N,) of a picture; `want` is a decode.Want. Raises DecodeError."""
+def version() -> str:
+    """Name and release."""
+    return f"pillow {PIL.__version__}"
+
+
+def take(path: str | os.PathLike, want: Want) -> tuple[Tensor, np.ndarray]:
+    """Sampled frames (N, S, S, 3) and times (N,) of a picture. Raises DecodeError."""
     try:
         with Image.open(path) as image:
             count = getattr(image, "n_frames", 1)
@@ -39,7 +43,7 @@ def take(path: str | os.PathLike, want: Any) -> tuple[Tensor, np.ndarray]:
         raise DecodeError("damaged", f"the picture does not decode: {error}") from None
 
 
-def animation(image: Image.Image, count: int, want: Any) -> tuple[Tensor, np.ndarray]:
+def animation(image: Image.Image, count: int, want: Want) -> tuple[Tensor, np.ndarray]:
     """Walk through the pictures in order (each builds on the one before) and keep the sampled ones."""
     shown, clock = [], 0
     for index in range(count):
@@ -47,11 +51,7 @@ def animation(image: Image.Image, count: int, want: Any) -> tuple[Tensor, np.nda
         image.load()
         shown.append(clock)
         clock += int(image.info.get("duration") or DEFAULT)
-    first = Fraction(want.start or 0) * 1000
-    last = Fraction(clock) if want.end is None else min(Fraction(want.end) * 1000, Fraction(clock))
-    if first >= last:
-        raise DecodeError("outside", f"nothing between {want.start} and {want.end} s; it lasts {clock / 1000:.2f} s")
-    chosen = sample(shown, (first, last), want.frames, want.sampling, Fraction(1000))
+    chosen = choose(shown, Fraction(clock), want, Fraction(1, 1000))
     frames = []
     for index in chosen:
         image.seek(index)

@@ -1,0 +1,175 @@
+"""What a video file says of itself: its stream of moving pictures, its packets, when its frames are shown."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import av
+
+from pipeline.engine import Reject
+from pipeline.sampling import sample
+
+HELD = 96 << 20  # bytes of packets kept in memory; a larger file is read a second time instead
+SHORT = Fraction(1, 50)  # a file that ends earlier than its header says by more than this share was cut short
+TEXT = {"ansi", "bintext", "xbin", "idf"}  # what FFmpeg takes a text file for
+
+
+class DecodeError(Reject):
+    """A file that gives no trustworthy frames: `reason`, a short stable word, and `detail` for a person."""
+
+
+class Unplanned(Exception):
+    """The packets do not say enough for a plan; the file must be decoded in order. The message says why."""
+
+
+@dataclass(frozen=True)
+class Want:
+    """What to take from a file: how many frames, how large, between which moments (seconds; None: as far as it goes)."""
+
+    frames: int
+    size: int
+    sampling: str = "uniform"
+    start: float | None = None
+    end: float | None = None
+
+
+@dataclass
+class Scan:
+    """What the packets of one video stream say, in decoding order."""
+
+    clock: Fraction  # seconds a tick
+    packet: list[av.Packet | None] = field(default_factory=list)  # None once more than HELD bytes have gone by
+    pts: list[int | None] = field(default_factory=list)
+    dts: list[int | None] = field(default_factory=list)
+    key: list[bool] = field(default_factory=list)
+    shown: list[bool] = field(default_factory=list)
+    duration: list[int] = field(default_factory=list)
+    held: int = 0
+
+    def times(self) -> list[int]:
+        """Ascending presentation times of the frames that are shown; Unplanned if any is missing or repeated."""
+        times = [pts for pts, shown in zip(self.pts, self.shown) if shown]
+        if not times:
+            raise Unplanned("no packet is shown")
+        if None in times:
+            raise Unplanned("packets without timestamps")
+        times.sort()
+        if any(a == b for a, b in zip(times, times[1:])):
+            raise Unplanned("repeated timestamps")
+        return times
+
+
+def opened(path: str | os.PathLike) -> av.container.InputContainer:
+    """The container; a name is never taken for an address or a pattern. Raises DecodeError."""
+    try:
+        return av.open("file:" + os.fspath(path))
+    except MemoryError:
+        raise
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        raise DecodeError("not_a_video", f"no known video format: {explain(path, error)}") from None
+
+
+def explain(path: str | os.PathLike, error: Exception) -> str:
+    """Why a container does not open; the usual case is an MP4 whose index, at its end, did not arrive."""
+    with open(path, "rb") as file:
+        head = file.read(12)
+    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free"):
+        return "an MP4 without its index (moov); it was cut short or is damaged"
+    return getattr(error, "strerror", None) or str(error)
+
+
+def stream_of(container: av.container.InputContainer) -> av.VideoStream:
+    """The first stream that holds moving pictures; cover art does not count. DecodeError if there is none."""
+    still = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
+    for stream in container.streams.video:
+        context = stream.codec_context
+        if context is not None and not stream.disposition & still and context.name not in TEXT:
+            stream.thread_type = "NONE"
+            context.thread_count = 1
+            return stream
+    kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
+    art = " (cover art)" if any(stream.disposition & still for stream in container.streams.video) else ""
+    raise DecodeError("no_video", f"holds no moving picture, only {kinds}{art}")
+
+
+def scan(container: av.container.InputContainer, stream: av.VideoStream) -> Scan:
+    """Read every packet of the stream once."""
+    found = Scan(stream.time_base)
+    hidden = invisible_vp8 if stream.codec_context.name == "vp8" else never
+    for packet in read(container, stream):
+        found.pts.append(packet.pts)
+        found.dts.append(packet.dts)
+        found.key.append(packet.is_keyframe)
+        found.shown.append(not (packet.is_discard or packet.is_corrupt or hidden(packet)))
+        found.duration.append(packet.duration or 0)
+        found.held += packet.size
+        found.packet.append(packet if found.held <= HELD else None)
+    return found
+
+
+def read(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
+    """Packets with something in them; what cannot be read any more is the end."""
+    try:
+        for packet in container.demux(stream):
+            if packet.size:
+                yield packet
+    except MemoryError:
+        raise
+    except (av.error.FFmpegError, EOFError):
+        return
+
+
+def never(packet: av.Packet) -> bool:
+    """No packet is hidden."""
+    return False
+
+
+def invisible_vp8(packet: av.Packet) -> bool:
+    """A VP8 packet that only refreshes a reference has a clear show_frame bit (RFC 6386, 9.1)."""
+    return not bytes(memoryview(packet)[:1])[0] & 0x10
+
+
+def closing(times: list, duration: int = 0) -> Fraction:
+    """When the last frame leaves the screen: after its own duration, else after the usual one."""
+    if duration <= 0 and len(times) > 1:
+        gaps = sorted(b - a for a, b in zip(times, times[1:]))
+        duration = gaps[len(gaps) // 2]
+    return Fraction(times[-1] + max(duration, 1))
+
+
+def declared(
+    container: av.container.InputContainer, stream: av.VideoStream, times: list, end: Fraction
+) -> tuple[Fraction, list[str]]:
+    """The end that the header promises, and a note, where the file stops clearly short of it; else `end`, the one found."""
+    length = None
+    if stream.duration:
+        length = Fraction(stream.duration)
+    elif container.duration and len(container.streams) == 1:
+        length = Fraction(container.duration, av.time_base) / stream.time_base
+    found = end - times[0]
+    if length is None or found >= length * (1 - SHORT):
+        return end, []
+    return times[0] + length, [f"truncated: {lasts(found, length, stream.time_base)}"]
+
+
+def lasts(found: Fraction, length: Fraction, clock: Fraction) -> str:
+    """How much is there of what was promised."""
+    return f"holds {float(found * clock):.2f} of {float(length * clock):.2f} s"
+
+
+def choose(times: list, end: Fraction, want: Want, clock: Fraction) -> list[int]:
+    """Indices of the wanted frames of a video that should last until `end`.
+
+    DecodeError where nothing is shown between the moments asked for, or the file stops before the last of them.
+    """
+    origin, stop = Fraction(times[0]), closing(times)
+    first = origin + Fraction(want.start or 0).limit_denominator(1_000_000) / clock
+    last = end if want.end is None else min(end, origin + Fraction(want.end).limit_denominator(1_000_000) / clock)
+    if first >= last or first >= max(stop, end):
+        length = float((stop - origin) * clock)
+        raise DecodeError("outside", f"nothing between {want.start} and {want.end} s; it lasts {length:.2f} s")
+    centre = last - (last - first) / (2 * want.frames)
+    if centre > stop:
+        raise DecodeError("truncated", lasts(stop - origin, end - origin, clock))
+    return sample(times, (first, last), want.frames, want.sampling, 1 / clock)
