@@ -17,9 +17,8 @@ import json
 import math
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -253,27 +252,40 @@ def fit(model: Any, words: Any, batches: Iterator[Batch], recipe: Recipe, name: 
 # ---- what it learns from
 
 
-def still(random: Random, size: int) -> tuple[np.ndarray, list[str]]:
-    """A picture of the world (S, S, 3) uint8 and three captions: one to three things anywhere, each with its nearest zone."""
-    from PIL import Image
+@dataclass(frozen=True)
+class Still:
+    """A picture of the world: what is shown where (thing, x, y, scale), the zone nearest to each, and the place."""
 
-    from pipeline.datasets import wording, world
+    shown: tuple[tuple[Any, float, float, float], ...]
+    zones: tuple[str, ...]
+    place: str
 
-    things, spots = world.draw_things(random, random.choice((1, 2, 2, 3, 3))), []
-    for _ in things:
+
+def still_scene(random: Random, count: int) -> Still:
+    """`count` things anywhere, apart from each other, some larger or smaller than their kind."""
+    from pipeline.datasets import world
+
+    shown, zones = [], []
+    for thing in world.draw_things(random, count):
         while True:
             zone = random.choice(sorted(world.ZONES))
-            x, y = (value + random.uniform(-0.14, 0.14) for value in world.ZONES[zone])
-            if all(math.hypot(x - a, y - b) > 0.26 for a, b, _ in spots):
-                spots.append((min(max(x, 0.1), 0.9), min(max(y, 0.1), 0.9), zone))
+            x, y = (min(max(value + random.uniform(-0.14, 0.14), 0.1), 0.9) for value in world.ZONES[zone])
+            if all(math.hypot(x - other[1], y - other[2]) > 0.26 for other in shown):
                 break
-    place = random.choice(world.PLACES)
-    shown = [(t, x, y, random.choice((1, 1, 1, 0.6, 1.5))) for t, (x, y, _) in zip(things, spots)]
-    drawn = world.picture(place, shown, random.choice((96, 112, 128)))
+        shown.append((thing, x, y, random.choice((1.0, 1.0, 1.0, 0.6, 1.5))))
+        zones.append(zone)
+    return Still(tuple(shown), tuple(zones), random.choice(world.PLACES))
+
+
+def draw(scene: Still, size: int, random: Random) -> np.ndarray:
+    """The picture (S, S, 3) uint8, through one of the widths and lights that clips have."""
+    from PIL import Image
+
+    from pipeline.datasets import demo, world
+
+    drawn = world.picture(scene.place, list(scene.shown), random.choice(demo.WIDTHS))
     pixels = np.asarray(drawn.resize((size, size), Image.Resampling.BICUBIC)).astype(np.int16)
-    pixels = pixels + random.randint(-14, 14)  # the light differs from clip to clip
-    said = [(thing, zone) for thing, (_, _, zone) in zip(things, spots)]
-    return pixels.clip(0, 255).astype(np.uint8), [wording.still_caption(said, place, random) for _ in range(3)]
+    return (pixels + random.randint(-14, 14)).clip(0, 255).astype(np.uint8)
 
 
 def paraphrases(random: Random, groups: int) -> tuple[list[str], list[str]]:
@@ -292,11 +304,15 @@ def stills(
     config: dict[str, Any], recipe: Recipe, seed: int, count: int = STILLS, scripts: int = SCRIPTS
 ) -> tuple[np.ndarray, list[list[str]], list[Any]]:
     """The corpus of `demo`: stills (count, 1, S, S, 3) with three captions each, and groups of paraphrases."""
+    from pipeline.datasets import wording
+
     random = Random(f"stills {seed}")
     pictures, captions = np.empty((count, 1, recipe.size, recipe.size, 3), np.uint8), []
     for index in stage.progress(range(count), f"{config['name']}: stills", "picture"):
-        pictures[index, 0], texts = still(random, recipe.size)
-        captions.append(texts)
+        scene = still_scene(random, random.choice((1, 2, 2, 3, 3)))
+        pictures[index, 0] = draw(scene, recipe.size, random)
+        said = [(thing, zone) for (thing, *_), zone in zip(scene.shown, scene.zones)]
+        captions.append([wording.still_caption(said, scene.place, random) for _ in range(3)])
     return pictures, captions, [paraphrases(random, 1) for _ in range(scripts)]
 
 
@@ -385,6 +401,8 @@ def learn(
     name: str = "scratch",
 ) -> None:
     """Train on pictures (items, views, S, S, 3) with their captions, and save everything that `from_pretrained` reads."""
+    import transformers
+
     threads = torch.get_num_threads()
     torch.set_num_threads(recipe.threads)
     try:
@@ -399,6 +417,7 @@ def learn(
             fit(model, words, shuffled(pictures, captions, said, recipe, seed), recipe, name)
     finally:
         torch.set_num_threads(threads)
+    transformers.utils.logging.disable_progress_bar()
     model.save_pretrained(folder)
     words.save_pretrained(folder)
     side = {"shortest_edge": recipe.size}, {"height": recipe.size, "width": recipe.size}
@@ -424,9 +443,9 @@ def footage(config: dict[str, Any], recipe: Recipe, seed: int) -> tuple[np.ndarr
         for item in wanted
     ]
     pictures, captions = [], []
-    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+    with ThreadPoolExecutor(2) as pool:  # decoders leave the interpreter to others
         name = f"{config['name']}: train frames"
-        for item, frames in zip(wanted, stage.progress(pool.map(look, tasks, chunksize=8), name, "video", len(tasks))):
+        for item, frames in zip(wanted, stage.progress(pool.map(look, tasks), name, "video", len(tasks))):
             if frames is not None:
                 pictures.append(frames)
                 captions.append(texts[item["video_id"]])
@@ -447,3 +466,104 @@ def look(task: tuple[Path, int, str, float | None, float | None]) -> np.ndarray 
     except DecodeError:  # the visual stage says why
         return None
     return frame[np.arange(VIEWS) % len(frame)]
+
+
+# ---- what the features hold
+
+
+def ridge(features: Tensor, target: Tensor, half: int) -> Tensor:
+    """Fit a linear map on the first `half` rows; its answer for the rest."""
+    features = F.normalize(features, dim=-1).double()
+    features = torch.cat([features, torch.ones(len(features), 1, dtype=torch.float64)], 1)
+    known = features[:half]
+    weight = torch.linalg.solve(known.T @ known + 1e-3 * torch.eye(known.shape[1]), known.T @ target[:half].double())
+    return features[half:] @ weight
+
+
+def determined(features: Tensor, values: list[float]) -> float:
+    """R² of a number, on rows that the map was not fitted on."""
+    target, half = torch.tensor(values)[:, None], len(values) * 2 // 3
+    rest = target[half:].double()
+    error = (ridge(features, target, half) - rest).square().sum()
+    return 1 - (error / (rest - rest.mean()).square().sum()).item()
+
+
+def told(features: Tensor, labels: list[str]) -> tuple[float, float]:
+    """Share of labels that a linear map names right, and the share of the commonest label, which is chance."""
+    names, half = sorted(set(labels)), len(labels) * 2 // 3
+    target = F.one_hot(torch.tensor([names.index(label) for label in labels]), len(names))
+    right = ridge(features, target, half).argmax(1) == target[half:].argmax(1)
+    return right.double().mean().item(), target[half:].double().mean(0).max().item()
+
+
+@torch.inference_mode()
+def probe(folder: Path, count: int = 1500, seed: int = 1) -> list[tuple[str, str, str, str]]:
+    """Rows of (features, what is asked of them, answer, chance), by linear maps on stills and scripts never trained on."""
+    from pipeline import clip
+    from pipeline.datasets import wording, world
+
+    towers = clip.Towers.load(folder, precision="fp32")
+    random, rows = Random(f"probe {seed}"), []
+
+    def add(source: str, asked: str, features: Tensor, labels: list[str]) -> None:
+        right, chance = told(features, labels)
+        rows.append((source, asked, f"{100 * right:.0f} %", f"{100 * chance:.0f} %"))
+
+    for things, source in ((1, "frame, one thing"), (3, "frame, three things")):
+        scenes = [still_scene(random, things) for _ in range(count)]
+        pixels = np.stack([draw(scene, towers.size, random) for scene in scenes])
+        frame = torch.cat([towers.images(torch.from_numpy(some))[0] for some in np.array_split(pixels, count // 50)])
+        if things == 1:
+            thing, x, y, scale = zip(*(scene.shown[0] for scene in scenes))
+            rows.append((source, "x", f"R² {determined(frame, x):.2f}", "0"))
+            rows.append((source, "y", f"R² {determined(frame, y):.2f}", "0"))
+            width = [world.SIZES[t.size] * s for t, s in zip(thing, scale)]
+            rows.append((source, "width", f"R² {determined(frame, width):.2f}", "0"))
+            for name in ("shape", "colour", "texture"):
+                add(source, name, frame, [getattr(t, name) for t in thing])
+        else:
+            add(
+                source, "is there a star", frame, [str("star" in {s[0].shape for s in scene.shown}) for scene in scenes]
+            )
+            add(
+                source,
+                "is there a red thing",
+                frame,
+                [str("red" in {s[0].colour for s in scene.shown}) for scene in scenes],
+            )
+            red = [(i, s[0]) for i, scene in enumerate(scenes) for s in scene.shown if s[0].colour == "red"]
+            add(source, "shape of the red thing", frame[[i for i, _ in red]], [t.shape for _, t in red])
+        add(source, "place", frame, [scene.place for scene in scenes])
+    scenes = [scene for _ in range(count) for scene in world.draw_group(random)[:1]]
+    texts = [wording.caption(scene, random.choice(wording.WAYS), random) for scene in scenes]
+    sentence = torch.stack([word[-1] for _, word in towers.texts(texts)])
+    add("sentence", "first event", sentence, [scene.steps[0].event for scene in scenes])
+    two = [i for i, scene in enumerate(scenes) if len(scene.steps) == 2]
+    add("sentence", "second event", sentence[two], [scenes[i].steps[1].event for i in two])
+    moves = [i for i, scene in enumerate(scenes) if len(scene.steps) == 1 and scene.steps[0].event == "move"]
+    actors = [scenes[i].things[scenes[i].steps[0].actor] for i in moves]
+    add("sentence", "start zone of a move", sentence[moves], [actor.zone for actor in actors])
+    add("sentence", "end zone of a move", sentence[moves], [scenes[i].steps[0].zone for i in moves])
+    add("sentence", "shape that moves", sentence[moves], [actor.shape for actor in actors])
+    add("sentence", "colour that moves", sentence[moves], [actor.colour for actor in actors])
+    return rows
+
+
+def main() -> None:
+    arguments = stage.arguments(
+        __doc__, probe={"action": "store_true", "help": "print what the features of a trained CLIP hold"}
+    )
+    config = stage.dataset(arguments.dataset)
+    folder = stage.folder(config["name"], "clip")
+    if not arguments.probe:
+        raise SystemExit(
+            f"nothing to do; train it with: python -m pipeline.clip --dataset {config['name']}, or add --probe"
+        )
+    stage.need(folder / "clip.json", "clip", config["name"])
+    print(f"{'features':<22}{'asked':<26}{'answer':>9}{'chance':>9}")
+    for source, asked, answer, chance in probe(folder):
+        print(f"{source:<22}{asked:<26}{answer:>9}{chance:>9}")
+
+
+if __name__ == "__main__":
+    main()

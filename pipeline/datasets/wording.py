@@ -147,10 +147,8 @@ class Speaker:
         if len(clauses) > 1:
             sentence = random.choice(JOINTS[self.way]).format(x=clauses[0], y=clauses[1])
         standing = [i for i in range(len(scene.things)) if i not in self.named]
-        acting = {who for step in scene.steps for who in (step.actor, step.other)}
         for index in standing:
-            assert index not in acting
-            if scene.kind == "swap" or (not self.brief and random.random() < 0.5):
+            if index in scene.pair or (not self.brief and random.random() < 0.5):
                 pattern = random.choice(STANDING[self.way])
                 zone = zone_words(scene.things[index].zone, self.way, random)
                 sentence = pattern.format(s=sentence, c=self.name(index), z=zone)

@@ -13,7 +13,7 @@ from random import Random
 import numpy
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-VERSION = 3  # raise it when a clip's pixels or a caption's words change
+VERSION = 4  # raise it when a clip's pixels or a caption's words change
 SHAPES = ("ball", "square", "triangle", "star", "cross", "ring", "moon")
 COLOURS = {
     "red": (214, 30, 38),
@@ -77,6 +77,7 @@ class Scene:
     steps: tuple[Step, ...]
     telling: tuple[str, ...] = ()
     kind: str = "motion"
+    pair: tuple[int, ...] = ()  # the things between which attributes were swapped
 
 
 # ---- scenes
@@ -177,22 +178,20 @@ def motions(random: Random, scene: Scene) -> list[Scene]:
 def swaps(random: Random, scene: Scene) -> list[Scene]:
     """The scene and twice the same script with one attribute exchanged between its first actor and another thing."""
     one = scene.steps[0].actor
-    two = (
-        scene.steps[0].other
-        if scene.steps[0].other >= 0
-        else random.choice([i for i in range(len(scene.things)) if i != one])
-    )
+    others = [index for index in range(len(scene.things)) if index != one]
+    acting = [index for index in others if any(index in (step.actor, step.other) for step in scene.steps)]
+    two = scene.steps[0].other if scene.steps[0].other >= 0 else random.choice(acting or others)
     a, b = scene.things[one], scene.things[two]
     differing = [name for name in ("colour", "shape", "texture", "size") if getattr(a, name) != getattr(b, name)]
     chosen = random.sample(differing, 2)
-    group = [replace(scene, telling=tuple(chosen))]
+    group = [replace(scene, telling=tuple(chosen), pair=(one, two))]
     for name in chosen:
         things = list(scene.things)
         things[one], things[two] = (
             replace(a, **{name: getattr(b, name)}),
             replace(b, **{name: getattr(a, name)}),
         )
-        group.append(replace(scene, things=tuple(things), telling=tuple(chosen)))
+        group.append(replace(scene, things=tuple(things), telling=tuple(chosen), pair=(one, two)))
     return group
 
 

@@ -1,0 +1,130 @@
+"""The scratch CLIP: trained small here, it loads as any Hugging Face CLIP does."""
+
+import json
+from random import Random
+
+import numpy as np
+import pyarrow
+import pytest
+import torch
+from transformers import CLIPModel, CLIPTokenizer
+
+from pipeline import clip, scratch, stage
+from pipeline.datasets import demo
+
+TINY = {
+    "steps": 6,
+    "batch": 8,
+    "scripts": 2,
+    "threads": 1,
+    "width": 32,
+    "heads": 2,
+    "dimension": 16,
+    "vision_layers": 1,
+}
+DEMO = {"name": "demo", "reader": "demo", "words": 32, "scratch": TINY}
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return scratch.stills(DEMO, scratch.recipe_of(DEMO), seed=0, count=60, scripts=10)
+
+
+@pytest.fixture(scope="module")
+def folder(corpus, tmp_path_factory):
+    path = tmp_path_factory.mktemp("demo") / "clip"
+    path.mkdir()
+    scratch.learn(*corpus, scratch.recipe_of(DEMO), path)
+    (path / "clip.json").write_text(json.dumps(clip.describe("scratch", None, path)))
+    return path
+
+
+def test_it_loads_as_a_hugging_face_clip(folder):
+    model, report = CLIPModel.from_pretrained(folder, output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    words = CLIPTokenizer.from_pretrained(folder)
+    ids = words(["a red star at the left", "a Ball"], padding=True, return_tensors="pt")
+    assert ids["input_ids"].shape == (2, 8)  # six words between start and end
+    last = ids["input_ids"][0, -1].item()
+    assert last == words.eos_token_id == len(words) - 1 == model.config.text_config.eos_token_id
+    pooled = model.text_projection(model.text_model(**ids).pooler_output)
+    tokens = model.text_projection(model.text_model(**ids).last_hidden_state)
+    torch.testing.assert_close(pooled[1], tokens[1, 3])  # the end token of the shorter text, not the padding
+
+
+def test_the_towers_read_it(folder):
+    towers = clip.Towers.load(folder)
+    frame, patch = towers.images(torch.zeros(2, 64, 64, 3, dtype=torch.uint8))
+    assert frame.shape == (2, 16) and patch.shape == (2, 16, 16)
+    token, word = towers.texts(["a red star"])[0]
+    assert len(token) == 5 and word.shape == (5, 16)
+
+
+def test_words_that_no_caption_had_are_spelled_not_lost(folder):
+    words = CLIPTokenizer.from_pretrained(folder)
+    ids = words("zebra über 7%")["input_ids"][1:-1]
+    assert words.eos_token_id not in ids and words.decode(ids).replace(" ", "") == "zebraüber7%"
+
+
+def test_the_same_seed_gives_the_same_weights(corpus, folder, tmp_path):
+    scratch.learn(*corpus, scratch.recipe_of(DEMO), tmp_path)
+    assert clip.checksum(tmp_path / "model.safetensors") == clip.checksum(folder / "model.safetensors")
+
+
+def test_it_learns(corpus):
+    pictures, captions, said = corpus
+    recipe = scratch.Recipe(**TINY | {"steps": 60})
+    torch.manual_seed(0)
+    words = scratch.tokenizer([text for item in captions for text in item], 600, 32)
+    model = scratch.build(recipe, len(words))
+    batch = next(scratch.shuffled(pictures, captions, said, recipe, 0))
+    before = {name: term.item() for name, term in scratch.losses(model, words, batch, recipe).items()}
+    scratch.fit(model, words, iter([batch] * 60), recipe)
+    after = {name: term.item() for name, term in scratch.losses(model, words, batch, recipe).items()}
+    assert all(after[name] < 0.7 * before[name] for name in before)
+
+
+def test_a_kept_clip_is_not_trained_again_and_a_changed_recipe_is(tmp_path, monkeypatch):
+    random = Random(0)
+    scenes = [scratch.still_scene(random, 1) for _ in range(8)]
+    pictures = np.stack([scratch.draw(scene, 64, random) for scene in scenes])[:, None]
+    small = pictures, [["a ball"] for _ in scenes], []
+    monkeypatch.setattr(scratch, "stills", lambda *_: small)
+    scratch.train(DEMO, tmp_path / "clip")
+    first = (tmp_path / "clip" / "model.safetensors").stat().st_ino
+    scratch.train(DEMO, tmp_path / "clip")
+    assert (tmp_path / "clip" / "model.safetensors").stat().st_ino == first
+    scratch.train(DEMO | {"scratch": TINY | {"steps": 3}}, tmp_path / "clip")
+    assert (tmp_path / "clip" / "model.safetensors").stat().st_ino != first
+    assert not (tmp_path / "clip.part").exists()
+
+
+def test_an_unknown_setting_is_an_error():
+    with pytest.raises(ValueError, match="scratch: unknown stepz"):
+        scratch.recipe_of(DEMO | {"scratch": {"stepz": 3}})
+
+
+def test_any_dataset_trains_on_its_own_train_frames(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    world = {"name": "other", "world": {"groups": {"train": 2, "val": 1, "test": 1}}}
+    demo.prepare(tmp_path / "source", world)
+    items, captions = demo.read(world)
+    split = {item.video_id: item.split for item in items}
+    rows = [
+        {"video_id": i.video_id, "path": i.path, "split": i.split, "hash": i.video_id, "start": None, "end": None}
+        for i in items
+    ]
+    rows[0]["path"] = "gone.mp4"  # the visual stage will reject it; training goes on without it
+    texts = [
+        {"caption_id": f"{c.video_id}#{c.index}", "video_id": c.video_id, "text": c.text, "split": split[c.video_id]}
+        for c in captions
+    ]
+    folder = stage.folder("other", "manifest")
+    stage.write_table(folder / "items.parquet", pyarrow.Table.from_pylist(rows))
+    stage.write_table(folder / "captions.parquet", pyarrow.Table.from_pylist(texts))
+    config = {"name": "other", "reader": "folder", "root": "source", "decoder": "pyav", "words": 32, "scratch": TINY}
+    pictures, said, paraphrases = scratch.footage(config, scratch.recipe_of(config), 0)
+    assert pictures.shape == (5, scratch.VIEWS, 64, 64, 3) and paraphrases == []
+    assert all(len(item) == demo.CAPTIONS["train"] for item in said)
+    scratch.train(config, stage.folder("other", "clip"))
+    assert CLIPModel.from_pretrained(stage.folder("other", "clip")).config.projection_dim == 16
