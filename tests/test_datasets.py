@@ -96,10 +96,10 @@ def test_didemo_val_and_test_by_their_real_annotations():
         path = root / f"{name}_data.json"
         assert len(didemo.descriptions(path)) == videos  # some of which the JSON names with two extensions
         assert len({row["video"] for row in files.read_json(path)}) == spellings
-    twice = next(caption for caption in captions if caption.video_id == files.key(double(root / "test_data.json")))
-    assert len(twice.parts) == sum(
-        files.key(row["video"]) == twice.video_id for row in files.read_json(root / "test_data.json")
-    )
+    twice = double(root / "test_data.json")
+    spoken = next(caption for caption in captions if caption.video_id == twice)
+    names = [row["video"] for row in files.read_json(root / "test_data.json")]
+    assert len(spoken.parts) == [files.key(name) for name in names].count(twice)
     listed = {
         name: {files.key(line) for line in files.read_lines(root / f"{name}_list.txt")} for name in datasets.SPLITS
     }
