@@ -5,12 +5,10 @@
 
 # Axes: N frames of a video, D embedding.
 
-import csv
-import io
+import importlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 
@@ -66,38 +64,6 @@ def table(found: list[dict[str, Any]]) -> Any:
     return pyarrow.Table.from_pylist(sorted(found, key=lambda row: row["video_id"]), schema=schema)
 
 
-def export(folder: Path, cache: Path) -> int:
-    """Write `<video_id>.jpg` of every video and triplets.csv; returns how many rows the table has."""
-    chosen = {row["video_id"]: row["index"] for row in read(cache / "keyframes.parquet")}
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in shards.files(cache / "visual"):
-        shard = shards.Shard(path, "visual")
-        for row, video_id in enumerate(shard["video_id"]):
-            place = int(shard["offset"][row]) + chosen[video_id]
-            begin, end = (int(byte) for byte in shard["jpeg_offset"][place : place + 2])
-            stage.write(folder / image_name(video_id), shard["jpeg"][begin:end].tobytes())
-    video = {row["video_id"]: row["path"] for row in read(cache / "manifest" / "items.parquet")}
-    lines = io.StringIO(newline="")
-    writer = csv.writer(lines)
-    writer.writerow(("text", "image", "video"))
-    captions = [row for row in read(cache / "manifest" / "captions.parquet") if row["video_id"] in chosen]
-    writer.writerows((row["text"], image_name(row["video_id"]), video[row["video_id"]]) for row in captions)
-    stage.write(folder / "triplets.csv", lines.getvalue())
-    return len(captions)
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    """The rows of a table."""
-    import pyarrow.parquet
-
-    return pyarrow.parquet.read_table(path).to_pylist()
-
-
-def image_name(video_id: str) -> str:
-    """`<video_id>.jpg`; what a file name cannot or should not hold is percent-encoded."""
-    return f"{quote(video_id, safe=' @+,=()[]')}.jpg"
-
-
 def main() -> None:
     args = stage.arguments(
         __doc__, export=dict(metavar="DIR", help="also write the keyframes as JPEGs, and triplets.csv")
@@ -115,7 +81,8 @@ def main() -> None:
             raise SystemExit(str(error)) from None
         stage.write_table(cache / "keyframes.parquet", table(found))
     if args.export:
-        print(f"{args.export}: {len(found)} images, {export(Path(args.export), cache)} text-image-video triplets")
+        # Found by name, not imported: the export is no output of the stage, and its code must not make the stage run again.
+        print(importlib.import_module("pipeline.export").export(Path(args.export), args.dataset))
 
 
 if __name__ == "__main__":

@@ -4,12 +4,13 @@ import csv
 import io
 import sys
 
+import av
 import numpy as np
 import pyarrow.parquet as parquet
 import pytest
 from PIL import Image
 
-from pipeline import keyframes, shards, stage
+from pipeline import export, keyframes, shards, stage
 from tests import worlds
 
 
@@ -99,19 +100,60 @@ def test_a_second_run_writes_the_same_bytes(cache, monkeypatch):
     assert (cache / "keyframes.parquet").read_bytes() == before
 
 
-def test_export_makes_text_image_video_triplets(cache, monkeypatch, tmp_path):
+def table(folder):
+    return list(csv.DictReader(io.StringIO((folder / "triplets.csv").read_text(), newline="")))
+
+
+def test_export_makes_text_image_video_triplets(cache, monkeypatch, tmp_path, capsys):
     command(monkeypatch, "--export", "out")
-    rows = list(csv.DictReader(io.StringIO((tmp_path / "out" / "triplets.csv").read_text(), newline="")))
+    rows = table(tmp_path / "out")
     captions = parquet.read_table(cache / "manifest" / "captions.parquet").to_pylist()
     assert [row["text"] for row in rows] == [caption["text"] for caption in captions]
     assert {row["image"] for row in rows} == {path.name for path in (tmp_path / "out").glob("*.jpg")}
     assert rows[0] == {"text": captions[0]["text"], "image": "video0000.jpg", "video": "video0000.mp4"}
+    assert "12 images (12 of them thumbnails), 24 text-image-video triplets" in capsys.readouterr().out
+
+
+def film(path, shades, size=(48, 32)):
+    """One frame a shade, ten a second."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height = size
+        stream.pix_fmt = "yuv420p"
+        for shade in shades:
+            picture = np.full((size[1], size[0], 3), shade, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+def test_export_takes_the_picture_from_the_video_itself(cache, monkeypatch, tmp_path):
+    shades = range(0, 250, 10)
+    film(tmp_path / "video0000.mp4", shades)
+    film(tmp_path / "video0001.mp4", shades)
+    (tmp_path / "video0002.mp4").write_text("not a film")
+    command(monkeypatch)
+    rows = parquet.read_table(cache / "keyframes.parquet").to_pylist()
+    for row, time in zip(rows, (0.0, 1.7)):  # as if these were the frames chosen
+        row["time"] = time
+    stage.write_table(cache / "keyframes.parquet", keyframes.table(rows))
+    said = export.export(tmp_path / "out", "small")
+    assert "12 images (10 of them thumbnails)" in said
+    for name, shade in (("video0000", 0), ("video0001", 170)):
+        image = Image.open(tmp_path / "out" / f"{name}.jpg")
+        assert image.size == (32, 32) and abs(np.asarray(image).astype(int) - shade).max() <= 4
+
+
+def test_a_photo_is_exported_in_its_own_resolution(tmp_path):
+    Image.new("RGB", (300, 200), "red").save(tmp_path / "a.png")
+    image = Image.open(io.BytesIO(export.square(tmp_path / "a.png", 0.0)))
+    assert image.size == (200, 200) and image.getpixel((100, 100))[0] > 250
+    assert export.square(tmp_path / "gone.png", 0.0) is None
 
 
 def test_image_names_are_safe_whatever_the_video_is_called():
-    assert keyframes.image_name("10052357@N03_7585070382") == "10052357@N03_7585070382.jpg"
-    assert keyframes.image_name("../a/b\n.mp4") == "..%2Fa%2Fb%0A.mp4.jpg"
-    assert keyframes.image_name("Ünïcode") == "%C3%9Cn%C3%AFcode.jpg"
+    assert export.image_name("10052357@N03_7585070382") == "10052357@N03_7585070382.jpg"
+    assert export.image_name("../a/b\n.mp4") == "..%2Fa%2Fb%0A.mp4.jpg"
+    assert export.image_name("Ünïcode") == "%C3%9Cn%C3%AFcode.jpg"
 
 
 def test_without_shards_it_says_what_to_run(tmp_path, monkeypatch):

@@ -1,0 +1,96 @@
+"""Write keyframes as JPEGs beside a table of text, image and video: the text-image-video dataset of UniTriM 4.1.1."""
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from pipeline import shards, stage
+
+QUALITY = 95  # of the JPEGs
+MOMENT = 0.002  # seconds in which only the keyframe is on screen
+TABLE = "triplets.csv"
+
+
+def export(folder: Path, dataset: str) -> str:
+    """Write `<video_id>.jpg` of every video, and triplets.csv with a row for every caption; returns what was done.
+
+    An image is the centre square that CLIP saw, in the file's own resolution; where the file cannot be read any more, it
+    is the thumbnail of the shard.
+    """
+    cache, root = stage.folder(dataset), Path(stage.dataset(dataset)["root"])
+    items = {row["video_id"]: row for row in read(cache / "manifest" / "items.parquet")}
+    chosen = {row["video_id"]: row for row in read(cache / "keyframes.parquet")}
+    folder.mkdir(parents=True, exist_ok=True)
+    small = 0
+    rows = [(shard, row) for shard in map(opened, shards.files(cache / "visual")) for row in range(len(shard))]
+    for shard, row in stage.progress(rows, "export", "image"):
+        video_id = shard["video_id"][row]
+        image = square(root / items[video_id]["path"], chosen[video_id]["time"])
+        small += image is None
+        stage.write(folder / image_name(video_id), image or thumbnail(shard, row, chosen[video_id]["index"]))
+    captions = [row for row in read(cache / "manifest" / "captions.parquet") if row["video_id"] in chosen]
+    lines = io.StringIO(newline="")
+    writer = csv.writer(lines)
+    writer.writerow(("text", "image", "video"))
+    for caption in captions:
+        writer.writerow((caption["text"], image_name(caption["video_id"]), items[caption["video_id"]]["path"]))
+    stage.write(folder / TABLE, lines.getvalue())
+    return f"{folder}: {len(rows)} images ({small} of them thumbnails), {len(captions)} text-image-video triplets"
+
+
+def opened(path: Path) -> shards.Shard:
+    """One visual shard."""
+    return shards.Shard(path, "visual")
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The rows of a table."""
+    import pyarrow.parquet
+
+    return pyarrow.parquet.read_table(path).to_pylist()
+
+
+def thumbnail(shard: shards.Shard, row: int, index: int) -> bytes:
+    """The stored JPEG of a video's frame."""
+    place = int(shard["offset"][row]) + index
+    begin, end = (int(byte) for byte in shard["jpeg_offset"][place : place + 2])
+    return shard["jpeg"][begin:end].tobytes()
+
+
+def square(path: Path, time: float) -> bytes | None:
+    """The centre square of what the file shows at `time` seconds, as JPEG; None where the file cannot be decoded."""
+    from PIL import Image
+
+    from pipeline.decode import DecodeError, decode
+
+    try:
+        frame = decode(path, 1, side(path), start=time, end=time + MOMENT).frame[0]
+    except DecodeError:
+        return None
+    sink = io.BytesIO()
+    Image.fromarray(frame.numpy()).save(sink, "JPEG", quality=QUALITY, subsampling=0)
+    return sink.getvalue()
+
+
+def side(path: Path) -> int:
+    """Pixels of the shorter side of a video or photo. Raises DecodeError."""
+    from PIL import Image
+
+    from pipeline import container, decode, pictures
+
+    if pictures.known(decode.readable(path), path):
+        try:
+            with Image.open(path) as image:
+                return min(image.size)
+        except OSError as error:
+            raise decode.DecodeError("damaged", str(error)) from None
+    with container.opened(path) as file:
+        context = container.stream_of(file).codec_context
+        return max(1, min(context.width, context.height))
+
+
+def image_name(video_id: str) -> str:
+    """`<video_id>.jpg`; what a file name cannot or should not hold is percent-encoded."""
+    return f"{quote(video_id, safe=' @+,=()[]')}.jpg"
