@@ -38,16 +38,26 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", action="store_true", help="go on with a stopped run")
     parser.add_argument("--out", type=Path, help="the run's folder, if not cache/<dataset>/runs/<method>[-seed<k>]")
-    parser.add_argument("--set", nargs="*", default=[], metavar="key=value", help="settings for this run alone")
+    parser.add_argument(
+        "--set", nargs="*", type=pair, default=[], metavar="key=value", help="settings for this run alone"
+    )
     args = parser.parse_args()
     suffix = f"-seed{args.seed}" if args.seed else ""
     folder = args.out or args.shards / "runs" / f"{args.method}{suffix}"
     try:
-        settings = stored(args.shards.name, args.method) | dict(pair.split("=", 1) for pair in args.set)
+        settings = stored(args.shards.name, args.method) | dict(args.set)
         with lock(folder):
             print(run(args.shards, folder, args.method, args.seed, settings, resume=args.resume))
     except (ValueError, BlockingIOError) as error:
         raise SystemExit(f"train: {error}") from None
+
+
+def pair(word: str) -> tuple[str, str]:
+    """`key=value` in two."""
+    key, equals, value = word.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{word!r} is not key=value")
+    return key, value
 
 
 def run(shards: Path, folder: Path, name: str, seed: int, settings: dict[str, Any], *, resume: bool = False) -> str:

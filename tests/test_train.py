@@ -1,0 +1,224 @@
+"""The trainer: runs that resume bit by bit, settings, errors that say what to type."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests import worlds
+from train import checkpoint, methods
+from train import run as trainer
+from train.method import Config, groups
+
+SETTINGS = {"unitrim": {"k": 2, "selector": 8, "samples": 8, "disentangler": 16, "image_epochs": 2}}
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    return worlds.cache(tmp_path_factory.mktemp("cache") / "world", videos=32)
+
+
+def settings(name):
+    shared = {} if name == "zero_shot" else {"epochs": 3, "batch": 8, "rate": 1e-2}
+    return shared | SETTINGS.get(name, {})
+
+
+def go(shards, folder, name="unitrim", seed=0, resume=False, **more):
+    return trainer.run(shards, folder, name, seed, settings(name) | more, resume=resume)
+
+
+def lines(folder):
+    history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    return [{key: line[key] for key in ("phase", "epoch", "step", "loss", "terms", "lr")} for line in history]
+
+
+def same_run(one, other):
+    first, second = (checkpoint.read(folder)["model"] for folder in (one, other))
+    equal = all(torch.equal(first[key], second[key]) for key in first)
+    return equal and first.keys() == second.keys() and lines(one) == lines(other)
+
+
+@pytest.fixture(scope="module")
+def whole(shards, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "unitrim"
+    go(shards, folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_every_method_trains_and_loads(shards, tmp_path, name):
+    go(shards, tmp_path / name, name)
+    model = checkpoint.load(tmp_path / name)
+    assert not model.training
+    facts = checkpoint.facts(tmp_path / name)
+    assert facts["complete"] and facts["method"] == name
+    assert facts["config"] | {"dimension": 16, "frames": 3, "patches": 4} == facts["config"]
+    assert facts["parameters"] == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_the_loss_falls(whole):
+    for phase in ("alignment", "disentanglement"):
+        losses = [line["terms"] for line in lines(whole) if line["phase"] == phase]
+        assert sum(losses[-1].values()) < sum(losses[0].values())
+
+
+def test_a_run_repeats_itself_and_a_seed_changes_it(shards, whole, tmp_path):
+    go(shards, tmp_path / "again")
+    assert same_run(whole, tmp_path / "again")
+    go(shards, tmp_path / "other", seed=1)
+    assert not same_run(whole, tmp_path / "other")
+
+
+class Stop(Exception):
+    """The power fails."""
+
+
+@pytest.mark.parametrize("step", [0, 3, 4, 7, 13, 18])  # 4 steps an epoch; phase 2 begins at step 12
+def test_a_stopped_run_goes_on_to_the_same_bits(shards, whole, tmp_path, monkeypatch, step):
+    taken = []
+    update = trainer.Trainer.step
+
+    def failing(self, *arguments):
+        taken.append(1)
+        if len(taken) > step:
+            raise Stop
+        return update(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.Trainer, "step", failing)
+        with pytest.raises(Stop):
+            go(shards, tmp_path / "unitrim")
+    if step >= 4:
+        with pytest.raises(ValueError, match="has not finished training; run: .*--resume"):
+            checkpoint.load(tmp_path / "unitrim")
+    go(shards, tmp_path / "unitrim", resume=True)
+    assert same_run(whole, tmp_path / "unitrim")
+
+
+def test_a_killed_process_leaves_a_run_that_goes_on(shards, tmp_path):
+    folder, words = tmp_path / "runs" / "unitrim", [f"{key}={value}" for key, value in settings("unitrim").items()]
+    command = [
+        sys.executable,
+        "-m",
+        "train.run",
+        "--shards",
+        str(shards),
+        "--out",
+        str(folder),
+        "--set",
+        *words,
+        "epochs=12",
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not (folder / "checkpoint.pt").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, process.stderr.read()
+    process.stderr.close()
+    assert checkpoint.read(folder)["training"] is not None
+    assert not checkpoint.facts(folder)["complete"]
+    go(shards, folder, epochs=12, resume=True)
+    go(shards, tmp_path / "whole", epochs=12)
+    assert same_run(folder, tmp_path / "whole")
+
+
+def test_a_complete_run_is_left_alone_and_another_one_is_not(shards, whole):
+    before = (whole / "checkpoint.pt").stat().st_mtime_ns
+    assert "is complete" in go(shards, whole)
+    assert "is complete" in go(shards, whole, resume=True)
+    assert (whole / "checkpoint.pt").stat().st_mtime_ns == before
+
+
+def test_resuming_with_other_settings_is_refused(shards, tmp_path):
+    go(shards, tmp_path / "clip4clip", "clip4clip", epochs=1)
+    with pytest.raises(ValueError, match="other settings"):
+        go(shards, tmp_path / "clip4clip", "clip4clip", epochs=2, resume=True)
+    assert "trained" in go(shards, tmp_path / "clip4clip", "clip4clip", epochs=2)
+
+
+def test_the_second_phase_can_be_trained_alone(shards, tmp_path):
+    go(shards, tmp_path / "run", epochs=0, image_text="sentence_linear")
+    assert {line["phase"] for line in lines(tmp_path / "run")} == {"disentanglement"}
+
+
+def test_a_second_trainer_is_told_who_has_the_run(tmp_path):
+    with trainer.lock(tmp_path / "run"):
+        with pytest.raises(BlockingIOError, match=f"process {os.getpid()}"), trainer.lock(tmp_path / "run"):
+            pass
+    with trainer.lock(tmp_path / "run"):
+        pass
+
+
+def main(monkeypatch, *words):
+    monkeypatch.setattr(sys, "argv", ["train.run", *map(str, words)])
+    trainer.main()
+
+
+def test_errors_say_what_to_type(shards, tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit, match="run: dvc repro manifest@nothing"):
+        main(monkeypatch, "--shards", tmp_path / "nothing")
+    with pytest.raises(SystemExit, match="no method 'bert'; there are: clip4clip"):
+        main(monkeypatch, "--shards", shards, "--method", "bert")
+    with pytest.raises(SystemExit, match="no setting kk; there are"):
+        main(monkeypatch, "--shards", shards, "--set", "kk=3")
+    with pytest.raises(SystemExit, match="k is a int, like 8; not 'many'"):
+        main(monkeypatch, "--shards", shards, "--set", "k=many")
+    with pytest.raises(SystemExit):
+        main(monkeypatch, "--shards", shards, "--set", "k")
+    assert "'k' is not key=value" in capsys.readouterr().err
+    with pytest.raises(
+        ValueError, match="is missing; run: python -m train.run --shards .*world --method unitrim --seed 2"
+    ):
+        checkpoint.load(shards / "runs" / "unitrim-seed2")
+
+
+def test_a_torn_checkpoint_is_named(tmp_path):
+    (tmp_path / "checkpoint.pt").write_bytes(b"PK\x03\x04torn")
+    with pytest.raises(ValueError, match="cannot be read"):
+        checkpoint.read(tmp_path)
+
+
+def test_the_datasets_settings_lie_over_the_defaults(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text(
+        "defaults: {words: 32, triplets: {cap: 8}, train: {unitrim: {k: 8, rate: 1e-4}}}\n"
+        "datasets: {demo: {words: 24, train: {unitrim: {k: 2}}}}\n"
+    )
+    assert trainer.stored("demo", "unitrim", path) == {"words": 24, "triplets": 8, "k": 2, "rate": "1e-4"}
+    assert trainer.stored("demo", "unitrim", tmp_path / "none.yaml") == {}
+    config = trainer.configure(methods.load("unitrim").Config, trainer.stored("demo", "unitrim", path))
+    assert (config.words, config.triplets, config.k, config.rate) == (24, 8, 2, 1e-4)
+
+
+def test_settings_take_the_type_of_their_field():
+    kind = methods.load("unitrim").Config
+    config = trainer.configure(kind, {"k": "4", "rate": "1e-3", "outer": 2, "alignments": "sentence_video,word_patch"})
+    assert (config.k, config.rate, config.outer, config.alignments) == (4, 1e-3, 2.0, ["sentence_video", "word_patch"])
+    with pytest.raises(ValueError, match="k is a int"):
+        trainer.configure(kind, {"k": 2.5})
+
+
+def test_the_learning_rate_rises_then_falls_to_nothing():
+    rates = [trainer.schedule(step, 100, 0.1) for step in range(100)]
+    assert rates[0] == 0.1 and rates[9] == rates[10] == 1.0
+    assert rates == rates[:10] + sorted(rates[10:], reverse=True) and rates[-1] < 1e-3
+
+
+def test_scalars_have_their_own_rate_and_only_plain_matrices_decay():
+    unitrim = methods.build("unitrim", {"dimension": 16, "patches": 4})
+    found = {group["lr"]: group for group in groups(dict(unitrim.named_children()), Config(decay=0.5), rate=1e-4)}
+    assert all(parameter.ndim == 0 for parameter in found[0.05]["params"])
+    every = groups(dict(unitrim.named_children()), Config(decay=0.5), rate=1e-4)
+    decayed = {id(parameter) for group in every if group["weight_decay"] for parameter in group["params"]}
+    names = {name for name, parameter in unitrim.named_parameters() if id(parameter) in decayed}
+    assert "selector.hidden.weight" in names and "temporal.blocks.0.qkv.weight" in names
+    assert not any("mix" in name or "bias" in name or "norm" in name for name in names)
+    assert sum(len(group["params"]) for group in every) == len(list(unitrim.parameters()))
