@@ -86,11 +86,9 @@ def query(each: Query, letter: str) -> str:
     images = "".join(result(tile, place, "image") for place, tile in enumerate(each.images, 1))
     videos = "".join(result(tile, place, "video") for place, tile in enumerate(each.videos, 1))
     return (
-        f'<article class="query"><div class="asked"><h3><span class="letter">{letter}</span>'
-        f"{marked(each.text, each.nouns, each.verbs)}</h3>{chips(each.triplets)}"
-        f'<p class="quiet">{escape(each.facts)}</p></div>'
-        f'<div class="found"><h4>Images</h4><div class="tiles">{images}</div></div>'
-        f'<div class="found"><h4>Videos</h4><div class="tiles">{videos}</div></div></article>'
+        f'<article class="query"><h3><span class="letter">{letter}</span>{marked(each.text, each.nouns, each.verbs)}</h3>'
+        f'{chips(each.triplets)}<div class="both"><div><h4>Images</h4><div class="tiles">{images}</div></div>'
+        f'<div><h4>Videos</h4><div class="tiles">{videos}</div></div></div><p class="quiet">{escape(each.facts)}</p></article>'
     )
 
 
@@ -105,16 +103,19 @@ def joint(each: Query, letter: str) -> str:
 
 
 def table(each: Table) -> str:
-    """One table; percentages have a bar behind them, the best is bold."""
-    head = "".join(f'<th scope="col">{escape(label)}</th>' for label in each.columns)
+    """One table; percentages have a bar behind them, the best is bold; n stands in the caption where all rows share it."""
+    sizes = {row.size for row in each.rows}
+    shared = len(sizes) == 1
+    head = "".join(f'<th scope="col">{escape(label)}</th>' for label in [*each.columns, *([] if shared else ["n"])])
     rows = ""
     for row in each.rows:
         cells = "".join(number(one, label) for one, label in zip(row.cells, each.columns))
-        rows += f'<tr><th scope="row">{escape(row.name)}</th><td>{row.seeds}</td>{cells}'
-        rows += f'<td class="n">{escape(row.size)}</td></tr>'
+        own = "" if shared else f'<td class="n">{escape(row.size)}</td>'
+        rows += f'<tr><th scope="row">{escape(row.name)}</th><td>{row.seeds}</td>{cells}{own}</tr>'
+    size = f"<span>n = {escape(each.rows[0].size)}</span>" if shared else ""
     return (
-        f'<section class="card"><table><caption>{escape(each.title)}</caption><thead><tr><th scope="col">method</th>'
-        f'<th scope="col">seeds</th>{head}<th scope="col">n</th></tr></thead><tbody>{rows}</tbody></table></section>'
+        f'<section class="card"><table><caption>{escape(each.title)}{size}</caption><thead><tr><th scope="col">method</th>'
+        f'<th scope="col">seeds</th>{head}</tr></thead><tbody>{rows}</tbody></table></section>'
     )
 
 
@@ -137,16 +138,17 @@ def keyframe(name: str, frames: list[bytes], times: NDArray, similarity: NDArray
         for index, (frame, time) in enumerate(zip(frames, times))
     )
     return (
-        f'<div class="shots">{shots}</div><div class="matrix">{heatmap(similarity, chosen)}</div>'
-        f'<p class="quiet">{escape(name)}: frame {chosen + 1} of {len(frames)}, at {times[chosen]:.2f} s, has the largest '
-        f"sum of cosine similarities to all frames ({similarity.sum(1)[chosen]:.3f}).</p>"
+        f'<div class="shots">{shots}</div><div class="matrix">{heatmap(similarity, chosen)}<p class="quiet">Each square is the '
+        f"cosine similarity of two frames of {escape(name)}, darker for more alike; each bar is the sum of its row. "
+        f"Frame {chosen + 1} of {len(frames)}, at {times[chosen]:.2f} s, has the largest sum "
+        f"({similarity.sum(1)[chosen]:.3f}): it is the most like all others, and becomes the video's image.</p></div>"
     )
 
 
 def heatmap(similarity: NDArray, chosen: int) -> str:
     """(N, N) cosines as squares, row sums as bars beside them, one row outlined in red."""
     size = len(similarity)
-    side = min(36, 432 // size)
+    side = min(40, 480 // size)
     low, high = float(similarity.min()), float(similarity.max())
     span = max(high - low, 1e-9)
     squares = []
@@ -156,7 +158,7 @@ def heatmap(similarity: NDArray, chosen: int) -> str:
             f'<rect x="{column * side}" y="{row * side}" width="{side - 1}" height="{side - 1}" rx="2" '
             f'fill-opacity="{0.06 + 0.94 * share:.3f}"/>'
         )
-        if side >= 30:
+        if side >= 28:
             squares.append(
                 f'<text class="{"on" if share > 0.55 else "off"}" x="{column * side + side / 2 - 0.5}" '
                 f'y="{row * side + side / 2 + 3}">{similarity[row, column]:.2f}</text>'.replace(">0.", ">.")

@@ -97,7 +97,7 @@ def test_nouns_and_verbs_are_marked_and_text_is_escaped():
 def test_the_keyframe_is_outlined_and_its_row_sum_is_told():
     similarity_matrix = np.array([[1, 0.5, 0.2], [0.5, 1, 0.6], [0.2, 0.6, 1]])
     drawn = page.keyframe("v", [b"x"] * 3, np.array([0.5, 1.5, 2.5]), similarity_matrix, 1)
-    assert "frame 2 of 3, at 1.50 s" in drawn and "2.100" in drawn and drawn.count('class="shot chosen"') == 1
+    assert "Frame 2 of 3, at 1.50 s" in drawn and "2.100" in drawn and drawn.count('class="shot chosen"') == 1
 
 
 @pytest.fixture(scope="module")
