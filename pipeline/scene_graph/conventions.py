@@ -25,19 +25,22 @@ def antecedent(graph: Graph, index: int, avoid: int) -> int:
     """The noun that a pronoun stands for: the nearest before it, of its number, a person for "he"; -1 if there is none."""
     word = graph.word[index]
     person = word in ("he", "him", "his", "she", "her", "himself", "herself")
-    best = NONE
+    best = other = NONE
     for place in range(index - 1, -1, -1):
         if not graph.noun(place) or place == avoid or graph.relation[place] == "compound":
             continue
         plural = graph.tag[place] in ("NNS", "NNPS")
         if word in SINGULAR and plural:
+            other = place if other == NONE and not person else other
             continue
         if person and graph.word[place] in words.ANIMATE:
             return place
         if not person and graph.word[place] not in words.PEOPLE:
             return place
         best = place if best == NONE else best
-    return best if not person else NONE
+    if person:
+        return NONE
+    return best if best != NONE else other
 
 
 def name(graph: Graph, index: int, apart: frozenset[int] = frozenset()) -> str:
@@ -104,6 +107,8 @@ class Video:
             if noun >= 0:
                 return name(graph, noun, self.apart(noun))
             return PRONOUNS.get(graph.word[index], "" if graph.word[index] in NAMELESS else graph.word[index])
+        if graph.word[index] == "other" and index and graph.word[index - 1] == "each" and other >= 0:
+            return self.thing(other, NONE)
         if graph.tag[index] in ("WP", "WDT", "DT", "EX", "CD") or graph.word[index] in NAMELESS:
             return ""
         return name(graph, index, self.apart(index))
@@ -139,6 +144,7 @@ PREPOSITIONS = {
     "atop": "on top of",
     "besides": "beside",
     "next": "next to",
+    "full of": "fill with",
     "onto": "on",
     "upon": "on",
     "outside of": "outside",
@@ -181,6 +187,15 @@ PREPOSITIONS = {
 }
 VERBS = {"lie": "lay", "seat": "sit", "dress": "wear", "skateboarde": "skateboard"}
 NAMES = {
+    "t shirt": "t-shirt",
+    "tshirt": "t-shirt",
+    "tee shirt": "t-shirt",
+    "snow board": "snowboard",
+    "skate board": "skateboard",
+    "surf board": "surfboard",
+    "hotdog": "hot dog",
+    "streetlight": "street light",
+    "cell": "cellphone",
     "someone": "person",
     "somebody": "person",
     "guy": "person",
@@ -188,6 +203,8 @@ NAMES = {
     "cell phone": "cellphone",
     "persons": "people",
 }
+HANDS = words.listed("hand hands arm mouth trunk")
+HAVING = {"haired": "hair", "sleeved": "sleeve", "legged": "legs"}
 SEEN = words.listed("see show")
 COVER = words.listed("cover surround")
 CONTAINERS = words.listed(
@@ -203,11 +220,17 @@ class Factual(Video):
 
     def __init__(self, graph: Graph, form: str):
         super().__init__(graph, "lemma")
-        self.has_object = {}
+        self.has_object: dict[tuple[int, int], int] = {}
 
     def triplets(self, found: list[Fact]) -> list[Triplet]:
-        self.has_object = {(fact.subject, fact.verb) for fact in found if fact.verb >= 0 and not fact.preposition}
+        self.has_object = {
+            (fact.subject, fact.verb): fact.object for fact in found if fact.verb >= 0 and not fact.preposition
+        }
         said = super().triplets(found)
+        back = {
+            (t.object, t.subject) for t in said if t.relation in ("on", "in", "inside", "around", "under", "on top of")
+        }
+        said = [t for t in said if not (t.relation in ("with", "have") and (t.subject, t.object) in back)]
         if any(triplet.kind != "action" for triplet in said):
             said = [triplet for triplet in said if triplet.kind != "action"]
         return said
@@ -231,6 +254,18 @@ class Factual(Video):
         clothed = graph.word[fact.object] in words.CLOTHES and graph.word[fact.subject] in words.ANIMATE
         if clothed and fact.verb == NONE and preposition == "in":
             verb, preposition = "wear", ""
+        if preposition and verb in ("look down", "lay down", "sit down"):
+            verb = verb[:-5]
+        if (
+            thing in HANDS
+            and preposition == "with"
+            and self.object_of(fact) >= 0
+            and lemma in ("hold", "touch", "carry")
+        ):
+            held = self.thing(self.object_of(fact), NONE)
+            return [Triplet(thing, verb, held, "relation"), Triplet(subject, "have", thing, "relation")]
+        if clothed and preposition == "in" and verb and (fact.subject, fact.verb) not in self.has_object:
+            verb, preposition = "wear", ""
         if verb == "hold" and preposition == "on":
             preposition = ""
         if fact.verb == HAVE and graph.tag[fact.subject] == "PRP$":
@@ -240,6 +275,9 @@ class Factual(Video):
         if preposition == "of" and not verb:
             return self.of(subject, thing, fact)
         return [Triplet(subject, f"{verb} {preposition}".strip(), thing, "relation")]
+
+    def object_of(self, fact: Fact) -> int:
+        return self.has_object.get((fact.subject, fact.verb), NONE)
 
     def of(self, subject: str, thing: str, fact: Fact) -> list[Triplet]:
         """ "leg of a man": the man has it; "a bowl of soup": the soup is in it."""
@@ -254,13 +292,28 @@ class Factual(Video):
         graph, index = self.graph, fact.object
         word = graph.word[index]
         if fact.kind == "attribute":
-            if word in words.UNSEEN or graph.tag[index] == "CD" and word == "1":
+            if word in words.UNSEEN or word in words.PLACES or graph.tag[index] == "CD" and word == "1":
                 return []
             if word == "colored" or word in words.SHADES and self.shades(index):
                 return []
+            if word == "blond":
+                return [Triplet(subject, "is", "blonde", "attribute")]
+            if index + 1 < len(graph.word) and graph.word[index + 1] == "colored":
+                joined = {"multi": "multi-colored"}.get(word, f"{word} colored" if word in words.SHADES else word)
+                return [Triplet(subject, "is", joined, "attribute")]
+            if word in HAVING:
+                return self.having(subject, index)
             if word in words.NUMBERS:
                 return [Triplet(subject, "is", words.NUMBERS[word], "attribute")]
         return super().attribute(subject, fact)
+
+    def having(self, subject: str, index: int) -> list[Triplet]:
+        """ "long haired boy": he has hair, and it is long."""
+        graph, part = self.graph, HAVING[self.graph.word[index]]
+        said = [Triplet(subject, "have", part, "relation")]
+        if index and graph.tag[index - 1] == "JJ":
+            said.append(Triplet(part, "is", graph.word[index - 1], "attribute"))
+        return said
 
     def shades(self, index: int) -> bool:
         """Whether this word only shades the colour after it."""
@@ -269,7 +322,9 @@ class Factual(Video):
     def apart(self, index: int) -> frozenset[int]:
         graph = self.graph
         return frozenset(
-            child for child in graph.kids(index, "compound") if self.material(child) or self.whole(child, index)
+            child
+            for child in graph.kids(index, "compound")
+            if self.material(child) or self.whole(child, index) or graph.word[index] in words.CLOTHES
         )
 
     def material(self, index: int) -> bool:
@@ -293,7 +348,7 @@ class Factual(Video):
         said = []
         subject = self.thing(index, NONE)
         for child in sorted(self.apart(index)):
-            if self.material(child):
+            if not self.whole(child, index):
                 word = {"wood": "wooden"}.get(graph.word[child], graph.word[child])
                 said.append(Triplet(subject, "is", word, "attribute"))
             else:

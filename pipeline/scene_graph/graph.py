@@ -52,6 +52,15 @@ class Graph:
             if self.relation[child] == "case" and self.tag[child] != "POS":
                 found.append(child)
                 found += self.kids(child, "fixed", "advmod", "compound:prt")
+        if not found:
+            for child in self.children[index]:
+                if self.word[child] in words.PLACES and self.relation[child] in (
+                    "advmod",
+                    "dep",
+                    "compound:prt",
+                    "mark",
+                ):
+                    return [child] if child < index else []
         return sorted(found)
 
     def subjects(self, verb: int, depth: int = 0) -> list[int]:

@@ -2,6 +2,7 @@
 
 from pipeline.scene_graph import words
 from pipeline.scene_graph.sentence import Sentence
+from pipeline.scene_graph.tagger import lemma
 
 # nouns in -ing that no one does
 THINGS = words.listed(
@@ -23,16 +24,113 @@ def repaired(sentence: Sentence) -> Sentence:
         sentence.start,
         sentence.end,
     )
+    tags(tree)
     for index, word in enumerate(tree.word):
         if word == "to":
             next_to(tree, index)
+        elif word == "there":
+            existential(tree, index)
         elif len(word) > 4 and word.endswith("ing") and word not in THINGS:
             gerund(tree, index)
         elif word == "of":
             group(tree, index)
+        elif word == "with":
+            absolute(tree, index)
+        if tree.tag[index][0] == "V" and tree.head[index] < 0:
+            reduced(tree, index)
         if tree.relation[index] in ("acl", "advcl"):
             lifted(tree, index)
+        elif tree.relation[index] == "amod":
+            outward(tree, index)
     return tree
+
+
+def tags(tree: Sentence) -> None:
+    """Words tagged against what they can be: "man" as an interjection, "building" as a verb, "can" after "trash"."""
+    for index, tag in enumerate(tree.tag):
+        word = tree.word[index]
+        if tag in ("UH", "FW", "LS", "SYM", "NNP", "NNPS") and word.isalpha():
+            tree.tag[index] = "NNS" if tag == "NNPS" else "NN"
+        elif tag == "VBG" and word in THINGS and not auxiliaries(tree, index):
+            nominal(tree, index)
+        elif tag == "VB" and tree.head[index] == index + 1 and tree.tag[index + 1] in words.NOUN_TAGS:
+            tree.tag[index], tree.relation[index] = "NN", "compound"
+        elif tag == "JJ" and any(tree.relation[child] == "det" and child < index for child in below(tree, index)):
+            tree.tag[index] = "NN"
+        elif tag == "NN" and word.endswith("ing") and "cop" in (tree.relation[child] for child in below(tree, index)):
+            verbal(tree, index)
+        elif word == "can" and tag == "MD" and index and tree.word[index - 1] in CANS:
+            container(tree, index)
+        loose = tree.relation[index] == "dep" and tree.tag[index] == "VBG" and 0 <= tree.head[index] < index
+        if loose and tree.tag[tree.head[index]][0] == "N":
+            tree.relation[index] = "acl"
+
+
+def nominal(tree: Sentence, index: int) -> None:
+    """ "a donut with brown topping" read as a donut that something tops: the topping is a noun."""
+    tree.tag[index] = "NN"
+    for child in below(tree, index):
+        if tree.relation[child] == "mark" and tree.tag[child] == "IN":
+            tree.relation[child] = "case"
+            tree.relation[index] = "nmod"
+        elif tree.relation[child] == "nsubj" and tree.tag[child] == "JJ":
+            tree.relation[child] = "amod"
+
+
+def below(tree: Sentence, index: int) -> list[int]:
+    """Children of a word."""
+    return [child for child, head in enumerate(tree.head) if head == index]
+
+
+def auxiliaries(tree: Sentence, index: int) -> bool:
+    return any(tree.relation[child] in ("aux", "aux:pass", "obj") for child in below(tree, index))
+
+
+def verbal(tree: Sentence, index: int) -> None:
+    """ "is swinging a bat" read as "is a swinging": the copula is an auxiliary."""
+    children = below(tree, index)
+    if tree.word[index] in THINGS or any(tree.relation[child] in ("det", "amod", "compound") for child in children):
+        return
+    tree.tag[index], tree.lemma[index] = "VBG", lemma(tree.word[index], "VBG")
+    for child in children:
+        tree.relation[child] = {"cop": "aux", "nmod": "obl"}.get(tree.relation[child], tree.relation[child])
+
+
+def container(tree: Sentence, index: int) -> None:
+    """ "trash can": the can is a noun, and takes the place of the trash."""
+    other = index - 1
+    if tree.head[index] == other:
+        replace(tree, other, index)
+    tree.tag[index] = "NN"
+    for child in below(tree, other):
+        tree.head[child] = index
+    tree.head[other], tree.relation[other] = index, "compound"
+
+
+def existential(tree: Sentence, index: int) -> None:
+    """ "there is a flag" read as "there" being a flag."""
+    head = tree.head[index]
+    if tree.relation[index] != "nsubj" or head < 0 or tree.tag[head][0] != "N":
+        return
+    tree.relation[index] = "expl"
+    for child in below(tree, head):
+        if tree.relation[child] == "cop":
+            tree.relation[child] = "aux"
+
+
+def outward(tree: Sentence, index: int) -> None:
+    """ "red metal roof" with a red metal: the adjective is the whole name's."""
+    head = tree.head[index]
+    inner = head > index and tree.relation[head] == "compound" and tree.head[head] > head
+    if (
+        inner
+        and tree.word[index] not in words.JOINED
+        and not (tree.word[index] in words.SHADES and tree.word[index + 1] in words.COLOURS)
+    ):
+        tree.head[index] = tree.head[head]
+
+
+CANS = words.listed("trash garbage soda beer tin watering spray recycling paint")
 
 
 def left_noun(tree: Sentence, index: int) -> bool:
@@ -56,13 +154,45 @@ def next_to(tree: Sentence, index: int) -> None:
     tree.head[index], tree.relation[index] = thing, "case"
 
 
+def absolute(tree: Sentence, index: int) -> None:
+    """ "girl with brown hair holding a donut" read as hair that holds: the noun is a phrase of its own."""
+    verb = tree.head[index]
+    if tree.relation[index] != "mark" or verb < 0 or tree.relation[verb] not in ("acl", "advcl"):
+        return
+    holder = tree.head[verb]
+    owned = [child for child in below(tree, verb) if tree.relation[child] in ("nsubj", "nsubj:pass")]
+    if holder < 0 or len(owned) != 1 or tree.tag[holder][0] != "N":
+        return
+    noun = owned[0]
+    tree.head[index], tree.relation[index] = noun, "case"
+    tree.head[noun], tree.relation[noun] = holder, "nmod"
+    tree.head[verb], tree.relation[verb] = noun, "acl"
+
+
+def reduced(tree: Sentence, index: int) -> None:
+    """ "the shirt the player is wearing" read as one clause: the first noun is what the rest describes."""
+    children = below(tree, index)
+    subjects = [child for child in children if tree.relation[child] == "nsubj" and child < index]
+    if len(subjects) == 1:
+        subjects += [child for child in below(tree, subjects[0]) if tree.relation[child] == "dep" and child < index]
+    if len(subjects) != 2 or any(tree.relation[child] == "obj" for child in children):
+        return
+    described, doer = subjects
+    between = tree.tag[described + 1]
+    if tree.tag[doer] not in words.THING_TAGS or between not in ("DT", "PRP", "PRP$", "NN", "NNS", "JJ"):
+        return
+    tree.head[described], tree.relation[described] = -1, "root"
+    tree.head[index], tree.relation[index] = described, "acl:relcl"
+    tree.head[doer], tree.relation[doer] = index, "nsubj"
+
+
 def gerund(tree: Sentence, index: int) -> None:
     """ "girl riding" read as a compound, "man flying kite" as a kite that flies: someone does it."""
     if not left_noun(tree, index):
         return
     doer, tag, relation, head = index - 1, tree.tag[index], tree.relation[index], tree.head[index]
     if tag == "NN" and tree.head[doer] == index and tree.relation[doer] == "compound":
-        tree.tag[index] = "VBG"
+        tree.tag[index], tree.lemma[index] = "VBG", lemma(tree.word[index], "VBG")
         replace(tree, index, doer)
         tree.head[index], tree.relation[index] = doer, "acl"
         for child in range(len(tree)):
@@ -70,11 +200,12 @@ def gerund(tree: Sentence, index: int) -> None:
                 tree.head[child] = doer
             elif tree.head[child] == index and tree.relation[child] == "nmod":
                 tree.relation[child] = "obl"
-    elif relation in ("amod", "compound") and head > index and tree.head[doer] == head:
-        if tree.relation[doer] != "compound":
+    elif relation in ("amod", "compound") and head > index and (tree.head[doer] == head or tree.head[head] == doer):
+        if tree.relation[doer] not in ("compound", "discourse", "dep") and tree.relation[head] != "dep":
             return
-        tree.tag[index] = "VBG"
-        replace(tree, head, doer)
+        tree.tag[index], tree.lemma[index] = "VBG", lemma(tree.word[index], "VBG")
+        if tree.head[doer] == head:
+            replace(tree, head, doer)
         tree.head[index], tree.relation[index] = doer, "acl"
         tree.head[head], tree.relation[head] = index, "obj"
         for child in range(doer):

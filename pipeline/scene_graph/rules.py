@@ -65,7 +65,7 @@ def verb_phrases(graph: Graph, index: int) -> list[tuple[int, list[int]]]:
     for child in graph.children[index]:
         relation = graph.relation[child]
         if relation in ("obl", "nmod", "obl:agent"):
-            if graph.case(child) and (graph.thing(child) or graph.lemma[child] in words.RELATIONAL):
+            if graph.case(child) and graph.lemma[child] not in ("next", "close"):
                 found += phrases(graph, child)
             elif graph.lemma[child] in words.ADVERBS:
                 found += adverbial(graph, child)
@@ -133,7 +133,15 @@ def predicate(graph: Graph, index: int, found: list[Fact]) -> None:
         for thing, case in phrases(graph, index):
             found += [Fact("relation", subject, NONE, tuple(case), thing) for subject in subjects if subject != thing]
         return
+    own = graph.kids(index, "nsubj")
+    if graph.tag[index] == "IN" and len(own) == 2:  # "the plate the cake is on"
+        found.append(Fact("relation", own[1], NONE, (index,), own[0]))
+        return
     more = [] if graph.noun(index) else [phrase for phrase in graph.kids(index, "obl", "nmod") if graph.case(phrase)]
+    more, beside = [p for p in more if joined(graph, index, p)], [p for p in more if not joined(graph, index, p)]
+    for phrase in beside:
+        for thing, case in phrases(graph, phrase):
+            found += [Fact("relation", subject, NONE, tuple(case), thing) for subject in subjects if subject != thing]
     for phrase in more:
         for thing, case in phrases(graph, phrase):
             place = () if graph.word[index] in ("visible", "present", "located") else (index,)
@@ -144,13 +152,21 @@ def predicate(graph: Graph, index: int, found: list[Fact]) -> None:
             found += [Fact("attribute", subject, NONE, (), word) for subject in subjects]
 
 
+def joined(graph: Graph, index: int, phrase: int) -> bool:
+    """Whether an adjective and its preposition are one relation, as "full of", or two things said, as "clear with"."""
+    first = graph.word[graph.case(phrase)[0]]
+    return (
+        graph.word[index] in ADJECTIVES or graph.tag[index][0] != "J" or first not in ("with", "in", "on", "at", "by")
+    )
+
+
 def noun(graph: Graph, index: int, found: list[Fact]) -> None:
     """What is joined to a noun: adjectives, numbers, prepositional phrases, owners."""
     located = bool(graph.case(index)) and graph.lemma[index] in words.RELATIONAL
     for child in graph.children[index]:
         relation = graph.relation[child]
         if relation in ("amod", "nummod"):
-            if graph.lemma[child] in words.ADVERBS and graph.kids(child, "obl", "nmod"):
+            if graph.lemma[child] in ADJECTIVES and graph.kids(child, "obl", "nmod"):
                 for thing, case in adverbial(graph, child):
                     found.append(Fact("relation", index, NONE, tuple(case), thing))
                 continue
@@ -187,7 +203,7 @@ def phrases(graph: Graph, index: int) -> list[tuple[int, list[int]]]:
                 whole = sorted([*case, *side, index, *inner])
                 return [(thing, whole) for thing in graph.conjuncts(child) if graph.thing(thing)]
         for owner in graph.kids(index, "nmod:poss"):
-            if graph.noun(owner) and graph.word[index] != "back":
+            if graph.noun(owner) and graph.word[index] in ("side", "top", "front", "edge"):
                 return [(owner, [*case, *side, index])]
         for modifier in graph.kids(index, "compound"):
             if graph.word[modifier] not in SIDES and graph.word[index] in ("side", "top", "edge"):
@@ -199,4 +215,5 @@ def phrases(graph: Graph, index: int) -> list[tuple[int, list[int]]]:
     return found
 
 
+ADJECTIVES = words.ADVERBS | {"full"}
 SIDES = words.listed("left right both other either each far opposite")

@@ -22,12 +22,18 @@ RELATIONAL = listed(
 # adverbs that with their preposition make one: "next to", "close to", "up to", "out of"
 ADVERBS = listed("next close adjacent up down out away back off over near far through along outside inside around")
 
+# prepositions that parsers take for adverbs
+PLACES = listed(
+    "above down up over under through across along around behind beneath below near inside past off in on by"
+)
+
 # "a group of people" is people
 GROUPS = listed(
     """group crowd bunch pair couple lot lots number bit set series variety kind type sort row stack pile herd flock
     line gang handful dozen dozens cluster bits pairs groups stacks piles rows bouquet assortment array sets bunches
     herds flocks crowds piece pieces slice slices part parts patch patches portion chunk chunks sheet section team
-    troop swarm school collection mound heap stretch body"""
+    troop swarm school collection mound heap stretch body loaf
+    loaves tuft clump display"""
 )
 LIGHT = listed("try use attempt begin start seem appear continue want go get prepare")  # "trying to catch": catch
 STATIC = listed("walk stand sit run ride drive go pass fly stop park lie lay come wait jump move sail kneel")
@@ -97,5 +103,5 @@ JOINED = listed("teddy hot polar remote mobile cellular cell dining living parki
 # said of a thing, but no quality of it
 UNSEEN = listed(
     """several many few various other another right left top bottom front back multiple some different next close same
-    one such own single certain whole entire more most main only full near single first both all"""
+    one such own single certain whole entire more most main only near single first both all"""
 )
