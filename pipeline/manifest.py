@@ -158,6 +158,8 @@ def check(config: dict[str, Any], look: bool) -> int:
     """Print how the dataset stands against its protocol; 0 if it is as it should be, else 1."""
     reader = datasets.load(config["reader"])
     root = Path(config["root"])
+    if hasattr(reader, "prepare") and not root.is_dir():
+        raise ValueError(f"{root} is not made yet; run: python -m pipeline.manifest --dataset {config['name']}")
     items, captions = reader.read(config)
     memo = Memo(memo_folder(config) / "manifest.json") if look else None
     manifest = build(root, items, captions, memo)

@@ -309,6 +309,31 @@ def test_an_empty_folder_is_an_error(project, monkeypatch, tmp_path):
         run(monkeypatch)
 
 
+def test_a_folder_with_odd_names_photos_and_loops(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    odd = 'it\'s "odd"\nname, видео 東京.mp4'
+    film(tmp_path / "data" / odd, 3)
+    (tmp_path / "data" / "photo.JPG").write_bytes(b"x")
+    (tmp_path / "data" / "loop").symlink_to(".")
+    (tmp_path / "data" / ".DS_Store").write_bytes(b"x")
+    lines = [{"file": odd, "caption": "odd"}, {"file": str(Path("data") / "photo.JPG"), "caption": "a photo"}]
+    (tmp_path / "data" / "captions.jsonl").write_text(
+        "\n".join(map(json.dumps, [*lines, {"file": "gone", "caption": "x"}]))
+    )
+    params(tmp_path, reader="folder")
+    run(monkeypatch)
+    assert [(item["video_id"], item["kind"]) for item in rows("items")] == [(odd, "video"), ("photo.JPG", "image")]
+    assert [caption["caption_id"] for caption in rows("captions")] == [f"{odd}#000", "photo.JPG#000"]
+    assert rejects() == {"gone#000": "unknown id"}
+
+
+def test_a_made_dataset_is_made_by_the_stage_not_by_its_check(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    params(tmp_path, reader="demo")
+    with pytest.raises(SystemExit, match="data is not made yet; run: python -m pipeline.manifest --dataset small"):
+        run(monkeypatch, "--check")
+
+
 def test_val_is_held_out(project, monkeypatch, tmp_path):
     params(tmp_path, val=2)
     run(monkeypatch)

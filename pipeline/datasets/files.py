@@ -31,11 +31,17 @@ def walk(root: Path) -> Iterator[tuple[str, os.DirEntry]]:
     folders, links = [""], []  # real folders first: a file keeps its real path whatever links lead to it
     while folders or links:
         inside = folders.pop() if folders else links.pop()
-        status = os.stat(root / inside)
+        try:
+            status = os.stat(root / inside)
+            entries = sorted(os.scandir(root / inside), key=lambda entry: entry.name, reverse=True)
+        except OSError as error:
+            raise ValueError(
+                f"cannot list {root / inside}: {error.strerror}; give access to it or move it away"
+            ) from None
         if (status.st_dev, status.st_ino) in seen:
             continue
         seen.add((status.st_dev, status.st_ino))
-        for entry in sorted(os.scandir(root / inside), key=lambda entry: entry.name, reverse=True):
+        for entry in entries:
             path = os.path.join(inside, entry.name)
             if entry.name.startswith("."):
                 continue
@@ -98,6 +104,8 @@ def read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text at byte {error.start}; {AGAIN}") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
 
 
 def read_json(path: Path) -> Any:

@@ -20,7 +20,7 @@ def read(config: dict[str, Any]) -> tuple[list[Item], list[Caption]]:
     root = Path(config["root"])
     paths = files.media(root)
     table = table_of(root, config.get("captions"))
-    splits, captions = assign(table, rows(table), paths) if table else ({}, [])
+    splits, captions = assign(root, table, paths) if table else ({}, [])
     return [Item(path, splits.get(path, "test"), path=path, kind=kind(root / path)) for path in paths], captions
 
 
@@ -88,11 +88,12 @@ def line(text: str, where: str) -> dict[str, Any]:
     return row
 
 
-def assign(path: Path, table: list[dict[str, Any]], paths: list[str]) -> tuple[dict[str, str], list[Caption]]:
+def assign(root: Path, path: Path, paths: list[str]) -> tuple[dict[str, str], list[Caption]]:
     """Split of each file that the table names, and captions, numbered per file in the table's order.
 
     A row names a file by path, by file name, or by name without suffix, as long as that means one file.
     """
+    table = rows(path)
     if not table:
         return {}, []
     file, text = (column(path, table[0], names) for names in (FILE, TEXT))
@@ -103,10 +104,10 @@ def assign(path: Path, table: list[dict[str, Any]], paths: list[str]) -> tuple[d
     for number, row in enumerate(table, 1):
         where = f"{path}, row {number}"
         name = str(row.get(file) or "")
-        candidates = meant.get(name.removeprefix("./"), ())
+        candidates = meant.get(name.removeprefix("./").removeprefix(f"{root}/"), ())
         if len(candidates) > 1:
             raise ValueError(
-                f"{where}: {name!r} may be {' or '.join(sorted(candidates)[:3])}; write its path from {path.parent}"
+                f"{where}: {name!r} may be {' or '.join(sorted(candidates)[:3])}; write its path from {root}"
             )
         video_id = next(iter(candidates), name)
         split = str(row.get("split") or "test").strip().lower()
