@@ -139,7 +139,7 @@ def keyframe(name: str, frames: list[bytes], times: NDArray, similarity: NDArray
     )
     return (
         f'<div class="shots">{shots}</div><div class="matrix">{heatmap(similarity, chosen)}<p class="quiet">Each square is the '
-        f"cosine similarity of two frames of {escape(name)}, darker for more alike; each bar is the sum of its row. "
+        f"cosine similarity of two frames of {escape(name)}, the stronger the more alike; each bar is the sum of its row. "
         f"Frame {chosen + 1} of {len(frames)}, at {times[chosen]:.2f} s, has the largest sum "
         f"({similarity.sum(1)[chosen]:.3f}): it is the most like all others, and becomes the video's image.</p></div>"
     )

@@ -42,7 +42,6 @@ class Search:
         from eval.run import opened
         from eval.similarity import kinds
         from eval.visual import Visual
-        from train.data import Cache
 
         self.shards, self.device = shards, device
         self.method, self.cache, _ = opened(run, shards, device)
@@ -52,7 +51,6 @@ class Search:
         photo, _ = kinds(self.cache, rows)
         self.rows = {"image": rows, "video": rows[~photo]}
         self.photos = {str(self.cache.video_id[row]) for row in rows[photo]}
-        self.frames = Cache(shards, {"frame"})
         self.visual = Visual(shards)
         self.config = parameters(shards.name)
         self.gallery = self.encoded(run, split)
@@ -155,12 +153,14 @@ class Search:
         if name in self.photos:
             return Found(place, score, name, path, "photo", None)
         times = self.visual.times(name)
-        index = self.visual.keyframe[name] if kind == "image" else self.moment(row, text)
+        index = self.visual.keyframe[name] if kind == "image" else self.moment(name, text)
         return Found(place, score, name, path, "keyframe" if kind == "image" else "video", float(times[index]))
 
-    def moment(self, row: int, text: dict[str, Any]) -> int:
+    def moment(self, name: str, text: dict[str, Any]) -> int:
         """The frame of a video that fits best, each scored as an image."""
-        frame = self.frames.video(np.array([row]))["frame"][0].to(self.device)
+        import torch
+
+        frame = torch.from_numpy(self.visual.frame(name)).to(self.device)
         return int(self.method.score_images(text, self.method.encode_image({"image": frame}))[0].argmax())
 
 

@@ -1,6 +1,6 @@
 """Single videos in the visual shards: frames, times, thumbnails and keyframes, for pictures and answers."""
 
-# Axes: N frames of one video.
+# Axes: N frames of one video, D embedding.
 
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,11 @@ class Visual:
         shard, rows = self.rows(name)
         return np.asarray(shard["time"][rows.start : rows.stop])
 
+    def frame(self, name: str) -> NDArray:
+        """(N, D) float32 frame tokens of a video."""
+        shard, rows = self.rows(name)
+        return np.asarray(shard["frame"][rows.start : rows.stop], np.float32)
+
     def jpeg(self, name: str, index: int) -> bytes:
         """Thumbnail of one frame."""
         shard, rows = self.rows(name)
@@ -41,8 +46,7 @@ class Visual:
 
     def similarity(self, name: str) -> NDArray:
         """(N, N) cosines between a video's frames."""
-        shard, rows = self.rows(name)
-        frame = np.asarray(shard["frame"][rows.start : rows.stop], np.float32)
+        frame = self.frame(name)
         unit = frame / np.linalg.norm(frame, axis=1, keepdims=True).clip(1e-6)
         return unit @ unit.T
 
