@@ -3,7 +3,7 @@
 import torch
 
 from train.method import Features, Method, groups
-from train.run import schedule
+from train.run import AdamW, schedule
 
 SIZES = {"dimension": 16, "frames": 4, "words": 10, "triplets": 3, "patches": 5}
 SMALL = {"batch": 4, "rate": 1e-2}  # beside the sizes, what every method's Config knows
@@ -57,15 +57,15 @@ def train(method: Method, phase_index: int, features: Features, steps: int, seed
     torch.manual_seed(seed)
     phase = method.phases()[phase_index]
     modules = method.learned(phase)
-    optimizer = torch.optim.AdamW(groups(modules, method.config, phase.rate))
+    optimizer = AdamW(groups(modules, method.config, phase.rate))
     method.requires_grad_(False)
     for module in modules.values():
         module.requires_grad_(True)
     method.train()
     for step in range(steps):
-        for group in optimizer.param_groups:
+        for group in optimizer.groups:
             group["lr"] = group["base_lr"] * schedule(step, steps, 0.1)
-        optimizer.zero_grad()
+        optimizer.forget()
         sum(phase.loss(features, step / steps).values()).backward()
         optimizer.step()
     method.eval()

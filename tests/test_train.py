@@ -212,6 +212,21 @@ def test_the_learning_rate_rises_then_falls_to_nothing():
     assert rates == rates[:10] + sorted(rates[10:], reverse=True) and rates[-1] < 1e-3
 
 
+def test_adamw_is_its_formula():
+    """Loshchilov and Hutter 2019, algorithm 2, with the bias correction."""
+    parameter = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+    optimizer = trainer.AdamW([{"params": [parameter], "lr": 0.1, "weight_decay": 0.2}], betas=(0.9, 0.98), eps=1e-6)
+    value, mean, square = parameter.detach().double(), 0.0, 0.0
+    for step in range(1, 6):
+        grad = torch.sin(value * step + 1)
+        parameter.grad = grad.float()
+        optimizer.step()
+        mean, square = 0.9 * mean + 0.1 * grad, 0.98 * square + 0.02 * grad**2
+        value = value * (1 - 0.1 * 0.2)
+        value = value - 0.1 * (mean / (1 - 0.9**step)) / ((square / (1 - 0.98**step)).sqrt() + 1e-6)
+        assert torch.allclose(parameter.double(), value, atol=1e-6)
+
+
 def test_scalars_have_their_own_rate_and_only_plain_matrices_decay():
     unitrim = methods.build("unitrim", {"dimension": 16, "patches": 4})
     found = {group["lr"]: group for group in groups(dict(unitrim.named_children()), Config(decay=0.5), rate=1e-4)}

@@ -220,6 +220,48 @@ class History:
         return self.path.stat().st_size
 
 
+class AdamW:
+    """AdamW over groups of parameters; torch's own class takes seconds to import what it needs to be compiled."""
+
+    def __init__(self, groups: list[dict[str, Any]], betas: tuple[float, float] = (0.9, 0.98), eps: float = 1e-6):
+        self.groups, self.betas, self.eps = groups, betas, eps
+        for group in groups:
+            group["mean"] = [torch.zeros_like(parameter) for parameter in group["params"]]
+            group["square"] = [torch.zeros_like(parameter) for parameter in group["params"]]
+            group["steps"] = [torch.zeros((), device=parameter.device) for parameter in group["params"]]
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Move every parameter that has a gradient, in one pass over its memory."""
+        for group in self.groups:
+            rows = zip(group["params"], group["mean"], group["square"], group["steps"])
+            found = [(row[0], row[0].grad, *row[1:]) for row in rows if row[0].grad is not None]
+            if not found:
+                continue
+            parameter, grad, mean, square, steps = map(list, zip(*found))
+            torch._foreach_add_(steps, 1)
+            torch._fused_adamw_(
+                parameter, grad, mean, square, [], steps, lr=group["lr"], beta1=self.betas[0], beta2=self.betas[1],
+                weight_decay=group["weight_decay"], eps=self.eps, amsgrad=False, maximize=False,
+            )  # fmt: skip
+
+    def forget(self) -> None:
+        """Drop all gradients."""
+        for group in self.groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+
+    def state(self) -> list[dict[str, list[Tensor]]]:
+        """What a resume needs; learning rates follow from the step."""
+        return [{name: group[name] for name in ("mean", "square", "steps")} for group in self.groups]
+
+    def load(self, state: list[dict[str, list[Tensor]]]) -> None:
+        """Take up a state."""
+        for group, saved in zip(self.groups, state, strict=True):
+            for name, tensors in saved.items():
+                torch._foreach_copy_(group[name], tensors)
+
+
 @dataclass
 class Trainer:
     """The loop over phases, epochs and steps."""
@@ -247,15 +289,10 @@ class Trainer:
     def phase(self, number: int, phase: Phase, loader: Loader, before: int, resume: dict | None, began: float) -> None:
         """One phase: only what it names moves."""
         modules = self.model.learned(phase)
-        optimizer = torch.optim.AdamW(
-            groups(modules, self.model.config, phase.rate),
-            betas=(0.9, 0.98),
-            eps=1e-6,
-            fused=self.device.type == "cuda",
-        )
+        optimizer = AdamW(groups(modules, self.model.config, phase.rate))
         first = 0
         if resume is not None and resume["optimizer"] is not None:
-            optimizer.load_state_dict(resume["optimizer"])
+            optimizer.load(resume["optimizer"])
             first = resume["epoch"]
         moving(self.model, modules)
         self.model.train()
@@ -268,9 +305,9 @@ class Trainer:
                 terms = self.step(phase, modules, optimizer, batch, done, total)
                 meter.add()
                 if done % EVERY == 0 or done == total - 1:
-                    self.history.add(meter.line(epoch, done, optimizer.param_groups[0]["lr"], terms))
+                    self.history.add(meter.line(epoch, done, optimizer.groups[0]["lr"], terms))
             if epoch + 1 < phase.epochs:
-                at = {"phase": number, "epoch": epoch + 1, "optimizer": optimizer.state_dict()}
+                at = {"phase": number, "epoch": epoch + 1, "optimizer": optimizer.state()}
             else:
                 at = {"phase": number + 1, "epoch": 0, "optimizer": None}
             at |= {"history": self.history.size(), "seconds": time.monotonic() - began}
@@ -281,7 +318,7 @@ class Trainer:
         self,
         phase: Phase,
         modules: dict[str, nn.Module],
-        optimizer: torch.optim.Optimizer,
+        optimizer: AdamW,
         batch: Features,
         done: int,
         total: int,
@@ -289,11 +326,11 @@ class Trainer:
         """One update; the terms of its loss."""
         config = self.model.config
         factor = schedule(done, total, config.warmup)
-        for group in optimizer.param_groups:
+        for group in optimizer.groups:
             group["lr"] = group["base_lr"] * factor
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             terms = phase.loss(batch, done / total)
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.forget()
         sum(terms.values()).backward()
         for module in modules.values():  # each its own: a loss that reaches one module must not shrink another's step
             nn.utils.clip_grad_norm_(module.parameters(), config.clip)
