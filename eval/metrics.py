@@ -75,6 +75,14 @@ def summary(rank: NDArray, gallery: int, cuts: tuple[int, ...] = CUTS) -> dict[s
     return recall | middle | {"Rsum": round(sum(recall.values()), 4), "queries": len(rank), "gallery": gallery}
 
 
+def top(scores: NDArray, count: int, rows: int = 1024) -> NDArray:
+    """(Q, count) columns of each row's highest scores, equal ones in the gallery's order; `rows` sorted at a time."""
+    parts = [
+        np.argsort(-scores[at : at + rows], axis=1, kind="stable")[:, :count] for at in range(0, len(scores), rows)
+    ]
+    return np.concatenate(parts)
+
+
 def share(hit: NDArray) -> float:
     """Percentage of true entries."""
     return round(100 * float(np.mean(hit)), 4)
@@ -157,7 +165,7 @@ def joint(scores: NDArray, right: NDArray, images: int) -> dict[str, object]:
     No one finds two items at rank 1, so `both` starts at R@2. `images@10` is the share of images among the first ten:
     near the gallery's own share, the scale favours neither kind.
     """
-    ten = np.argsort(-scores, axis=1, kind="stable")[:, :10]
+    ten = top(scores, 10)
     told = summary(first_rank(scores, right), scores.shape[1])
     told["images@10"] = share(ten >= scores.shape[1] - images)
     pair = right.sum(1) > 1

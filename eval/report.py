@@ -74,7 +74,7 @@ def figure_six(folder: Path, run: str, visual: Visual) -> list[page.Query]:
                 [tuple(span) for span in grammar.get("nouns") or []],
                 [tuple(span) for span in grammar.get("verbs") or []],
                 [] if grammar.get("fallback") else [words(triplet) for triplet in grammar.get("triplets") or []],
-                f"Right image at rank {row['image_rank'] or 0:g}, right video at rank {row['video_rank'] or 0:g}.",
+                "; ".join(f"right {kind} at rank {row[f'{kind}_rank']:g}" for kind in found if row[f"{kind}_rank"]),
                 found["image"],
                 found["video"],
                 [(kind, found_by(row, kind, name, score)) for (kind, name), score in labels],
@@ -131,7 +131,10 @@ def history(folder: Path, method: str) -> str:
 
 def facts(folder: Path, told: dict[str, Any]) -> tuple[list[tuple[str, str]], str]:
     """The large figures under the title, and the line that says what they are about."""
-    numbers = [("text → video R@1", f"{told['t2v']['R@1']:.1f}"), ("text → image R@1", f"{told['t2i']['R@1']:.1f}")]
+    ways = [
+        (name, f"{label} R@1") for name, label in (("t2v", "text → video"), ("t2i", "text → image")) if name in told
+    ]
+    numbers = [(label, f"{told[name]['R@1']:.1f}") for name, label in ways]
     numbers.append(("joint gallery, either R@1", f"{told['joint']['R@1']:.1f}"))
     if "both" in told["joint"]:
         numbers.append(("joint gallery, both R@10", f"{told['joint']['both']['R@10']:.1f}"))

@@ -29,9 +29,10 @@ def measure(
     told: dict[str, Any] = {}
     columns: dict[str, Any] = {"caption_id": list(scores.caption_id), "video_id": list(scores.owner)}
     for kind, there, back in (("video", "t2v", "v2t"), ("image", "t2i", "i2t")):
-        if not len(scores.gallery(kind)):
-            continue
         matrix, truth = getattr(scores, kind), scores.truth(kind)
+        columns |= {f"{kind}_rank": [None] * len(truth)} | best(matrix, scores.gallery(kind), kind)
+        if not (truth >= 0).any():  # photos only, or captions of photos only
+            continue
         rank, asked = metrics.text_to_item(matrix, truth)
         told[there] = metrics.summary(rank, matrix.shape[1])
         back_rank = metrics.item_to_text(matrix, truth)
@@ -39,7 +40,6 @@ def measure(
         if scores.group:
             told[f"{there}_group"] = metrics.grouped(matrix[asked], truth[asked], scores.groups(kind))
         columns[f"{kind}_rank"] = spread(rank, asked, len(truth))
-        columns |= best(matrix, scores.gallery(kind), kind)
     told["joint"], more = together(scores, rule, moments or {})
     told["n"] = {"texts": len(scores.caption_id), "videos": len(scores.video_id), "images": len(scores.image_id)}
     return told, columns | more
@@ -66,7 +66,7 @@ def spread(rank: NDArray, asked: NDArray, count: int) -> list[float | None]:
 
 def best(matrix: NDArray, ids: NDArray, kind: str) -> dict[str, list]:
     """Columns `<kind>_top` and `<kind>_score`: each text's ten best items; equal scores in the gallery's order."""
-    order = np.argsort(-matrix, axis=1, kind="stable")[:, :TOP]
+    order = metrics.top(matrix, TOP)
     value = np.take_along_axis(matrix, order, axis=1).astype(np.float32)
     return {f"{kind}_top": [list(ids[row]) for row in order], f"{kind}_score": [list(map(float, row)) for row in value]}
 
@@ -155,9 +155,9 @@ def other_moments(method: Any, cache: Any, split: str, device: str) -> tuple[str
     for other in ("val", "train"):
         if other != split and len(cache.captions(other)):
             scores = matrices(method, cache, other, device)
+            kinds = [kind for kind in ("video", "image") if len(scores.gallery(kind))]
             return other, {
-                kind: (float(getattr(scores, kind).mean()), float(getattr(scores, kind).std()))
-                for kind in ("video", "image")
+                kind: (float(getattr(scores, kind).mean()), float(getattr(scores, kind).std())) for kind in kinds
             }
     raise ValueError(f"there is no split but {split!r} to take the calibration from; use --joint query")
 
@@ -192,8 +192,11 @@ def save(folder: Path, split: str, told: dict[str, Any], columns: dict[str, Any]
     """Write metrics.json and ranks.parquet; those of another split than test carry its name."""
     import pyarrow
 
+    types = {"id": pyarrow.string(), "rank": pyarrow.float64(), "top": pyarrow.list_(pyarrow.string())}
+    types["score"] = pyarrow.list_(pyarrow.float32())
+    schema = pyarrow.schema([(name, types[name.rsplit("_", 1)[1]]) for name in columns])
     suffix = "" if split == "test" else f"-{split}"
-    stage.write_table(folder / f"ranks{suffix}.parquet", pyarrow.table(columns))
+    stage.write_table(folder / f"ranks{suffix}.parquet", pyarrow.table(columns, schema))
     stage.write(folder / f"metrics{suffix}.json", json.dumps(told, indent=1) + "\n")
     print(f"wrote {folder / f'metrics{suffix}.json'} and ranks{suffix}.parquet")
 

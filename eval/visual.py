@@ -20,6 +20,8 @@ class Visual:
         for path in shards.files(folder / "visual"):
             shard = shards.Shard(path, "visual")
             self.place |= {name: (shard, row) for row, name in enumerate(shard["video_id"])}
+        if not self.place:
+            raise ValueError(f"{folder} has no visual shards")
         self.keyframe = columns(folder / "keyframes.parquet", "video_id", "index")
 
     def rows(self, name: str) -> tuple[shards.Shard, range]:

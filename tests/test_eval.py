@@ -118,6 +118,15 @@ def test_a_photo_is_among_the_images_only(tmp_path):
     assert columns["video_rank"][columns["video_id"].index("video0003")] is None
 
 
+def test_a_dataset_of_photos_alone_has_images_and_no_videos(cache):
+    scores = similarity.matrices(Mean(), cache, "test")
+    scores.video, scores.video_id = scores.video[:, :0], scores.video_id[:0]
+    told, columns = run.measure(scores)
+    assert "t2v" not in told and told["t2i"]["queries"] == 30 and told["joint"]["images@10"] == 100
+    assert "both" not in told["joint"] and columns["video_top"] == [[]] * 30
+    assert "text → image" in run.table(told)
+
+
 @pytest.fixture(scope="module")
 def told(scores):
     return run.measure(scores)

@@ -159,3 +159,8 @@ def test_joint_by_eye_either_and_both():
 def test_a_photo_has_no_video_so_it_is_not_asked_for_both():
     told = metrics.joint(np.array([[0.1, 0.9], [0.9, 0.1]]), np.array([[False, True], [True, True]]), images=1)
     assert told["queries"] == 2 and told["both"]["queries"] == 1
+
+
+def test_the_highest_in_order_ties_as_the_gallery_has_them():
+    scores = np.array([[0.1, 0.5, 0.5, 0.9]] * 3)
+    assert metrics.top(scores, 3, rows=2).tolist() == [[3, 1, 2]] * 3
