@@ -153,6 +153,8 @@ PREPOSITIONS = {
     "off of": "off",
     "on front of": "in front of",
     "at front of": "in front of",
+    "on outside of": "outside",
+    "on inside of": "inside",
     "in front": "in front of",
     "on top": "on top of",
     "at top of": "on top of",

@@ -2,7 +2,7 @@
 
 from pipeline.scene_graph import words
 from pipeline.scene_graph.sentence import Sentence
-from pipeline.scene_graph.tagger import lemma
+from pipeline.scene_graph.tagger import kinds, lemma
 
 # nouns in -ing that no one does
 THINGS = words.listed(
@@ -36,6 +36,10 @@ def repaired(sentence: Sentence) -> Sentence:
             group(tree, index)
         elif word == "with":
             absolute(tree, index)
+        elif tree.tag[index] == "IN":
+            preposition(tree, index)
+        elif tree.relation[index][:5] == "csubj":
+            clausal(tree, index)
         if tree.tag[index][0] == "V" and tree.head[index] < 0:
             reduced(tree, index)
         if tree.relation[index] in ("acl", "advcl"):
@@ -55,7 +59,11 @@ def tags(tree: Sentence) -> None:
             nominal(tree, index)
         elif tag == "VB" and tree.head[index] == index + 1 and tree.tag[index + 1] in words.NOUN_TAGS:
             tree.tag[index], tree.relation[index] = "NN", "compound"
-        elif tag == "JJ" and any(tree.relation[child] == "det" and child < index for child in below(tree, index)):
+        elif tag == "VB" and index == 0 and len(tree) > 1:
+            opening(tree)
+        elif tag == "RB" and word in words.SIZES and tree.head[index] == index + 1 and tree.tag[index + 1][0] == "N":
+            tree.tag[index], tree.relation[index] = "JJ", "amod"
+        elif tag in ("JJS", "JJR", "JJ") and thinglike(tree, index):
             tree.tag[index] = "NN"
         elif tag == "NN" and word.endswith("ing") and "cop" in (tree.relation[child] for child in below(tree, index)):
             verbal(tree, index)
@@ -64,6 +72,53 @@ def tags(tree: Sentence) -> None:
         loose = tree.relation[index] == "dep" and tree.tag[index] == "VBG" and 0 <= tree.head[index] < index
         if loose and tree.tag[tree.head[index]][0] == "N":
             tree.relation[index] = "acl"
+
+
+def thinglike(tree: Sentence, index: int) -> bool:
+    """Whether a word tagged an adjective has an article, or opens the caption and governs the rest."""
+    if index == 0 and tree.relation[index] == "root":
+        return not copula(tree, index)
+    return any(tree.relation[child] == "det" and child < index for child in below(tree, index))
+
+
+def opening(tree: Sentence) -> None:
+    """A caption gives no orders: "fall jacket", "wetsuit on the legs" open with a noun."""
+    if tree.head[1] == 0 and tree.relation[1] == "obj" and tree.tag[1][0] == "N":
+        tree.tag[0] = "NN"
+        replace(tree, 0, 1)
+        tree.relation[0] = "compound"
+        for child in below(tree, 0):
+            tree.head[child] = 1
+    elif not kinds(tree.word[0])[2]:
+        tree.tag[0] = "NN"
+
+
+def copula(tree: Sentence, index: int) -> bool:
+    return any(tree.relation[child] in ("cop", "nsubj", "expl", "csubj") for child in below(tree, index))
+
+
+def preposition(tree: Sentence, index: int) -> None:
+    """A preposition that governs its noun: the noun hangs where it hung."""
+    if tree.tag[index] not in ("IN", "TO") or tree.head[index] < 0 or tree.relation[index] in ("case", "mark", "fixed"):
+        return
+    nouns = [child for child in below(tree, index) if child > index and tree.tag[child] in words.THING_TAGS]
+    if not nouns or any(tree.tag[child][0] == "V" for child in below(tree, index)):
+        return
+    noun, head = nouns[0], tree.head[index]
+    tree.head[noun] = head
+    tree.relation[noun] = "obl" if tree.tag[head][0] == "V" else "nmod"
+    tree.head[index], tree.relation[index] = noun, "case"
+
+
+def clausal(tree: Sentence, index: int) -> None:
+    """ "man leaning on a wall is seen" read as leaning that is seen: the man is, and he leans."""
+    if tree.relation[index] not in ("csubj", "csubj:pass") or tree.tag[index][0] != "V":
+        return
+    subjects = [child for child in below(tree, index) if tree.relation[child] == "nsubj"]
+    if subjects:
+        replace(tree, index, subjects[0])
+        tree.relation[subjects[0]] = tree.relation[index].replace("csubj", "nsubj")
+        tree.head[index], tree.relation[index] = subjects[0], "acl"
 
 
 def nominal(tree: Sentence, index: int) -> None:
@@ -75,6 +130,12 @@ def nominal(tree: Sentence, index: int) -> None:
             tree.relation[index] = "nmod"
         elif tree.relation[child] == "nsubj" and tree.tag[child] == "JJ":
             tree.relation[child] = "amod"
+    left = index - 1
+    if left >= 0 and tree.head[index] == left and tree.tag[left][0] == "N" and tree.relation[index] in ("dep", "acl"):
+        replace(tree, left, index)
+        tree.relation[left] = "compound"
+        for child in below(tree, left):
+            tree.head[child] = index
 
 
 def below(tree: Sentence, index: int) -> list[int]:
@@ -191,7 +252,13 @@ def gerund(tree: Sentence, index: int) -> None:
     if not left_noun(tree, index):
         return
     doer, tag, relation, head = index - 1, tree.tag[index], tree.relation[index], tree.head[index]
-    if tag == "NN" and tree.head[doer] == index and tree.relation[doer] == "compound":
+    if tag == "NN" and head == doer and relation in ("appos", "dep"):
+        tree.tag[index], tree.lemma[index], tree.relation[index] = "VBG", lemma(tree.word[index], "VBG"), "acl"
+        for child in below(tree, doer):
+            if child > index and tree.relation[child] in ("nmod", "obl"):
+                tree.head[child], tree.relation[child] = index, "obl"
+        return
+    if tag == "NN" and tree.head[doer] == index and tree.relation[doer] in ("compound", "discourse", "nsubj"):
         tree.tag[index], tree.lemma[index] = "VBG", lemma(tree.word[index], "VBG")
         replace(tree, index, doer)
         tree.head[index], tree.relation[index] = doer, "acl"
@@ -200,7 +267,15 @@ def gerund(tree: Sentence, index: int) -> None:
                 tree.head[child] = doer
             elif tree.head[child] == index and tree.relation[child] == "nmod":
                 tree.relation[child] = "obl"
-    elif relation in ("amod", "compound") and head > index and (tree.head[doer] == head or tree.head[head] == doer):
+            elif tree.head[child] == index and tree.relation[child] == "dep" and tree.tag[child][0] == "N":
+                tree.relation[child] = "obj"
+            elif tree.head[child] == index and tree.word[child] in ("next", "close"):
+                tree.relation[child] = "advmod"
+    elif (
+        relation in ("amod", "compound")
+        and head > index
+        and (tree.head[doer] == head or tree.head[head] in (doer, tree.head[doer]))
+    ):
         if tree.relation[doer] not in ("compound", "discourse", "dep") and tree.relation[head] != "dep":
             return
         tree.tag[index], tree.lemma[index] = "VBG", lemma(tree.word[index], "VBG")
@@ -246,6 +321,10 @@ def lifted(tree: Sentence, index: int) -> None:
     person = tree.head[holder]
     if tree.relation[holder] == "conj" and person >= 0 and tree.word[person] not in words.ANIMATE:
         holder, person = person, tree.head[person]
+    if tree.relation[holder] == "obj" and person >= 0 and tree.relation[person] == "acl":
+        wearer = tree.head[person]
+        if wearer >= 0 and tree.word[wearer] in words.ANIMATE and tree.word[holder] in words.CLOTHES:
+            tree.head[index] = wearer
     if tree.relation[holder] == "nmod" and person >= 0 and tree.word[person] in words.ANIMATE:
         cases = [tree.word[child] for child in range(holder) if tree.head[child] == holder]
         if "with" in cases or "in" in cases:

@@ -50,7 +50,8 @@ def verb(graph: Graph, index: int, found: list[Fact]) -> None:
         for thing in objects:
             found += [Fact("relation", subject, index, (), thing) for subject in subjects if subject != thing]
     for thing, case in verb_phrases(graph, index):
-        if passive and len(case) == 1 and graph.word[case[0]] == "by":
+        by = len(case) == 1 and graph.word[case[0]] == "by" and graph.lemma[index] not in words.STATIC
+        if passive and by:
             found += [Fact("relation", thing, index, (), subject) for subject in subjects]
         elif case or not objects:
             found += [Fact("relation", subject, index, tuple(case), thing) for subject in subjects if subject != thing]
@@ -177,8 +178,13 @@ def noun(graph: Graph, index: int, found: list[Fact]) -> None:
                 for word in graph.kids(child, "amod")
                 if graph.tag[child][0] == "J" and graph.word[word] not in words.SHADES
             ]
-        elif relation in ("nmod", "obl") and not located and not graph.kids(index, "cop"):
+        elif relation in ("nmod", "obl") and not located and not copular(graph, index):
             if not graph.case(child):
+                continue
+            inner = inside(graph, index, child)
+            if inner >= 0:
+                for thing in graph.conjuncts(inner):
+                    found.append(Fact("relation", thing, NONE, tuple(graph.case(child)), index))
                 continue
             for subject in graph.conjuncts(index):
                 for thing, case in phrases(graph, child):
@@ -190,6 +196,27 @@ def noun(graph: Graph, index: int, found: list[Fact]) -> None:
         elif relation in ("advmod", "dep") and graph.lemma[child] in words.ADVERBS and child > index:
             for thing, case in adverbial(graph, child):
                 found.append(Fact("relation", index, NONE, tuple(case), thing))
+
+
+def copular(graph: Graph, index: int) -> bool:
+    """Whether a noun is what something is said to be; "this is the head of a cow" says only what there is."""
+    if not graph.kids(index, "cop"):
+        return False
+    return not all(
+        graph.word[child] in ("this", "it", "that", "these", "those") for child in graph.kids(index, "nsubj")
+    )
+
+
+def inside(graph: Graph, index: int, phrase: int) -> int:
+    """ "a table with fruit on it", where both phrases hang on the table: the fruit; otherwise -1."""
+    if graph.word[phrase] not in ("it", "them"):
+        return NONE
+    beside = [
+        child
+        for child in graph.kids(index, "nmod")
+        if child < phrase and any(graph.word[word] == "with" for word in graph.case(child))
+    ]
+    return beside[-1] if beside else NONE
 
 
 def phrases(graph: Graph, index: int) -> list[tuple[int, list[int]]]:

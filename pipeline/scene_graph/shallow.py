@@ -35,11 +35,14 @@ class State:
     """What the pass remembers of the clause so far; -1 where there is nothing."""
 
     subject: int = -1  # head noun that a following verb takes
-    thing: int = -1  # the latest noun phrase
+    thing: int = -1  # the latest noun phrase; of several joined by "and", the first
+    edge: int = -1  # where the latest noun phrase ends
     verb: int = -1  # the latest verb that may take objects and phrases
     finite: int = -1  # the clause's main verb
     objects: bool = False  # the latest verb has its object
-    phrase: bool = False  # the latest noun stands in a prepositional phrase
+    phrase: str = ""  # the preposition that the latest noun follows, if any
+    quality: int = -1  # an adjective after its noun, which may take a phrase: "full of"
+    relative: int = -1  # the noun that the coming clause describes: "the jeans the man is wearing"
     join: int = -1  # "and" that waits for its second part
 
 
@@ -74,7 +77,7 @@ class Builder:
         tag, word, state = self.tag[index], self.word[index], self.state
         end, head = self.noun_phrase(index)
         if head >= 0:
-            self.place_noun(head)
+            self.place_noun(head, index)
             return end
         if tag in ("IN", "TO") or (word, self.word[index + 1] if index + 1 < len(self.word) else "") in DOUBLE:
             return self.preposition(index)
@@ -88,6 +91,7 @@ class Builder:
             return index + 1
         elif tag in ("JJ", "VBN") and state.thing >= 0:
             self.join(index, state.thing, "amod")
+            state.quality = index
         elif tag == "RB" and state.verb >= 0:
             self.join(index, state.verb, "advmod")
         return index + 1
@@ -97,6 +101,8 @@ class Builder:
         tag, end = self.tag, index
         while end < len(tag) and tag[end] in ("DT", "PRP$", "CD", "JJ", "NN", "NNS", "POS", "JJR", "JJS", "PDT"):
             end += 1
+            if end + 1 < len(tag) and tag[end] == "RB" and tag[end + 1] == "JJ" and tag[end - 1] not in words.NOUN_TAGS:
+                end += 1
             if tag[end - 1] in words.NOUN_TAGS and end < len(tag) and tag[end] in ("DT", "PRP$"):
                 break
             if end < len(tag) and tag[end] == "CC" and self.adjectives(end):
@@ -145,12 +151,14 @@ class Builder:
     def inside(self, begin: int, head: int) -> None:
         for place in range(begin, head):
             tag = self.tag[place]
-            relation = {"DT": "det", "PRP$": "nmod:poss", "CD": "nummod", "CC": "cc", ",": "punct"}.get(tag)
+            relation = {"DT": "det", "PRP$": "nmod:poss", "CD": "nummod", "CC": "cc", ",": "punct", "RB": "advmod"}.get(
+                tag
+            )
             if relation is None:
                 relation = "compound" if tag in words.NOUN_TAGS else "amod"
             self.join(place, head, relation)
 
-    def place_noun(self, head: int) -> None:
+    def place_noun(self, head: int, begin: int) -> None:
         """Join a noun phrase to what came before it."""
         state = self.state
         if state.join >= 0 and state.thing >= 0 and not self.clause_follows(head):
@@ -159,19 +167,27 @@ class Builder:
                 first = self.head[first]
             self.join(state.join, head, "cc")
             self.join(head, first, "conj")
-            state.thing, state.join = head, -1
+            state.thing, state.edge, state.join = first, head, -1
             return
         state.join = -1
-        if state.verb >= 0 and not state.objects and state.verb > state.thing:
+        if state.verb >= 0 and not state.objects and state.verb > state.edge:
             self.join(head, state.verb, "nsubj" if self.word[state.verb] in BE else "obj")
-            state.objects, state.thing, state.phrase = True, head, False
+            state.objects, state.thing, state.edge, state.phrase = True, head, head, ""
             return
         if self.root < 0:
             self.root = head
-        state.thing, state.phrase = head, False
+        described = state.subject if state.verb < 0 and state.finite < 0 else -1
+        state.thing, state.edge, state.phrase = head, head, ""
+        beside = begin == described + 1 and self.tag[begin] in ("DT", "PRP", "PRP$") and self.verb_follows(head)
+        if described >= 0 and self.root == described and (beside or self.clause_follows(head)):
+            state.subject, state.relative = head, described  # "the jeans the man is wearing"
+            return
         if state.subject < 0 or self.clause_follows(head):
             state.subject = head
             state.verb = state.finite = -1
+
+    def verb_follows(self, head: int) -> bool:
+        return any(tag in ("VBZ", "VBP", "VBD", "MD") for tag in self.tag[head + 1 :])
 
     def clause_follows(self, head: int) -> bool:
         """Whether a finite verb stands right after a noun."""
@@ -185,6 +201,9 @@ class Builder:
         state = self.state
         if self.word[index] in CLAUSE and self.starts_clause(index):
             state.verb, state.objects, state.join = -1, False, -1
+            return index + 1
+        if state.verb >= 0 and index == state.verb + 1 and self.particle(index):
+            self.join(index, state.verb, "compound:prt")
             return index + 1
         if self.tag[index] == "TO" and index + 1 < len(self.tag) and self.tag[index + 1] == "VB":
             return index + 1
@@ -204,15 +223,18 @@ class Builder:
         for place in case:
             self.join(place, head, "case")
         word = self.word[case[-1]]
-        if word == "of" and len(case) == 1 and state.thing >= 0 and state.thing > state.verb:
-            self.join(head, state.thing, "nmod")
-        elif state.verb >= 0 and (state.verb > state.thing or not self.near(case)):
+        if state.quality == index - 1 and state.quality >= 0:
+            self.join(head, state.quality, "obl")
+        elif word == "of" and len(case) == 1 and state.thing >= 0 and state.edge > state.verb:
+            self.join(head, state.edge if self.word[state.edge] in words.GROUPS else state.thing, "nmod")
+        elif state.verb >= 0 and (state.verb > state.edge or not self.near(case)):
             self.join(head, state.verb, "obl")
         elif state.thing >= 0:
-            self.join(head, state.thing, "nmod")
+            outer = state.phrase and state.subject >= 0 and word not in ("of", "with") and state.verb < 0
+            self.join(head, state.subject if outer else state.thing, "nmod")
         elif self.root < 0:
             self.root = head
-        state.thing, state.phrase, state.join = head, True, -1
+        state.thing, state.edge, state.phrase, state.join = head, head, word, -1
         if state.verb >= 0:
             state.objects = True
         return finish
@@ -272,7 +294,12 @@ class Builder:
             else:
                 self.join(place, main, "aux:pass" if passive and word[place] in BE else "aux")
         self.place_verb(main, len(chain) > 1 or tag[main] in ("VBZ", "VBP", "VBD"), passive)
-        if end < len(tag) and word[end] in PARTICLES and tag[end] in ("RB", "RP"):
+        if (
+            end < len(tag)
+            and word[end] in PARTICLES
+            and tag[end] in ("RB", "RP")
+            and tuple(word[end : end + 2]) not in DOUBLE
+        ):
             self.join(end, main, "compound:prt" if word[end] in ("up", "down", "out", "off") else "advmod")
             end += 1
         return end
@@ -281,7 +308,12 @@ class Builder:
         """Join a verb to its subject, to the verb before it, or to the noun it describes."""
         state = self.state
         left = self.word[main - 1] if main else ""
-        if left == "to" and state.verb >= 0:
+        if state.relative >= 0 and state.subject >= 0:
+            self.join(state.subject, main, "nsubj")
+            self.join(main, state.relative, "acl:relcl")
+            state.relative = -1
+            state.finite = main
+        elif left == "to" and state.verb >= 0:
             self.join(main - 1, main, "mark")
             self.join(main, state.verb, "xcomp")
         elif state.join >= 0 and state.verb >= 0:
@@ -298,9 +330,8 @@ class Builder:
             state.finite = main
         elif finite and state.verb >= 0 and state.subject < 0:
             self.join(main, state.verb, "conj")
-        elif state.thing >= 0 and state.thing > state.verb and state.finite < 0:
-            holder = state.subject if state.phrase and self.tag[main] == "VBG" and state.subject >= 0 else state.thing
-            self.join(main, holder, "acl")
+        elif state.thing >= 0 and state.edge > state.verb and state.finite < 0:
+            self.join(main, self.holder(main), "acl")
         elif state.verb >= 0:
             self.join(main, state.verb, "xcomp" if main == state.verb + 1 else "advcl")
         elif state.thing >= 0:
@@ -308,6 +339,24 @@ class Builder:
         if self.root < 0:
             self.root = main
         state.verb, state.objects, state.join = main, False, -1
+
+    def holder(self, main: int) -> int:
+        """Whom a participle describes: "man in a suit sitting", but "picture of a woman sitting"."""
+        state = self.state
+        if self.tag[main] != "VBG" or not state.phrase or state.phrase == "of" or state.subject < 0:
+            return state.thing
+        subject, thing = self.word[state.subject], self.word[state.thing]
+        return state.subject if subject in words.ANIMATE and thing not in words.ANIMATE else state.thing
+
+    def particle(self, index: int) -> bool:
+        """ "look down at": the first of two prepositions belongs to the verb."""
+        after = index + 1
+        return (
+            self.word[index] in ("down", "up", "back", "off", "over", "out")
+            and after < len(self.word)
+            and self.tag[after] in ("IN", "TO")
+            and (self.word[index], self.word[after]) not in DOUBLE
+        )
 
     def copula(self, chain: list[int], end: int) -> int:
         """ "is red", "is in the house", "is a rider", "there is a dog"; 0 when something else follows."""
@@ -325,6 +374,11 @@ class Builder:
             case.append(place)
             place += 1
         finish, head = self.noun_phrase(place) if place < len(tag) else (place, -1)
+        if head < 0 and case and state.relative >= 0:
+            self.join(subject, case[-1], "nsubj")
+            self.join(state.relative, case[-1], "nsubj")
+            self.root, state.relative = case[-1], -1
+            return place
         if head < 0 and not case and tag[place] in ("JJ", "CD"):
             finish, head = place + 1, place
         if head < 0:
@@ -336,7 +390,7 @@ class Builder:
         self.join(subject, head, "nsubj")
         if self.root in (-1, subject):
             self.root = head
-        state.thing = state.finite = head
-        state.phrase = bool(case)
+        state.thing = state.edge = state.finite = head
+        state.phrase = self.word[case[-1]] if case else ""
         state.verb, state.objects = -1, False
         return finish

@@ -56,7 +56,17 @@ FIXED = (
         "several": "JJ",
         "few": "JJ",
     }
-    | {"very": "RB", "together": "RB", "forward": "RB", "other": "JJ", "open": "JJ", "one": "CD", "t-shirt": "NN"}
+    | {
+        "very": "RB",
+        "together": "RB",
+        "forward": "RB",
+        "other": "JJ",
+        "open": "JJ",
+        "one": "CD",
+        "multi": "JJ",
+        "overcast": "JJ",
+        "t-shirt": "NN",
+    }
     | {word: "CD" for word in words.NUMBERS}
     | {word: "JJ" for word in words.COLOURS}
     | {
@@ -95,11 +105,15 @@ def kinds(word: str) -> tuple[str, bool, bool, bool]:
         return tag, "NOUN" in possible or tag[0] == "N", "VERB" in possible, tag == "JJ" or "ADJ" in possible
     possible = getAllLemmas(word)
     noun, verb, adjective = "NOUN" in possible, "VERB" in possible, "ADJ" in possible
-    tag = lexicon().get(word)
-    if tag is None or tag[0] not in "NVJRIC":
+    if word in PLURALS:
+        return "NNS", True, False, False
+    tag = "CD" if word[0].isdigit() else lexicon().get(word)
+    if tag is None or tag[0] not in "NVJRIC" or (tag == "IN" and noun):
         tag = guess(word, noun, verb, adjective)
     if tag in ("NNP", "NNPS"):
         tag = "NN" if tag == "NNP" else "NNS"
+    if tag[0] == "J" and noun and not adjective and not verb:
+        tag = "NN"
     if tag in ("VB", "VBP") and noun and not verb:
         tag = "NN"
     if tag == "NN" and verb and not noun and word.endswith("ing"):
@@ -119,6 +133,13 @@ def guess(word: str, noun: bool, verb: bool, adjective: bool) -> str:
         return "VBN"
     if word.endswith("ly") and not noun:
         return "RB"
+    if (
+        not verb
+        and len(word) > 4
+        and word.endswith(("ic", "al", "ous", "ful", "ive", "able", "less", "ish"))
+        and not noun
+    ):
+        return "JJ"
     if adjective and not noun or ("-" in word and word.endswith(("ed", "y", "sized", "style", "colored"))):
         return "JJ"
     if word.endswith("s") and not word.endswith(("ss", "us", "is")):
@@ -164,57 +185,112 @@ def corrected(text: list[str], known: list[tuple[str, bool, bool, bool]], tag: l
     right = tag[index + 1] if index + 1 < len(text) else "$"
     if word == "'s":
         return "POS" if left[0] == "N" and right[0] in "NJC" and right != "CC" else "VBZ"
-    if word == "her" and right[0] not in "NJC":
+    if word in FIXED and word not in OPEN:
+        return fixed(text, tag, index, left, right)
+    if (
+        word in words.SHADES
+        and index + 1 < len(text)
+        and (text[index + 1] in words.COLOURS or text[index + 1] == "colored")
+    ):
+        return "JJ"
+    verbless = not any(other[0] == "V" or other == "MD" for other in tag[:index])
+    if left in ("DT", "PRP$", "POS", "CD") or (left in ("JJ", "JJR", "JJS") and before != "next"):
+        return after_modifier(word, usual, left, right, noun, adjective)
+    if (
+        left in ("TO", "MD")
+        and verb
+        and not (left == "TO" and (usual[0] == "N" or not verbless) and right in ("IN", "$", "."))
+    ):
+        return "VB"
+    if before in BE or (left == "RB" and index > 1 and text[index - 2] in BE):
+        if usual in ("VBD", "VBN"):
+            return "VBN"
+        if usual in ("VB", "VBP") and noun:
+            return "NN" if not adjective else "JJ"
+        return "VBG" if usual == "NN" and verb and word.endswith("ing") and right != "IN" else usual
+    if usual == "NN" and verb and word.endswith("ing") and left[0] in "NP" and right in AFTER_VERB:
+        return "VBG"
+    described = usual in ("VBN", "VBD", "VBG") and left in ("^", "IN", "CC", ",", "VBG") and right[0] in "NJ"
+    if described and (usual != "VBG" or (left in ("IN", "CC") and right[0] == "N") or (left == "^" and right == "NNS")):
+        return "JJ"
+    if usual == "JJ" and verb and word.endswith("ed") and left[0] == "N" and right in ("IN", "TO"):
+        return "VBN"
+    plural = left in ("NNS", "PRP", "WDT", "WP") and verbless and verb and usual in ("NN", "VB", "VBP", "JJ")
+    if plural and (right in AFTER_VERB or (usual[0] == "V" and not noun) or left != "NNS" or right in ("$", ".")):
+        return "VBP"
+    if left in ("NN", "PRP", "WP", "WDT") and usual in ("NNS", "VBZ") and verb and noun and word not in PLURALS:
+        placed = "IN" in tag[:index] or "TO" in tag[:index]
+        return third_person(usual, left, right, verbless, index < 2 or placed)
+    if usual in ("VBD", "VBN") and left[0] in "NP":
+        return "VBD" if right in ("DT", "PRP$", "CD", "PRP") or word in INTRANSITIVE else "VBN"
+    if left == "NN" and verbless and usual in ("NN", "VB", "VBP") and verb and right in ("DT", "PRP$"):
+        return "NN" if any(other in ("VBZ", "VBP", "MD") for other in tag[index + 1 :]) else "VBP"
+    if usual in ("VB", "VBP"):
+        if noun and left in ("IN", "^", "VBG", "CC", "NN", "VBZ", ",", "VBN", "NNS"):
+            return "NN"
+        return "VBP" if left in ("NNS", "PRP", "WDT", "WP") else "VB"
+    if usual == "VBZ" and noun and left in ("IN", "^", "VBG", "CC", "VBN", "NNS"):
+        return "NNS"
+    if usual in ("JJ", "RB") and noun and left in ("IN", "VBG", "VBZ", "NN") and right in ("$", ".", "IN", "CC", ","):
+        return (
+            "NN"
+            if word not in words.COLOURS and left != "VBZ" and (left != "NN" or usual == "JJ" and not adjective)
+            else usual
+        )
+    return usual
+
+
+PLURALS = listed("tracks bears rocks nets stems lights signs boards bars cars trees boats planes trains hands eyes")
+OPEN = listed("left open back top right front")
+AFTER_VERB = frozenset({"DT", "PRP$", "IN", "PRP", "TO", "RB", "CD", "RP", "VBG"})
+
+
+def fixed(text: list[str], tag: list[str], index: int, left: str, right: str) -> str:
+    """A word of the closed lists whose tag still depends on its neighbours."""
+    word, usual = text[index], tag[index]
+    if word == "her" and right[0] not in "NJCV":
         return "PRP"
     if word == "that":
         return "WDT" if left[0] == "N" and (right[0] in "VM" or right in ("PRP", "DT", "PRP$")) else "DT"
     if word == "like" and left in ("PRP", "NNS", "TO", "MD"):
         return "VB"
-    if word in FIXED and word not in ("left", "open", "back", "top", "right", "front"):
-        return usual
-    if left in ("DT", "PRP$", "POS", "CD") or (left == "JJ" and before not in ("next",)):
-        if usual in ("VB", "VBP") and noun:
-            return "NN"
-        if usual == "VBZ" and noun:
-            return "NNS"
-        if usual in ("VBG", "VBN", "VBD") and right[0] in "NJ":
-            return "JJ" if usual != "VBG" or right[0] == "N" else usual
-        if usual == "VBG" and noun and right[0] not in "ND":
-            return "NN"
-        if usual in ("JJ", "RB", "IN") and noun and right[0] not in "NJC" and left != "CD":
-            return (
-                "NN"
-                if not adjective or right in ("IN", "VBZ", "VBP", "$", "VBD", "TO", ".") and word not in words.COLOURS
-                else usual
-            )
-        return usual
-    if left in ("TO", "MD") and verb and not (left == "TO" and usual[0] == "N" and right in ("IN", "$", ".")):
-        return "VB"
-    if before in BE:
-        if usual in ("VBD", "VBN"):
-            return "VBN"
-        if usual in ("VB", "VBP") and noun:
-            return "NN" if not adjective else "JJ"
-        return usual
-    plural = left in ("NNS", "PRP") and usual in ("NN", "VB", "VBP", "JJ") and verb and (noun or usual[0] == "V")
-    if plural and (right in ("IN", "DT", "RB", "PRP$", "TO", "$", ".", "VBG", "RP") or usual[0] == "V"):
-        return "VBP"
-    if left in ("NN", "PRP", "WP", "WDT") and usual in ("NNS", "VBZ") and verb and noun:
-        if right in ("DT", "PRP$", "IN", "RB", "TO", "VBG", "PRP", "CD") or left != "NN":
-            first = not any(other in ("VBZ", "VBP", "VBG", "VBN", "VBD") for other in tag[:index])
-            if first and (usual == "VBZ" or right in ("DT", "PRP$", "PRP")):
-                return "VBZ"
-        if usual == "VBZ" and right[0] in "NJ":
-            return "VBZ"
-        return "NNS" if left == "NN" and usual == "VBZ" and right in ("$", ".") and index < 2 else usual
-    if usual in ("VBD", "VBN") and left[0] in "NP":
-        if right in ("DT", "PRP$", "CD", "PRP") or word in INTRANSITIVE:
-            return "VBD"
-        return "VBN"
-    if usual in ("VB", "VBP"):
-        if left in ("IN", "^", "VBG", "CC", "NN") and noun:
-            return "NN"
-        return "VBP" if left in ("NNS", "PRP", "WDT", "WP") else "VB"
-    if usual == "VBZ" and noun and left in ("IN", "^", "VBG"):
-        return "NNS"
+    if word == "other" and index and text[index - 1] == "each":
+        return "NN"
+    if word == "can" and index and left == "NN" and text[index - 1] in CANS:
+        return "NN"
+    if word == "one" and right in ("IN", "VBZ", "$", "."):
+        return "CD"
+    if word in words.COLOURS and word in NOUN_COLOURS and left in ("^", "DT") and right in ("VBZ", "IN", "VBG", "VBN"):
+        return "NN"
     return usual
+
+
+CANS = listed("trash garbage soda beer tin watering spray recycling paint")
+NOUN_COLOURS = listed("cream orange gold rose silver")
+
+
+def after_modifier(word: str, usual: str, left: str, right: str, noun: bool, adjective: bool) -> str:
+    """A word after an article, a number, an owner or an adjective: a noun, or another modifier."""
+    if usual in ("VB", "VBP"):
+        return "NN"
+    if usual == "VBZ" and noun:
+        return "NNS"
+    if usual in ("VBG", "VBN", "VBD"):
+        if right[0] in "NJ" and (left != "CD" or usual != "VBG"):
+            return "JJ" if usual != "VBG" or right[0] == "N" else usual
+        return "NN" if noun and right[0] not in "ND" and (usual == "VBG" or left != "POS") else usual
+    if usual in ("JJ", "RB", "IN") and noun and right[0] not in "NJC" and left != "CD":
+        bare = right in ("IN", "VBZ", "VBP", "$", "VBD", "TO", ".", "VBG", "VBN") and word not in words.COLOURS
+        return "NN" if not adjective or bare else usual
+    return usual
+
+
+def third_person(usual: str, left: str, right: str, verbless: bool, phrase: bool) -> str:
+    """ "man walks", but "train tracks": a verb if the clause has none and what follows can follow a verb."""
+    if left != "NN":
+        return "VBZ"
+    if not verbless:
+        return "NNS"
+    if usual == "VBZ":
+        return "NNS" if right in ("VBZ", "VBP", "VBG", "MD") or (right in ("$", ".") and phrase) else "VBZ"
+    return "VBZ" if right in ("DT", "PRP$", "PRP") else "NNS"
