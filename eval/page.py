@@ -165,14 +165,15 @@ def heatmap(similarity: NDArray, chosen: int) -> str:
             )
     sums = similarity.sum(1)
     least, most = float(sums.min()), float(sums.max())
-    left = size * side + 14
+    left, gap = size * side + 14, min(3, side / 6)
     bars = []
     for row, value in enumerate(sums):
         width = 24 + 90 * (value - least) / max(most - least, 1e-9)
         kind = "sum chosen" if row == chosen else "sum"
         middle = row * side + side / 2
         bars.append(
-            f'<rect class="{kind}" x="{left}" y="{row * side + 3}" width="{width:.1f}" height="{side - 7}" rx="2"/>'
+            f'<rect class="{kind}" x="{left}" y="{row * side + gap:g}" width="{width:.1f}" '
+            f'height="{side - 1 - 2 * gap:g}" rx="2"/>'
         )
         if side >= 12:
             bars.append(f'<text class="value" x="{left + width + 6:.1f}" y="{middle + 3}">{value:.3f}</text>')

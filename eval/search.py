@@ -9,6 +9,8 @@ in `.search/`, for as long as the checkpoint and the shards stay what they are.
 import argparse
 import hashlib
 import json
+import os
+import pickle
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -64,10 +66,8 @@ class Search:
 
         path = self.shards / ".search" / f"{run.parent.parent.name}-{run.name}-{split}.pt"
         key = identity(run, self.shards)
-        if path.exists():
-            kept = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-            if kept["key"] == key:
-                return kept["gallery"]
+        if (before := kept(path, key)) is not None:
+            return before
         gallery: dict[str, list[dict[str, Any]]] = {}
         meter = stage.Progress(sum(map(len, self.rows.values())), "gallery", "item")
         with torch.inference_mode():
@@ -77,8 +77,10 @@ class Search:
                     gallery[kind].append({name: half(tensor) for name, tensor in block.items()})
                     meter.add(len(next(iter(block.values()))))
         meter.close()
-        with stage.replacing(path) as part:
+        own = path.with_suffix(f".{os.getpid()}")  # two searches may encode at once
+        with stage.replacing(own) as part:
             torch.save({"key": key, "gallery": gallery}, part)
+        os.replace(own, path)
         return gallery
 
     def __call__(self, query: str, top: int = 5) -> dict[str, Any]:
@@ -162,6 +164,19 @@ class Search:
 
         frame = torch.from_numpy(self.visual.frame(name)).to(self.device)
         return int(self.method.score_images(text, self.method.encode_image({"image": frame}))[0].argmax())
+
+
+def kept(path: Path, key: str) -> Any:
+    """The encoded gallery in a file, None where there is none, it is damaged, or it was made from something else."""
+    import torch
+
+    if not path.exists():
+        return None
+    try:
+        content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError):
+        return None
+    return content["gallery"] if isinstance(content, dict) and content.get("key") == key else None
 
 
 def half(tensor: Any) -> Any:

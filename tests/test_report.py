@@ -100,6 +100,13 @@ def test_the_keyframe_is_outlined_and_its_row_sum_is_told():
     assert "Frame 2 of 3, at 1.50 s" in drawn and "2.100" in drawn and drawn.count('class="shot chosen"') == 1
 
 
+@pytest.mark.parametrize("frames", [2, 12, 64])
+def test_a_matrix_of_any_size_has_squares_and_bars(frames):
+    drawn = page.heatmap(np.eye(frames), 0)
+    sizes = [float(size) for size in re.findall(r'(?:width|height)="([-0-9.]+)"', drawn)]
+    assert min(sizes) > 0 and drawn.count("<rect") == frames * frames + frames + 1
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     """A dataset with two scored runs and a history."""

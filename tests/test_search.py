@@ -153,6 +153,16 @@ def test_the_gallery_is_kept_until_the_run_changes(home, monkeypatch):
         (folder / "checkpoint.pt").write_bytes(before)
 
 
+def test_a_damaged_gallery_is_made_again(home):
+    folder, shards = Path("cache/mine/runs/zero_shot"), Path("cache/mine")
+    first = search.Search(folder, shards)("a green wall")
+    path = next(Path("cache/mine/.search").glob("*zero_shot-all.pt"))
+    path.write_bytes(path.read_bytes()[:-200])
+    assert search.Search(folder, shards)("a green wall") == first
+    path.write_bytes(b"")
+    assert search.Search(folder, shards)("a green wall") == first
+
+
 def test_the_kept_gallery_is_outside_of_every_stage_output(home):
     assert list(Path("cache/mine/.search").glob("*.pt")) and not list(Path("cache/mine/runs").rglob("*gallery*"))
 
