@@ -44,20 +44,37 @@ class Scan:
     dts: list[int | None] = field(default_factory=list)
     key: list[bool] = field(default_factory=list)
     shown: list[bool] = field(default_factory=list)
+    corrupt: list[bool] = field(default_factory=list)
     duration: list[int] = field(default_factory=list)
     held: int = 0
+    cut: bool = False  # whether the file ends within a packet
 
     def times(self) -> list[int]:
-        """Ascending presentation times of the frames that are shown; Unplanned if any is missing or repeated."""
+        """Ascending presentation times of the frames that are shown; Unplanned if they cannot be trusted."""
         times = [pts for pts, shown in zip(self.pts, self.shown) if shown]
         if not times:
             raise Unplanned("no packet is shown")
         if None in times:
             raise Unplanned("packets without timestamps")
+        if not rising([dts for dts in self.dts if dts is not None]):
+            raise Unplanned("decoding times go back")
         times.sort()
-        if any(a == b for a, b in zip(times, times[1:])):
+        if not rising(times):
             raise Unplanned("repeated timestamps")
+        if (
+            self.cut and self.dts[-1] is not None
+        ):  # pictures shown after the last packet's turn may have lost a neighbour
+            times = [time for time in times if time <= self.dts[-1]] or times[:1]
         return times
+
+    def end(self, times: list[int]) -> Fraction:
+        """When the last of `times` leaves the screen by its own packet's duration."""
+        return closing(times, self.duration[self.pts.index(times[-1])])
+
+
+def rising(times: list) -> bool:
+    """Whether each time is later than the one before."""
+    return all(a < b for a, b in zip(times, times[1:]))
 
 
 def opened(path: str | os.PathLike) -> av.container.InputContainer:
@@ -87,7 +104,10 @@ def stream_of(container: av.container.InputContainer) -> av.VideoStream:
         if context is not None and not stream.disposition & still and context.name not in TEXT:
             stream.thread_type = "NONE"
             context.thread_count = 1
+            context.options = {"err_detect": "explode"}  # say so where data is damaged, instead of painting over it
             return stream
+    if any(stream.codec_context is None for stream in container.streams.video):
+        raise DecodeError("damaged", "its header names no codec; it was cut short or is damaged")
     kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
     art = " (cover art)" if any(stream.disposition & still for stream in container.streams.video) else ""
     raise DecodeError("no_video", f"holds no moving picture, only {kinds}{art}")
@@ -96,15 +116,20 @@ def stream_of(container: av.container.InputContainer) -> av.VideoStream:
 def scan(container: av.container.InputContainer, stream: av.VideoStream) -> Scan:
     """Read every packet of the stream once."""
     found = Scan(stream.time_base)
-    hidden = invisible_vp8 if stream.codec_context.name == "vp8" else never
+    hidden = invisible_vp8 if stream.codec_context.codec.canonical_name == "vp8" else never
     for packet in read(container, stream):
         found.pts.append(packet.pts)
         found.dts.append(packet.dts)
         found.key.append(packet.is_keyframe)
-        found.shown.append(not (packet.is_discard or packet.is_corrupt or hidden(packet)))
+        found.shown.append(not (packet.is_discard or hidden(packet)))
+        found.corrupt.append(packet.is_corrupt)
         found.duration.append(packet.duration or 0)
         found.held += packet.size
         found.packet.append(packet if found.held <= HELD else None)
+    if found.corrupt and found.corrupt[-1]:
+        found.cut = True
+        for column in (found.packet, found.pts, found.dts, found.key, found.shown, found.corrupt, found.duration):
+            column.pop()
     return found
 
 
@@ -138,19 +163,15 @@ def closing(times: list, duration: int = 0) -> Fraction:
     return Fraction(times[-1] + max(duration, 1))
 
 
-def declared(
-    container: av.container.InputContainer, stream: av.VideoStream, times: list, end: Fraction
-) -> tuple[Fraction, list[str]]:
-    """The end that the header promises, and a note, where the file stops clearly short of it; else `end`, the one found."""
-    length = None
+def promised(container: av.container.InputContainer, stream: av.VideoStream, times: list, end: Fraction) -> Fraction:
+    """The end by the header where the file stops clearly short of it; else `end`, the one found."""
     if stream.duration:
-        length = Fraction(stream.duration)
+        late = times[0] + Fraction(stream.duration)
     elif container.duration and len(container.streams) == 1:
-        length = Fraction(container.duration, av.time_base) / stream.time_base
-    found = end - times[0]
-    if length is None or found >= length * (1 - SHORT):
-        return end, []
-    return times[0] + length, [f"truncated: {lasts(found, length, stream.time_base)}"]
+        late = Fraction(container.duration, av.time_base) / stream.time_base
+    else:
+        return end
+    return late if end - times[0] < (late - times[0]) * (1 - SHORT) else end
 
 
 def lasts(found: Fraction, length: Fraction, clock: Fraction) -> str:
@@ -158,18 +179,18 @@ def lasts(found: Fraction, length: Fraction, clock: Fraction) -> str:
     return f"holds {float(found * clock):.2f} of {float(length * clock):.2f} s"
 
 
-def choose(times: list, end: Fraction, want: Want, clock: Fraction) -> list[int]:
-    """Indices of the wanted frames of a video that should last until `end`.
+def choose(times: list, stop: Fraction, end: Fraction, want: Want, clock: Fraction) -> tuple[list[int], list[str]]:
+    """Indices of the wanted frames of a video that lasts until `stop` and was to last until `end`, and notes.
 
-    DecodeError where nothing is shown between the moments asked for, or the file stops before the last of them.
+    DecodeError where nothing is shown between the moments asked for, or the file stops before the last wanted one.
     """
-    origin, stop = Fraction(times[0]), closing(times)
+    origin = Fraction(times[0])
     first = origin + Fraction(want.start or 0).limit_denominator(1_000_000) / clock
     last = end if want.end is None else min(end, origin + Fraction(want.end).limit_denominator(1_000_000) / clock)
-    if first >= last or first >= max(stop, end):
-        length = float((stop - origin) * clock)
+    if first >= last:
+        length = float((end - origin) * clock)
         raise DecodeError("outside", f"nothing between {want.start} and {want.end} s; it lasts {length:.2f} s")
-    centre = last - (last - first) / (2 * want.frames)
-    if centre > stop:
+    if last - (last - first) / (2 * want.frames) > stop:
         raise DecodeError("truncated", lasts(stop - origin, end - origin, clock))
-    return sample(times, (first, last), want.frames, want.sampling, 1 / clock)
+    notes = [f"truncated: {lasts(stop - origin, end - origin, clock)}"] if end > stop else []
+    return sample(times, (first, last), want.frames, want.sampling, 1 / clock), notes

@@ -98,13 +98,11 @@ def by_plan(path: str | os.PathLike, want: Want) -> Clip:
     """Decode only the groups of pictures that hold a wanted frame."""
     with boxes.opened(path) as container:
         stream = boxes.stream_of(container)
-        if stream.codec_context.name not in packets.ENTRY:
-            raise Unplanned(f"{stream.codec_context.name} has no sure entry points")
+        packets.plannable(container, stream)
         found = boxes.scan(container, stream)
         times = found.times()
-        last = found.duration[found.pts.index(times[-1])]
-        end, notes = boxes.declared(container, stream, times, boxes.closing(times, last))
-        chosen = boxes.choose(times, end, want, found.clock)
+        stop = found.end(times)
+        chosen, notes = boxes.choose(times, stop, boxes.promised(container, stream, times, stop), want, found.clock)
         slots = {times[index]: slot for slot, index in enumerate(chosen)}
         canvas = Canvas(len(slots), want.size)
         for picture in packets.planned(stream.codec_context, found, set(slots), lambda: reread(path)):
@@ -114,27 +112,40 @@ def by_plan(path: str | os.PathLike, want: Want) -> Clip:
 
 def by_order(path: str | os.PathLike, want: Want) -> Clip:
     """Decode everything twice: once to learn which frames there are and when, once to take the wanted ones."""
-    shown = [(picture.pts, sound) for picture, sound in ordered(path)]
     with boxes.opened(path) as container:
         stream = boxes.stream_of(container)
-        found = boxes.scan(container, stream)
+        found, rate = boxes.scan(container, stream), stream.average_rate or stream.guessed_rate or Fraction(25)
+        seen = [(picture and picture.pts, picture is not None, sound) for picture, sound in ordered(path)]
+        shown = [(pts, sound) for pts, there, sound in seen if there]
         if not shown:
             raise DecodeError("no_frames", f"none of its {len(found.pts)} packets gives a frame")
-        times = clock_times([pts for pts, _ in shown], found, rate_of(stream))
-        end, notes = boxes.declared(container, stream, times, boxes.closing(times))
-    chosen = boxes.choose(times, end, want, found.clock)
-    unsound = [index for index in chosen if not shown[index][1]]
-    if unsound:
-        count, at = sum(not sound for _, sound in shown), seconds(times, unsound[:1], found.clock)[0]
-        raise DecodeError(
-            "damaged", f"{count} of {len(shown)} frames are damaged, the wanted one at {at:.2f} s among them"
-        )
+        whole = all(sound for _, _, sound in seen)
+        times = clock_times([pts for pts, _ in shown], found, rate) if whole else times_of_damaged(found)
+        stop = boxes.closing(times)
+        chosen, notes = boxes.choose(times, stop, boxes.promised(container, stream, times, stop), want, found.clock)
     slots = {index: slot for slot, index in enumerate(chosen)}
+    if not whole:
+        place = {pts: index for index, (pts, sound) in enumerate(shown) if sound}
+        lost = [index for index in chosen if times[index] not in place]
+        if lost:
+            at = seconds(times, lost[:1], found.clock)[0]
+            share = f"{len(times) - len(place)} of {len(times)} frames are damaged"
+            raise DecodeError("damaged", f"{share}, the wanted one at {at:.2f} s among them")
+        slots = {place[times[index]]: slot for slot, index in enumerate(chosen)}
     canvas = Canvas(len(slots), want.size)
-    for index, (picture, _) in enumerate(ordered(path)):
+    pictures_shown = (picture for picture, _ in ordered(path) if picture is not None)
+    for index, picture in enumerate(pictures_shown):
         if index in slots:
             canvas.put(slots[index], picture)
     return Clip(canvas.frame, seconds(times, chosen, found.clock), version("pyav"), notes)
+
+
+def times_of_damaged(found: Scan) -> list[int]:
+    """When the frames of a damaged file should be shown; without sound timestamps nobody can tell which ones are lost."""
+    try:
+        return found.times()
+    except Unplanned as reason:
+        raise DecodeError("damaged", f"packets do not decode, and no telling which frames are lost: {reason}") from None
 
 
 def reread(path: str | os.PathLike) -> Iterator[av.Packet]:
@@ -150,17 +161,12 @@ def ordered(path: str | os.PathLike) -> Iterator[tuple[av.VideoFrame, bool]]:
         yield from packets.in_order(stream.codec_context, boxes.read(container, stream))
 
 
-def rate_of(stream: av.VideoStream) -> Fraction:
-    """Frames a second by the header; 25 where it does not say."""
-    return stream.average_rate or stream.guessed_rate or Fraction(25)
-
-
 def clock_times(pts: list[int | None], found: Scan, rate: Fraction) -> list:
     """Times of frames in order of presentation: their own, else the decoding times in order, else the frame rate."""
-    if None not in pts and all(a < b for a, b in zip(pts, pts[1:])):
+    if None not in pts and boxes.rising(pts):
         return pts
     dts = sorted(time for time in found.dts if time is not None)
-    if len(dts) == len(pts) and all(a < b for a, b in zip(dts, dts[1:])):
+    if len(dts) == len(pts) and boxes.rising(dts):
         return dts
     return [index / (rate * found.clock) for index in range(len(pts))]
 

@@ -18,6 +18,15 @@ ENTRY = {"h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mpeg1video", "mpeg2video
 SPARE = {"h264", "mpeg4", "mpeg1video", "mpeg2video"}
 
 
+def plannable(container: av.container.InputContainer, stream: av.VideoStream) -> None:
+    """Unplanned where a format does not say enough, whatever its packets say."""
+    codec = stream.codec_context.codec.canonical_name
+    if codec not in ENTRY:
+        raise Unplanned(f"{codec} has no sure entry points")
+    if container.format.name == "avi" and stream.codec_context.has_b_frames:
+        raise Unplanned("AVI does not say when B-frames are shown")
+
+
 def runs(found: Scan, wanted: set[int]) -> list[tuple[int, int]]:
     """Ranges [first, last] of packets to feed so that every wanted time comes out, in decoding order.
 
@@ -49,9 +58,9 @@ def planned(
 
     `again` reads the packets once more, for a file too large to be held.
     """
-    spare = context.name in SPARE
+    spare = context.codec.canonical_name in SPARE
     packets = enumerate(found.packet if found.held <= HELD else again())
-    ahead, missing = None, set(wanted)
+    ahead, missing, order = None, set(wanted), [-(1 << 63)]
     for number, (first, last) in enumerate(runs(found, wanted)):
         if number:
             context.flush_buffers()
@@ -61,23 +70,32 @@ def planned(
                 if spare and keep != ahead:
                     context.skip_frame = "DEFAULT" if keep else "NONREF"
                     ahead = keep
-                yield from matching(context, packet, missing)
+                if found.corrupt[position]:
+                    raise Unplanned("a needed packet is damaged")
+                yield from matching(decoded(context, packet), missing, order)
             if position == last:
                 break
-        yield from matching(context, None, missing)
+        yield from matching(decoded(context, None), missing, order)
     if missing:
         raise Unplanned(f"{len(missing)} wanted frames did not come out")
 
 
-def matching(context: av.VideoCodecContext, packet: av.Packet | None, missing: set[int]) -> Iterator[av.VideoFrame]:
-    """Decode one packet (None: drain) and pass on the frames still missing."""
+def decoded(context: av.VideoCodecContext, packet: av.Packet | None) -> list[av.VideoFrame]:
+    """Frames that come out once the packet is in (None: all that are left); Unplanned if it does not decode."""
     try:
-        frames = context.decode(packet)
+        return context.decode(packet)
     except MemoryError:
         raise
     except av.error.FFmpegError as error:
         raise Unplanned(f"a packet does not decode ({error.strerror})") from None
+
+
+def matching(frames: list[av.VideoFrame], missing: set[int], order: list[int]) -> Iterator[av.VideoFrame]:
+    """The frames still missing. `order` holds the time of the frame before: a decoder presents frames in order."""
     for frame in frames:
+        if frame.pts is None or frame.pts <= order[0]:
+            raise Unplanned("timestamps do not follow the order of presentation")
+        order[0] = frame.pts
         if frame.pts in missing:
             if frame.is_corrupt:
                 raise Unplanned("a wanted frame is damaged")
@@ -85,20 +103,30 @@ def matching(context: av.VideoCodecContext, packet: av.Packet | None, missing: s
             yield frame
 
 
-def in_order(context: av.VideoCodecContext, packets: Iterable[av.Packet]) -> Iterator[tuple[av.VideoFrame, bool]]:
-    """Every frame in order of presentation, with whether it is sound.
+def in_order(
+    context: av.VideoCodecContext, packets: Iterable[av.Packet]
+) -> Iterator[tuple[av.VideoFrame | None, bool]]:
+    """Every frame in order of presentation, with whether it is sound; (None, False) for a packet that does not decode.
 
-    After a packet that does not decode, frames are unsound until the next key frame is shown: they may refer to what was lost.
+    After such a packet, frames are unsound until the next key frame is shown: they may refer to what was lost.
     """
-    sound = True
+    sound, entry = True, None
     for packet in itertools.chain(packets, [None]):
+        if packet is not None and packet.is_keyframe:
+            entry = packet.pts
         try:
             frames = context.decode(packet)
         except MemoryError:
             raise
         except av.error.FFmpegError:
-            sound = False
+            # what is shown before its own key frame cannot be decoded at the start of a file, and nothing else refers to it
+            if packet is None or None in (packet.pts, entry) or packet.pts >= entry:
+                sound = False
+                yield None, False
             continue
+        if packet is not None and packet.is_corrupt:
+            sound = False
+            yield None, False
         for frame in frames:
             if frame.key_frame and not frame.is_corrupt:
                 sound = True

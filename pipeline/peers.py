@@ -51,7 +51,7 @@ def by_decord(path: str | os.PathLike, want: Want) -> tuple[Tensor, np.ndarray, 
         spans = reader.get_frame_timestamp(np.arange(len(reader)))
         times = [Fraction(float(time)).limit_denominator(1_000_000) for time in spans[:, 0]]
         end = Fraction(float(spans[-1, 1])).limit_denominator(1_000_000)
-        chosen = boxes.choose(times, end, want, Fraction(1))
+        chosen, _ = boxes.choose(times, end, end, want, Fraction(1))
         batch = torch.from_numpy(reader.get_batch(chosen).asnumpy())
     except (DECORDError, RuntimeError, IndexError) as error:
         raise DecodeError("not_a_video", f"decord refuses it: {str(error).strip().splitlines()[-1][:200]}") from None
@@ -70,10 +70,10 @@ def by_ffmpeg(path: str | os.PathLike, want: Want) -> tuple[Tensor, np.ndarray, 
             times = found.times()
         except boxes.Unplanned as reason:
             raise DecodeError("no_times", f"{reason}; set decoder: pyav, which decodes such a file in order") from None
-        end, notes = boxes.declared(container, stream, times, boxes.closing(times))
-    chosen = boxes.choose(times, end, want, found.clock)
+        stop = found.end(times)
+        chosen, notes = boxes.choose(times, stop, boxes.promised(container, stream, times, stop), want, found.clock)
     command = (
-        ffmpeg.input("file:" + os.fspath(path), threads=1)[str(number)]
+        ffmpeg.input("file:" + os.fspath(path), threads=1, err_detect="explode", xerror=None)[str(number)]
         .filter("select", "+".join(f"eq(n,{index})" for index in chosen))
         .output("pipe:", format="image2pipe", vcodec="ppm", fps_mode="passthrough", loglevel="error")
         .compile(cmd=[ffmpeg_program(), "-nostdin"])

@@ -51,7 +51,7 @@ def animation(image: Image.Image, count: int, want: Want) -> tuple[Tensor, np.nd
         image.load()
         shown.append(clock)
         clock += int(image.info.get("duration") or DEFAULT)
-    chosen = choose(shown, Fraction(clock), want, Fraction(1, 1000))
+    chosen, _ = choose(shown, Fraction(clock), Fraction(clock), want, Fraction(1, 1000))
     frames = []
     for index in chosen:
         image.seek(index)
