@@ -23,7 +23,8 @@ LETTERS = "abcdefgh"
 
 
 def chosen(ranks: list[dict[str, Any]], group: dict[str, str]) -> list[dict[str, Any]]:
-    """Which captions to show, by rule and not by taste: two found as image and video, one found only as each, two missed.
+    """Which captions to show, by rule and not by taste: two that find image and video first, one each that finds only one
+    of them first, two that find neither, and whatever else there is where these are fewer.
 
     Within each kind the order is that of a hash of the caption's id; no group of look-alikes is shown twice.
     """
@@ -115,9 +116,8 @@ def history(folder: Path, method: str) -> str:
     """Training curves of all seeds of a method; nothing for one that is not trained."""
     terms: dict[str, list[list[tuple[float, float]]]] = {}
     phases: list[str] = []
-    for seed, path in enumerate(sorted((folder / "runs").glob(f"{method}*/history.jsonl"))):
-        if path.parent.name.split("-seed")[0] != method:
-            continue
+    paths = sorted((folder / "runs").glob(f"{method}*/history.jsonl"))
+    for seed, path in enumerate(path for path in paths if path.parent.name.split("-seed")[0] == method):
         for line, record in enumerate(map(json.loads, filter(str.strip, path.read_text().splitlines()))):
             phase = str(record.get("phase", ""))
             if phase and phase not in phases:
