@@ -135,6 +135,23 @@ def test_the_selector_is_hard_and_repeatable_in_evaluation():
     assert torch.allclose(chosen, expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("block", [1, 10**6])
+def test_the_selectors_gradients_are_those_of_the_plain_mlp(monkeypatch, block):
+    monkeypatch.setattr(layers, "BLOCK", block)
+    torch.manual_seed(0)
+    selector = PatchSelector(8, 2, hidden=16)
+    patch, video = torch.randn(3, 4, 5, 8), F.normalize(torch.randn(3, 8), dim=-1).requires_grad_()
+    unit, weight = F.normalize(patch, dim=-1), torch.randn(12, 5)
+    length = patch.norm(dim=-1).reciprocal().flatten(0, 1)
+    both = torch.cat([unit, video[:, None, None].expand(-1, 4, 5, -1)], -1)
+    plain = selector.out(F.relu(selector.hidden(both)))[..., 0].flatten(0, 1)
+    score = selector.score(patch.flatten(0, 1), length, video)
+    assert torch.allclose(score, plain, atol=1e-6)
+    leaves = [video, *selector.parameters()]
+    for one, other in zip(*(torch.autograd.grad((value * weight).sum(), leaves) for value in (score, plain))):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
 def test_the_selector_learns_through_its_choice():
     torch.manual_seed(0)
     selector = PatchSelector(8, 2, hidden=16)

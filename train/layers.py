@@ -72,7 +72,7 @@ class Block(nn.Module):
         seen = F.scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None, None])
         token = token + self.out(seen.transpose(1, 2).reshape(batch, count, dimension))
         wide = self.wide(self.norm_mlp(token))
-        return token + self.narrow(F.silu(wide * 1.702) / 1.702)
+        return token + self.narrow(F.silu(wide.mul_(1.702)).div_(1.702))  # in place: neither is kept for the gradient
 
 
 class TemporalEncoder(nn.Module):
@@ -171,9 +171,52 @@ class PatchSelector(nn.Module):
         """
         of_patch, of_video = self.hidden.weight.chunk(2, dim=1)
         context = F.linear(video, of_video, self.hidden.bias)  # once a video, not once a patch
-        context = context.repeat_interleave(len(patch) // len(video), 0)[:, None]
-        hidden = F.relu(F.linear(patch, of_patch) * length[..., None] + context)
-        return self.out(hidden)[..., 0].float()
+        values = (patch.view(len(video), -1, patch.shape[-1]), length.view(len(video), -1, 1))
+        return Salience.apply(*values, context, of_patch, self.out.weight[0]).view(length.shape) + self.out.bias
+
+
+class Salience(torch.autograd.Function):
+    """The selector's MLP a few videos at a time: each chunk is scaled, shifted and cut at 0 in place while it is in cache.
+
+    The patches are CLIP's and get no gradient.
+    """
+
+    @staticmethod
+    @torch.amp.custom_fwd(device_type="cuda", cast_inputs=torch.bfloat16)
+    def forward(ctx, patch: Tensor, length: Tensor, context: Tensor, weight: Tensor, out: Tensor) -> Tensor:
+        """(V, NP, D) patches, (V, NP, 1) one over their lengths, (V, H) context -> (V, NP) ReLU(W patch·length + context)·out."""
+        videos, tokens, _ = patch.shape
+        hidden = patch.new_empty(videos, tokens, len(out))
+        score = patch.new_empty(videos, tokens)
+        for some in chunks(hidden):
+            part = hidden[some]
+            torch.matmul(patch[some], weight.T, out=part)
+            part.mul_(length[some]).add_(context[some, None]).relu_()
+            torch.matmul(part, out, out=score[some])
+        ctx.save_for_backward(patch, length, hidden, out)
+        return score
+
+    @staticmethod
+    @torch.amp.custom_bwd(device_type="cuda")
+    def backward(ctx, grad: Tensor) -> tuple[None, None, Tensor, Tensor, Tensor]:
+        """Gradients of context, W and out."""
+        patch, length, hidden, out = ctx.saved_tensors
+        to_context = hidden.new_empty(len(hidden), len(out))
+        to_weight, to_out = torch.zeros(len(out), patch.shape[-1], device=patch.device), torch.zeros_like(out)
+        for some in chunks(hidden):
+            to_out += torch.einsum("vp,vph->h", grad[some], hidden[some])
+            part = (hidden[some] > 0).to(out.dtype).mul_(out)
+            torch.matmul(grad[some, None], part, out=to_context[some, None])
+            part.mul_(grad[some, :, None] * length[some])
+            to_weight += part.flatten(0, 1).T @ patch[some].flatten(0, 1)
+        return None, None, to_context, to_weight.to(out.dtype), to_out
+
+
+def chunks(hidden: Tensor) -> list[slice]:
+    """Cut the first axis so that a chunk fits a CPU's cache; whole on a GPU."""
+    limit = BLOCK if hidden.device.type == "cpu" else LARGE_BLOCK
+    step = max(1, limit // hidden[0].numel())
+    return [slice(at, at + step) for at in range(0, len(hidden), step)]
 
 
 class Interaction(nn.Module):
