@@ -84,14 +84,18 @@ def build(
     parser: str = "shallow",
     distinct: int = 50,
     model: Path | None = None,
+    film: dict[str, int] | None = None,
 ) -> Path:
-    """Make `folder` such a place, with `distinct` different films under `videos` names; returns where the videos are."""
+    """Make `folder` such a place; returns where the videos are.
+
+    There are `distinct` different films under `videos` names; `film` is their size.
+    """
     root = folder / "data"
     (root / "videos").mkdir(parents=True)
     sources = []
     for seed in range(min(distinct, videos)):
         sources.append(root / "videos" / f"video{seed}.mp4")
-        clip(sources[-1], seed)
+        clip(sources[-1], seed, **(film or {}))
     for number in range(len(sources), videos):
         shutil.copyfile(sources[number % len(sources)], root / "videos" / f"video{number}.mp4")
     annotate(root, videos, captions)
