@@ -1,12 +1,13 @@
 """A small CLIP trained here, for places where no weights can be had, saved as any Hugging Face CLIP is.
 
-For `demo` it learns from captioned stills of the world that are no clips' frames, and from paraphrases of scripts that are
-never rendered; for any other dataset from its own train frames and captions. Three contrasts, and nothing is thrown away:
+For `demo` it learns from captioned stills of the world that are no clips' frames, and from what is said of scripts that are
+never rendered; for any other dataset from its own train frames and captions. Three losses:
 
-- picture and caption (CLIP's own),
-- patches and words (FILIP's late interaction, arXiv 2111.07783), so that tokens mean something in the shared space,
-- two captions of one script, among scripts of look-alikes: a still cannot show an event, and without this the text tower
-  drops the words for it.
+- picture and caption by contrast (CLIP's own),
+- patches and words by contrast (FILIP's late interaction, arXiv 2111.07783), so that tokens mean something in the shared space,
+- retention: from a picture's and from a caption's vector one linear map, thrown away afterwards, names the phrases of one to
+  three words that are said of the item. A still cannot show an event, and no caption is needed to tell where a thing is: by
+  contrast alone the text tower drops its verbs and the image tower drops positions. So this CLIP is not purely contrastive.
 
 `python -m pipeline.scratch --probe --dataset demo` prints what the features hold.
 """
@@ -15,7 +16,9 @@ never rendered; for any other dataset from its own train frames and captions. Th
 
 import json
 import math
+import re
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -34,7 +37,10 @@ VERSION = 1
 MEAN, DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 VIEWS = 4  # frames taken from a train video
 MOST = 3000  # train videos a CLIP learns from, at most
-STILLS, SCRIPTS = 20000, 4000  # of `demo`: pictures, and groups of scripts that are told but not rendered
+STILLS, SCRIPTS = 20000, 12000  # of `demo`: pictures, and scripts that are told but not rendered
+SMALL = set(
+    ["a", "an", "the", "at", "and", "on", "near", "over", "upon", "of", "is", "to", "in", "that", "while", "as"]
+)  # words without which phrases are counted
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
@@ -42,8 +48,8 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 class Recipe:
     """The size of the model and how it learns."""
 
-    size: int = 64  # pixels
-    patch: int = 16
+    size: int = 48  # pixels
+    patch: int = 12
     width: int = 96
     heads: int = 4
     vision_layers: int = 4
@@ -56,18 +62,32 @@ class Recipe:
     rate: float = 2e-3  # AdamW; the layers' matrices learn by Muon at ten times this
     warmup: float = 0.1  # share of the steps
     words_weight: float = 0.5  # of patches and words
-    script_weight: float = 0.5  # of paraphrases
-    scripts: int = 10  # groups of paraphrases in a batch
+    retention: float = 0.1  # of naming what is said, per phrase said
+    scripts: int = 24  # captions of scripts in a batch
+    phrases: int = 600  # that retention names
     threads: int = 2
 
 
 @dataclass
+class Corpus:
+    """Pictures (items, views, S, S, 3) uint8 with their captions, and items that are only told: lists of captions."""
+
+    pictures: np.ndarray
+    captions: list[list[str]]
+    told: list[list[str]]
+
+    def texts(self) -> list[str]:
+        """Every caption."""
+        return [text for item in (*self.captions, *self.told) for text in item]
+
+
+@dataclass
 class Batch:
-    """Pictures (B, S, S, 3) uint8 with their captions, and paraphrases: two lists, equal places mean the same."""
+    """Pictures (B, S, S, 3) uint8, captions (those of the pictures first), and the phrases said of each caption's item."""
 
     pictures: np.ndarray
     captions: list[str]
-    paraphrases: tuple[list[str], list[str]] = ((), ())
+    said: Tensor  # (captions, phrases), 0 or 1
 
 
 # ---- the model
@@ -127,7 +147,7 @@ def build(recipe: Recipe, vocabulary: int) -> Any:
         model.logit_scale.fill_(math.log(10))
         grid = recipe.size // recipe.patch
         positions = model.vision_model.embeddings.position_embedding.weight
-        positions.copy_(torch.cat([torch.zeros(1, recipe.width), waves(grid, recipe.width)]) * 0.3)
+        positions.copy_(torch.cat([torch.zeros(1, recipe.width), waves(grid, recipe.width)]) * 0.6)
     return model
 
 
@@ -193,40 +213,81 @@ def late(word: Tensor, inner: Tensor, patch: Tensor) -> Tensor:
     return total / inner.sum(1, keepdim=True).clamp(min=1)
 
 
-def losses(model: Any, words: Any, batch: Batch, recipe: Recipe) -> dict[str, Tensor]:
+def losses(model: Any, words: Any, naming: nn.Module, batch: Batch, recipe: Recipe) -> dict[str, Tensor]:
     """The named terms of one batch."""
-    scale = model.logit_scale.exp()
+    scale, count = model.logit_scale.exp(), len(batch.pictures)
     image = image_tokens(model, normal(batch.pictures))
-    first, second = batch.paraphrases
-    sentence, word, inner = text_tokens(model, words, [*batch.captions, *first, *second])
-    count, pairs = len(batch.captions), len(first)
+    sentence, word, inner = text_tokens(model, words, batch.captions)
     terms = {"picture": contrast(sentence[:count], image[:, 0], scale)}
     if recipe.words_weight:
         scores = scale * late(word[:count], inner[:count], image[:, 1:])
         truth = torch.arange(count)
         both = F.cross_entropy(scores, truth) + F.cross_entropy(scores.T, truth)
         terms["words"] = recipe.words_weight * both / 2
-    if pairs:
-        terms["script"] = recipe.script_weight * contrast(
-            sentence[count : count + pairs], sentence[count + pairs :], scale
-        )
+    if recipe.retention:
+        local = naming(image[:, 1:]).amax(1)  # something in the picture is called so
+        named = torch.cat([naming(torch.cat([image[:, 0], sentence])), local])
+        said = torch.cat([batch.said[:count], batch.said, batch.said[:count]])
+        missed = F.binary_cross_entropy_with_logits(named, said, reduction="sum")
+        terms["retention"] = recipe.retention * missed / said.sum()
     return terms
 
 
-def optimizers(model: Any, recipe: Recipe) -> list[torch.optim.Optimizer]:
+class Muon(torch.optim.Optimizer):
+    """Momentum whose step is made orthogonal (Keller Jordan, 2024), as torch.optim.Muon but in float32 and equal shapes at once.
+
+    torch's turns matrices into bfloat16, which a CPU without it does at a quarter of the speed.
+    """
+
+    def __init__(self, matrices: list[nn.Parameter], lr: float, weight_decay: float, momentum: float = 0.95):
+        super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Move every matrix; those of one shape are made orthogonal together."""
+        for group in self.param_groups:
+            shapes: dict[torch.Size, list[nn.Parameter]] = {}
+            for matrix in (held for held in group["params"] if held.grad is not None):
+                shapes.setdefault(matrix.shape, []).append(matrix)
+            for matrices in shapes.values():
+                for matrix in matrices:
+                    held = self.state[matrix].setdefault("momentum", torch.zeros_like(matrix))
+                    held.lerp_(matrix.grad, 1 - group["momentum"])
+                    matrix.grad.lerp_(held, group["momentum"])  # Nesterov
+                    matrix.mul_(1 - group["lr"] * group["weight_decay"])
+                steps = orthogonal(torch.stack([matrix.grad for matrix in matrices]))
+                size = max(1, matrices[0].shape[0] / matrices[0].shape[1]) ** 0.5
+                for matrix, step in zip(matrices, steps):
+                    matrix.add_(step, alpha=-group["lr"] * size)
+
+
+def orthogonal(matrix: Tensor) -> Tensor:
+    """The nearest (half-)orthogonal matrices, roughly: five Newton-Schulz steps on a stack of matrices."""
+    tall = matrix.shape[-2] > matrix.shape[-1]
+    x = matrix.mT if tall else matrix
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
+    for _ in range(5):
+        square = x @ x.mT
+        x = 3.4445 * x + (-4.775 * square + 2.0315 * square @ square) @ x
+    return x.mT if tall else x
+
+
+def optimizers(model: Any, naming: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the layers, AdamW for the rest."""
     inside = {id(p) for n, p in model.named_parameters() if ".layers." in n and p.ndim == 2}
     matrices = [p for p in model.parameters() if id(p) in inside]
-    others = [p for p in model.parameters() if id(p) not in inside]
+    others = [p for p in model.parameters() if id(p) not in inside] + list(naming.parameters())
     return [
-        torch.optim.Muon(matrices, lr=10 * recipe.rate, weight_decay=0.01),
+        Muon(matrices, lr=10 * recipe.rate, weight_decay=0.01),
         torch.optim.AdamW(others, lr=recipe.rate, weight_decay=0.05, betas=(0.9, 0.98)),
     ]
 
 
-def fit(model: Any, words: Any, batches: Iterator[Batch], recipe: Recipe, name: str = "scratch") -> None:
+def fit(
+    model: Any, words: Any, naming: nn.Module, batches: Iterator[Batch], recipe: Recipe, name: str = "scratch"
+) -> None:
     """Train for the recipe's steps; warm-up, then cosine to zero."""
-    sets = optimizers(model, recipe)
+    sets = optimizers(model, naming, recipe)
     base = [[group["lr"] for group in optimizer.param_groups] for optimizer in sets]
     meter = stage.Progress(recipe.steps, f"{name}: a small CLIP", "step")
     model.train()
@@ -237,7 +298,7 @@ def fit(model: Any, words: Any, batches: Iterator[Batch], recipe: Recipe, name: 
             for group, rate in zip(optimizer.param_groups, rates):
                 group["lr"] = rate * factor
             optimizer.zero_grad(set_to_none=True)
-        terms = losses(model, words, batch, recipe)
+        terms = losses(model, words, naming, batch, recipe)
         sum(terms.values()).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in sets:
@@ -288,53 +349,56 @@ def draw(scene: Still, size: int, random: Random) -> np.ndarray:
     return (pixels + random.randint(-14, 14)).clip(0, 255).astype(np.uint8)
 
 
-def paraphrases(random: Random, groups: int) -> tuple[list[str], list[str]]:
-    """Two captions of each scene of some groups of look-alikes that nobody renders."""
+def stills(config: dict[str, Any], recipe: Recipe, seed: int, count: int = STILLS, scripts: int = SCRIPTS) -> Corpus:
+    """The corpus of `demo`: stills told in every way of speaking, and scripts that are told so and not rendered."""
     from pipeline.datasets import wording, world
-
-    pairs = [
-        tuple(wording.caption(scene, random.choice(wording.WAYS), random) for _ in range(2))
-        for _ in range(groups)
-        for scene in world.draw_group(random)
-    ]
-    return tuple(zip(*pairs))
-
-
-def stills(
-    config: dict[str, Any], recipe: Recipe, seed: int, count: int = STILLS, scripts: int = SCRIPTS
-) -> tuple[np.ndarray, list[list[str]], list[Any]]:
-    """The corpus of `demo`: stills (count, 1, S, S, 3) with three captions each, and groups of paraphrases."""
-    from pipeline.datasets import wording
 
     random = Random(f"stills {seed}")
     pictures, captions = np.empty((count, 1, recipe.size, recipe.size, 3), np.uint8), []
     for index in stage.progress(range(count), f"{config['name']}: stills", "picture"):
-        scene = still_scene(random, random.choice((1, 2, 2, 3, 3)))
+        scene = still_scene(random, random.choice((1, 1, 2, 2, 3)))
         pictures[index, 0] = draw(scene, recipe.size, random)
         said = [(thing, zone) for (thing, *_), zone in zip(scene.shown, scene.zones)]
-        captions.append([wording.still_caption(said, scene.place, random) for _ in range(3)])
-    return pictures, captions, [paraphrases(random, 1) for _ in range(scripts)]
+        captions.append(wording.still_captions(said, scene.place, random))
+    told = [
+        [wording.caption(scene, way, random) for way in wording.WAYS]
+        for _ in range(scripts // 3)
+        for scene in world.draw_group(random)
+    ]
+    return Corpus(pictures, captions, told)
 
 
-def shuffled(
-    pictures: np.ndarray, captions: list[list[str]], said: list[Any], recipe: Recipe, seed: int
-) -> Iterator[Batch]:
-    """Batches without end: each pass over the items in another order, one view and one caption each, and some paraphrases.
+def phrases(text: str) -> set[str]:
+    """The phrases of one to three words in a text, small words left out."""
+    words = [word for word in re.findall(r"\w+", text.lower()) if word not in SMALL]
+    return {" ".join(words[at : at + size]) for size in (1, 2, 3) for at in range(len(words) - size + 1)}
 
-    pictures: (items, views, S, S, 3) uint8.
-    """
+
+def shuffled(corpus: Corpus, recipe: Recipe, seed: int) -> Iterator[Batch]:
+    """Batches without end: each pass over the items in another order, one view and one caption each, and some told items."""
+    counts: Counter[str] = Counter()
+    for item in (*corpus.captions, *corpus.told):
+        counts.update(sorted(set().union(*map(phrases, item))))
+    number = {phrase: index for index, (phrase, _) in enumerate(counts.most_common(recipe.phrases))}
+    said = [
+        sorted(number[phrase] for phrase in set().union(*map(phrases, item)) if phrase in number)
+        for item in (*corpus.captions, *corpus.told)
+    ]
     random = np.random.default_rng(seed)
+    items, scripts = len(corpus.captions), recipe.scripts if corpus.told else 0
+    size = min(recipe.batch, items)
     while True:
-        order = random.permutation(len(pictures))
-        for at in range(0, len(order) - min(recipe.batch, len(order)) + 1, recipe.batch):
-            rows = order[at : at + recipe.batch]
-            texts = [captions[row][random.integers(len(captions[row]))] for row in rows]
-            pairs: tuple[list[str], list[str]] = ([], [])
-            if said:
-                for row in random.integers(len(said), size=recipe.scripts):
-                    pairs[0].extend(said[row][0])
-                    pairs[1].extend(said[row][1])
-            yield Batch(pictures[rows, random.integers(pictures.shape[1], size=len(rows))], texts, pairs)
+        order = random.permutation(items)
+        for at in range(0, items - size + 1, size):
+            rows = order[at : at + size]
+            views = random.integers(corpus.pictures.shape[1], size=size)
+            members = [*rows, *(items + random.integers(max(len(corpus.told), 1), size=scripts))]
+            texts, target = [], torch.zeros(len(members), recipe.phrases)
+            for line, member in enumerate(members):
+                captions = corpus.captions[member] if member < items else corpus.told[member - items]
+                texts.append(captions[random.integers(len(captions))])
+                target[line, said[member]] = 1
+            yield Batch(corpus.pictures[rows, views], texts, target)
 
 
 # ---- the stage's entry
@@ -351,11 +415,11 @@ def train(config: dict[str, Any], folder: Path, seed: int = 0) -> None:
     note = folder / "scratch.json"
     if note.is_file() and json.loads(note.read_text()) == about and (folder / "model.safetensors").is_file():
         return
-    pictures, captions, said = (stills if config["reader"] == "demo" else footage)(config, recipe, seed)
+    corpus = (stills if config["reader"] == "demo" else footage)(config, recipe, seed)
     part = folder.with_name(folder.name + stage.PART)
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    learn(pictures, captions, said, recipe, part, seed, config["name"])
+    learn(corpus, recipe, part, seed, config["name"])
     (part / note.name).write_text(json.dumps(about, indent=1) + "\n")
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
@@ -365,7 +429,7 @@ def recipe_of(config: dict[str, Any]) -> Recipe:
     """The recipe for a dataset: `demo`'s own, one with more words for any other, and what `scratch` in params.yaml says."""
     base = Recipe(words=max(Recipe.words, config.get("words", 0)))
     if config["reader"] != "demo":
-        base = replace(base, vocabulary=6000, script_weight=0.0)
+        base = replace(base, vocabulary=6000)
     known = {name: value for name, value in (config.get("scratch") or {}).items()}
     if unknown := sorted(set(known) - set(asdict(base))):
         raise ValueError(f"scratch: unknown {', '.join(unknown)}; a recipe has {', '.join(asdict(base))}")
@@ -391,16 +455,8 @@ def corpus_of(config: dict[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def learn(
-    pictures: np.ndarray,
-    captions: list[list[str]],
-    said: list[Any],
-    recipe: Recipe,
-    folder: Path,
-    seed: int = 0,
-    name: str = "scratch",
-) -> None:
-    """Train on pictures (items, views, S, S, 3) with their captions, and save everything that `from_pretrained` reads."""
+def learn(corpus: Corpus, recipe: Recipe, folder: Path, seed: int = 0, name: str = "scratch") -> None:
+    """Train on a corpus, and save everything that `from_pretrained` reads."""
     import transformers
 
     threads = torch.get_num_threads()
@@ -408,13 +464,12 @@ def learn(
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            texts = [text for item in captions for text in item] + [
-                text for pair in said for side in pair for text in side
-            ]
-            words = tokenizer(texts, recipe.vocabulary, recipe.words)
+            words = tokenizer(corpus.texts(), recipe.vocabulary, recipe.words)
             model = build(recipe, len(words))
-            whiten(model, pictures[:1000, 0])
-            fit(model, words, shuffled(pictures, captions, said, recipe, seed), recipe, name)
+            whiten(model, corpus.pictures[:1000, 0])
+            naming = nn.Linear(recipe.dimension, recipe.phrases)
+            nn.init.constant_(naming.bias, -4.0)  # few of the phrases are said of an item
+            fit(model, words, naming, shuffled(corpus, recipe, seed), recipe, name)
     finally:
         torch.set_num_threads(threads)
     transformers.utils.logging.disable_progress_bar()
@@ -427,8 +482,8 @@ def learn(
     (folder / "preprocessor_config.json").write_text(json.dumps(settings, indent=1) + "\n")
 
 
-def footage(config: dict[str, Any], recipe: Recipe, seed: int) -> tuple[np.ndarray, list[list[str]], list[Any]]:
-    """The corpus of any other dataset: `VIEWS` frames of each train video, all its captions; no paraphrases."""
+def footage(config: dict[str, Any], recipe: Recipe, seed: int) -> Corpus:
+    """The corpus of any other dataset: `VIEWS` frames of each train video, all its captions."""
     import pyarrow.parquet as parquet
 
     items = parquet.read_table(stage.folder(config["name"], "manifest", "items.parquet")).to_pylist()
@@ -453,7 +508,7 @@ def footage(config: dict[str, Any], recipe: Recipe, seed: int) -> tuple[np.ndarr
         raise ValueError(
             f"{config['name']}: no train video with a caption can be decoded, so no CLIP can be trained on them"
         )
-    return np.stack(pictures), captions, []
+    return Corpus(np.stack(pictures), captions, [])
 
 
 def look(task: tuple[Path, int, str, float | None, float | None]) -> np.ndarray | None:
@@ -519,11 +574,11 @@ def probe(folder: Path, count: int = 1500, seed: int = 1) -> list[tuple[str, str
             rows.append((source, "y", f"R² {determined(frame, y):.2f}", "0"))
             width = [world.SIZES[t.size] * s for t, s in zip(thing, scale)]
             rows.append((source, "width", f"R² {determined(frame, width):.2f}", "0"))
-            for name in ("shape", "colour", "texture"):
+            for name in ("shape", "colour"):
                 add(source, name, frame, [getattr(t, name) for t in thing])
         else:
             add(
-                source, "is there a star", frame, [str("star" in {s[0].shape for s in scene.shown}) for scene in scenes]
+                source, "is there a ring", frame, [str("ring" in {s[0].shape for s in scene.shown}) for scene in scenes]
             )
             add(
                 source,

@@ -12,8 +12,8 @@ from pipeline.datasets.world import Scene, Step, Thing
 from pipeline.decode import decode
 
 SMALL = {"name": "demo", "world": {"groups": {"train": 2, "val": 1, "test": 1}}}
-BALL = Thing("ball", "red", "plain", "large", "left")
-STAR = Thing("star", "blue", "plain", "small", "top")
+BALL = Thing("ball", "red", "large", "left")
+RING = Thing("ring", "blue", "small", "top")
 
 
 @pytest.fixture(scope="module")
@@ -87,10 +87,10 @@ def test_a_group_is_three_look_alikes():
         scenes = [clip.scene for clip in clips]
         assert len({clip.group for clip in clips}) == 1 and len(set(scenes)) == 3
         assert len({(clip.width, clip.rate, clip.scene.place) for clip in clips}) == 1
-        looks = [[(t.shape, t.colour, t.texture, t.size) for t in scene.things] for scene in scenes]
+        looks = [[(t.shape, t.colour, t.size) for t in scene.things] for scene in scenes]
         if scenes[0].kind == "motion":
             assert looks[0] == looks[1] == looks[2]
-        else:  # the same script, the same shapes, colours, textures and sizes, dealt out otherwise
+        else:  # the same script, the same shapes, colours and sizes, dealt out otherwise
             assert len({scene.steps for scene in scenes}) == 1
             assert len({tuple(tuple(sorted(column)) for column in zip(*look)) for look in looks}) == 1
 
@@ -115,22 +115,22 @@ def test_val_and_test_are_told_in_words_that_train_never_uses():
 
 def test_events_are_what_they_are_called():
     def last(step: Step) -> dict:
-        return seen(Scene((BALL, STAR), "snow", (step,)), 1.0)
+        return seen(Scene((BALL, RING), "snow", (step,)), 1.0)
 
-    start = seen(Scene((BALL, STAR), "snow", (Step("grow", 0),)), 0.0)
-    assert start == {"ball": (0.18, 0.5, 1.0), "star": (0.5, 0.18, 1.0)}
+    start = seen(Scene((BALL, RING), "snow", (Step("grow", 0),)), 0.0)
+    assert start == {"ball": (0.18, 0.5, 1.0), "ring": (0.5, 0.18, 1.0)}
     assert last(Step("move", 0, "right"))["ball"] == (0.82, 0.5, 1.0)
     assert last(Step("grow", 0))["ball"][2] == 1.8
-    assert last(Step("shrink", 1))["star"][2] == 0.5
-    assert set(last(Step("vanish", 0))) == {"star"}
-    assert last(Step("swap", 0, other=1)) == {"ball": (0.5, 0.18, 1.0), "star": (0.18, 0.5, 1.0)}
-    assert last(Step("follow", 0, "bottom", 1)) == {"ball": (0.5, 0.18, 1.0), "star": (0.5, 0.82, 1.0)}
+    assert last(Step("shrink", 1))["ring"][2] == 0.5
+    assert set(last(Step("vanish", 0))) == {"ring"}
+    assert last(Step("swap", 0, other=1)) == {"ball": (0.5, 0.18, 1.0), "ring": (0.18, 0.5, 1.0)}
+    assert last(Step("follow", 0, "bottom", 1)) == {"ball": (0.5, 0.18, 1.0), "ring": (0.5, 0.82, 1.0)}
     flash = Scene((BALL,), "snow", (Step("flash", 0),))
     assert [bool(seen(flash, moment)) for moment in (0, 0.5, 1)] == [False, True, False]
 
 
 def test_backwards_is_the_other_order_undone():
-    scene = Scene((BALL, STAR), "snow", (Step("move", 0, "right"), Step("grow", 1)))
+    scene = Scene((BALL, RING), "snow", (Step("move", 0, "right"), Step("grow", 1)))
     back = world.reverse(scene)
     assert [(step.event, step.actor, step.zone) for step in back.steps] == [("shrink", 1, ""), ("move", 0, "left")]
     assert back.things[0].zone == "right"
@@ -138,8 +138,8 @@ def test_backwards_is_the_other_order_undone():
 
 
 def test_a_caption_says_what_happens():
-    scene = Scene((BALL, STAR), "snow", (Step("move", 0, "right"), Step("vanish", 1)))
+    scene = Scene((BALL, RING), "snow", (Step("move", 0, "right"), Step("vanish", 1)))
     for seed in range(30):
         text = wording.caption(scene, "train", Random(seed))
-        first, second = text.index("ball"), text.index("star")
+        first, second = text.index("ball"), text.index("ring")
         assert first < second and "right" in text[first:second] and ("vanish" in text or "disappear" in text)

@@ -34,7 +34,7 @@ def corpus():
 def folder(corpus, tmp_path_factory):
     path = tmp_path_factory.mktemp("demo") / "clip"
     path.mkdir()
-    scratch.learn(*corpus, scratch.recipe_of(DEMO), path)
+    scratch.learn(corpus, scratch.recipe_of(DEMO), path)
     (path / "clip.json").write_text(json.dumps(clip.describe("scratch", None, path)))
     return path
 
@@ -43,7 +43,7 @@ def test_it_loads_as_a_hugging_face_clip(folder):
     model, report = CLIPModel.from_pretrained(folder, output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"]
     words = CLIPTokenizer.from_pretrained(folder)
-    ids = words(["a red star at the left", "a Ball"], padding=True, return_tensors="pt")
+    ids = words(["a red ring at the left", "a Ball"], padding=True, return_tensors="pt")
     assert ids["input_ids"].shape == (2, 8)  # six words between start and end
     last = ids["input_ids"][0, -1].item()
     assert last == words.eos_token_id == len(words) - 1 == model.config.text_config.eos_token_id
@@ -54,9 +54,9 @@ def test_it_loads_as_a_hugging_face_clip(folder):
 
 def test_the_towers_read_it(folder):
     towers = clip.Towers.load(folder)
-    frame, patch = towers.images(torch.zeros(2, 64, 64, 3, dtype=torch.uint8))
+    frame, patch = towers.images(torch.zeros(2, 48, 48, 3, dtype=torch.uint8))
     assert frame.shape == (2, 16) and patch.shape == (2, 16, 16)
-    token, word = towers.texts(["a red star"])[0]
+    token, word = towers.texts(["a red ring"])[0]
     assert len(token) == 5 and word.shape == (5, 16)
 
 
@@ -67,28 +67,43 @@ def test_words_that_no_caption_had_are_spelled_not_lost(folder):
 
 
 def test_the_same_seed_gives_the_same_weights(corpus, folder, tmp_path):
-    scratch.learn(*corpus, scratch.recipe_of(DEMO), tmp_path)
+    scratch.learn(corpus, scratch.recipe_of(DEMO), tmp_path)
     assert clip.checksum(tmp_path / "model.safetensors") == clip.checksum(folder / "model.safetensors")
 
 
 def test_it_learns(corpus):
-    pictures, captions, said = corpus
-    recipe = scratch.Recipe(**TINY | {"steps": 60})
+    recipe = scratch.Recipe(**TINY | {"steps": 40})
     torch.manual_seed(0)
-    words = scratch.tokenizer([text for item in captions for text in item], 600, 32)
-    model = scratch.build(recipe, len(words))
-    batch = next(scratch.shuffled(pictures, captions, said, recipe, 0))
-    before = {name: term.item() for name, term in scratch.losses(model, words, batch, recipe).items()}
-    scratch.fit(model, words, iter([batch] * 60), recipe)
-    after = {name: term.item() for name, term in scratch.losses(model, words, batch, recipe).items()}
-    assert all(after[name] < 0.7 * before[name] for name in before)
+    words = scratch.tokenizer(corpus.texts(), 600, 32)
+    model, naming = scratch.build(recipe, len(words)), torch.nn.Linear(recipe.dimension, recipe.phrases)
+    batch = next(scratch.shuffled(corpus, recipe, 0))
+    before = {name: term.item() for name, term in scratch.losses(model, words, naming, batch, recipe).items()}
+    scratch.fit(model, words, naming, iter([batch] * 40), recipe)
+    after = {name: term.item() for name, term in scratch.losses(model, words, naming, batch, recipe).items()}
+    assert set(before) == {"picture", "words", "retention"}
+    assert all(after[name] < 0.8 * before[name] for name in before)
+
+
+def test_phrases_are_of_one_to_three_words_that_matter():
+    assert scratch.phrases("a red ball at the top left") == {
+        *("red", "ball", "top", "left"),
+        *("red ball", "ball top", "top left"),
+        *("red ball top", "ball top left"),
+    }
+
+
+def test_an_orthogonal_step_has_singular_values_near_one():
+    torch.manual_seed(0)
+    for shape in ((3, 8, 8), (2, 8, 32), (2, 32, 8)):
+        values = torch.linalg.svdvals(scratch.orthogonal(torch.randn(shape)))
+        assert values.min() > 0.4 and values.max() < 1.3
 
 
 def test_a_kept_clip_is_not_trained_again_and_a_changed_recipe_is(tmp_path, monkeypatch):
     random = Random(0)
     scenes = [scratch.still_scene(random, 1) for _ in range(8)]
-    pictures = np.stack([scratch.draw(scene, 64, random) for scene in scenes])[:, None]
-    small = pictures, [["a ball"] for _ in scenes], []
+    pictures = np.stack([scratch.draw(scene, 48, random) for scene in scenes])[:, None]
+    small = scratch.Corpus(pictures, [["a ball"] for _ in scenes], [])
     monkeypatch.setattr(scratch, "stills", lambda *_: small)
     scratch.train(DEMO, tmp_path / "clip")
     first = (tmp_path / "clip" / "model.safetensors").stat().st_ino
@@ -123,8 +138,8 @@ def test_any_dataset_trains_on_its_own_train_frames(tmp_path, monkeypatch):
     stage.write_table(folder / "items.parquet", pyarrow.Table.from_pylist(rows))
     stage.write_table(folder / "captions.parquet", pyarrow.Table.from_pylist(texts))
     config = {"name": "other", "reader": "folder", "root": "source", "decoder": "pyav", "words": 32, "scratch": TINY}
-    pictures, said, paraphrases = scratch.footage(config, scratch.recipe_of(config), 0)
-    assert pictures.shape == (5, scratch.VIEWS, 64, 64, 3) and paraphrases == []
-    assert all(len(item) == demo.CAPTIONS["train"] for item in said)
+    corpus = scratch.footage(config, scratch.recipe_of(config), 0)
+    assert corpus.pictures.shape == (5, scratch.VIEWS, 48, 48, 3) and not corpus.told
+    assert all(len(item) == demo.CAPTIONS["train"] for item in corpus.captions)
     scratch.train(config, stage.folder("other", "clip"))
     assert CLIPModel.from_pretrained(stage.folder("other", "clip")).config.projection_dim == 16

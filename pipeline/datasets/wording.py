@@ -75,8 +75,8 @@ STANDING = {
 GROUND = {"train": ("{s} on the {g}", "on the {g} {s}"), "val": ("{s} over the {g}",), "test": ("{s} upon the {g}",)}
 SAID = {  # words that one way of speaking puts in the place of another's
     "train": {},
-    "val": {"small": "little", "large": "big", "dotted": "spotted", "middle": "center"},
-    "test": {"small": "tiny", "large": "huge", "dotted": "spotted", "top": "upper", "bottom": "lower"},
+    "val": {"small": "little", "large": "big", "middle": "center"},
+    "test": {"small": "tiny", "large": "huge", "top": "upper", "bottom": "lower"},
 }
 WAYS = tuple(CLAUSES)
 
@@ -110,10 +110,10 @@ class Speaker:
         thing = self.scene.things[index]
         said = SAID[self.way]
         words = []
-        for attribute in ("size", "texture", "colour", "shape"):
+        for attribute in ("size", "colour", "shape"):
             word = getattr(thing, attribute)
             always = attribute in ("colour", "shape") or attribute in self.scene.telling
-            if word != "plain" and (always or (not self.brief and self.random.random() < 0.3)):
+            if always or (not self.brief and self.random.random() < 0.4):
                 words.append(said.get(word, word))
         phrase = " ".join(words)
         if index in self.named:
@@ -169,31 +169,28 @@ def caption(scene: Scene, way: str, random: Random) -> str:
 def thing_words(thing: Thing, way: str, random: Random, share: float = 0.5) -> str:
     """A thing as a noun phrase without article, each attribute said with probability `share`, its shape always."""
     said = SAID[way]
-    words = [getattr(thing, a) for a in ("size", "texture", "colour") if random.random() < share]
-    return " ".join([said.get(word, word) for word in words if word != "plain"] + [thing.shape])
+    words = [getattr(thing, a) for a in ("size", "colour") if random.random() < share]
+    return " ".join([said.get(word, word) for word in words] + [thing.shape])
 
 
-def still_caption(things: list[tuple[Thing, str]], place: str, random: Random) -> str:
-    """One sentence or phrase on a picture: what, colour, texture, size, where (each thing with the zone it is in)."""
-    way = random.choice(WAYS)
-    things = random.sample(things, len(things))
-    thing, zone = things[0]
-    if random.random() < 0.3:  # phrases, as triplets are
-        name = thing_words(thing, way, random)
-        where = zone_words(zone, way, random).removeprefix("the ")
-        colour = f"{thing.shape} color {thing.colour}"
-        return random.choice(
-            (name, colour, f"{thing.colour} {thing.shape}", f"{thing.shape} at {where}", f"{name} at {where}")
-        )
-    if len(things) > 1 and random.random() < 0.2:
-        other = things[1][0]
-        first, second = article(thing_words(thing, way, random, 0.7)), article(thing_words(other, way, random, 0.7))
-        return f"{first} and {second}" if random.random() < 0.5 else f"{first} beside {second}"
-    parts = []
-    for thing, zone in things:
-        name = article(thing_words(thing, way, random, 0.75))
-        at = "near" if way == "test" and random.random() < 0.5 else "at"
-        parts.append(f"{name} {at} {zone_words(zone, way, random)}")
-    sentence = " and ".join(parts)
-    ground = f" {random.choice(('on', 'over', 'upon'))} the {place}" if random.random() < 0.4 else ""
-    return " ".join((sentence + ground).split()[:LONGEST])
+def still_captions(things: list[tuple[Thing, str]], place: str, random: Random) -> list[str]:
+    """What is said of a picture, given each thing with its zone: a description in each way of speaking, and a phrase."""
+    texts = []
+    for way in WAYS:
+        parts = []
+        for thing, zone in random.sample(things, len(things)):
+            at = random.choice(("at", "near")) if way == "test" else "at"
+            parts.append(f"{article(thing_words(thing, way, random, 0.85))} {at} {zone_words(zone, way, random)}")
+        ground = f" {random.choice(('on', 'over', 'upon'))} the {place}" if random.random() < 0.5 else ""
+        texts.append(" ".join((" and ".join(parts) + ground).split()[:LONGEST]))
+    return [*texts, still_phrase(things, random.choice(WAYS), random)]
+
+
+def still_phrase(things: list[tuple[Thing, str]], way: str, random: Random) -> str:
+    """A few words on a picture, as triplets are: "star color red", "small bar", "ball at left", "a ball and a bar"."""
+    (thing, zone), *rest = random.sample(things, len(things))
+    name, where = thing_words(thing, way, random), zone_words(zone, way, random).removeprefix("the ")
+    forms = [name, f"{thing.shape} color {thing.colour}", f"{thing.colour} {thing.shape}", f"{thing.shape} at {where}"]
+    if rest:
+        forms.append(f"{article(name)} and {article(thing_words(rest[0][0], way, random, 0.7))}")
+    return random.choice(forms)

@@ -13,8 +13,8 @@ from random import Random
 import numpy
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-VERSION = 4  # raise it when a clip's pixels or a caption's words change
-SHAPES = ("ball", "square", "triangle", "star", "cross", "ring", "moon")
+VERSION = 7  # raise it when a clip's pixels or a caption's words change
+SHAPES = ("ball", "bar", "pole", "ring", "cross", "triangle")
 COLOURS = {
     "red": (214, 30, 38),
     "green": (24, 158, 52),
@@ -23,10 +23,10 @@ COLOURS = {
     "purple": (146, 40, 182),
     "orange": (250, 128, 14),
     "white": (250, 250, 250),
-    "black": (18, 18, 18),
+    "pink": (255, 150, 190),
 }
-TEXTURES = ("plain", "striped", "dotted")  # `plain` is never said
-SIZES = {"small": 0.2, "large": 0.32}  # of the picture's width
+RIM = (10, 10, 10)
+SIZES = {"small": 0.24, "large": 0.38}  # of the picture's width
 PLACES = ("sand", "grass", "snow", "water", "bricks")
 ZONES = {
     "top left": (0.18, 0.18),
@@ -52,7 +52,6 @@ class Thing:
 
     shape: str
     colour: str
-    texture: str
     size: str
     zone: str
 
@@ -88,8 +87,7 @@ def draw_things(random: Random, count: int) -> tuple[Thing, ...]:
     shapes, colours = random.sample(SHAPES, count), random.sample(sorted(COLOURS), count)
     zones = random.sample(sorted(ZONES), count)
     return tuple(
-        Thing(shape, colour, random.choice(TEXTURES), random.choice(sorted(SIZES)), zone)
-        for shape, colour, zone in zip(shapes, colours, zones)
+        Thing(shape, colour, random.choice(sorted(SIZES)), zone) for shape, colour, zone in zip(shapes, colours, zones)
     )
 
 
@@ -182,8 +180,8 @@ def swaps(random: Random, scene: Scene) -> list[Scene]:
     acting = [index for index in others if any(index in (step.actor, step.other) for step in scene.steps)]
     two = scene.steps[0].other if scene.steps[0].other >= 0 else random.choice(acting or others)
     a, b = scene.things[one], scene.things[two]
-    differing = [name for name in ("colour", "shape", "texture", "size") if getattr(a, name) != getattr(b, name)]
-    chosen = random.sample(differing, 2)
+    differing = [name for name in ("colour", "shape", "size") if getattr(a, name) != getattr(b, name)]
+    chosen = random.sample(differing, 2)  # shape and colour always differ
     group = [replace(scene, telling=tuple(chosen), pair=(one, two))]
     for name in chosen:
         things = list(scene.things)
@@ -200,69 +198,50 @@ def swaps(random: Random, scene: Scene) -> list[Scene]:
 
 @lru_cache(maxsize=4096)
 def mask(shape: str, size: int) -> Image.Image:
-    """The outline of a shape in a square of `size` pixels, filled."""
+    """A shape in a square of `size` pixels, filled."""
     image = Image.new("L", (size, size))
     draw, last, middle = ImageDraw.Draw(image), size - 1, (size - 1) / 2
-    if shape in ("ball", "ring", "moon"):
-        draw.ellipse((0, 0, last, last), fill=255)
+    third = size * 0.33
+    if shape in ("ball", "ring"):
+        inset = size * 0.06 if shape == "ball" else 0
+        draw.ellipse((inset, inset, last - inset, last - inset), fill=255)
     if shape == "ring":
-        hole = size * 0.27
+        hole = size * 0.25
         draw.ellipse((hole, hole, last - hole, last - hole), fill=0)
-    elif shape == "moon":
-        draw.ellipse((size * 0.38, -size * 0.08, size * 1.22, size * 0.84), fill=0)
-    elif shape == "square":
-        draw.rectangle((size * 0.06, size * 0.06, last - size * 0.06, last - size * 0.06), fill=255)
-    elif shape == "triangle":
+    if shape in ("bar", "cross"):
+        draw.rectangle((0, third, last, last - third), fill=255)
+    if shape in ("pole", "cross"):
+        draw.rectangle((third, 0, last - third, last), fill=255)
+    if shape == "triangle":
         draw.polygon([(middle, 0), (last, last), (0, last)], fill=255)
-    elif shape == "cross":
-        arm = size * 0.32
-        draw.rectangle((arm, 0, last - arm, last), fill=255)
-        draw.rectangle((0, arm, last, last - arm), fill=255)
-    elif shape == "star":
-        points = []
-        for corner in range(10):
-            angle, radius = math.pi * (corner / 5 - 0.5), middle * (1.08 if corner % 2 == 0 else 0.42)
-            points.append((middle + radius * math.cos(angle), middle + radius * math.sin(angle) + size * 0.04))
-        draw.polygon(points, fill=255)
+    draw.rectangle((0, 0, last, last), outline=0)  # so that a rim can be cut from every side
     return image
 
 
 @lru_cache(maxsize=4096)
-def sprite(shape: str, colour: str, texture: str, size: int) -> tuple[Image.Image, Image.Image]:
-    """Pixels and mask of one thing: its colour, its texture, and a rim that sets it off from any ground."""
-    outline, fill = mask(shape, size), COLOURS[colour]
-    rim = (235, 235, 235) if colour == "black" else (25, 25, 25)
-    mark = tuple(int(0.25 * value + 0.75 * (225 if sum(fill) < 330 else 20)) for value in fill)
-    inner = outline.filter(ImageFilter.MinFilter(3 if size < 30 else 5))
-    paint = Image.new("RGB", (size, size), fill)
-    draw, pitch = ImageDraw.Draw(paint), max(6, size // 4)
-    if texture == "striped":
-        for offset in range(pitch // 2, size, pitch):
-            draw.rectangle((0, offset, size, offset + pitch // 2 - 1), fill=mark)
-    elif texture == "dotted":
-        for x in range(pitch // 2, size + pitch, pitch):
-            for y in range(pitch // 2, size + pitch, pitch):
-                draw.ellipse((x - pitch * 0.3, y - pitch * 0.3, x + pitch * 0.3, y + pitch * 0.3), fill=mark)
-    return Image.composite(paint, Image.new("RGB", (size, size), rim), inner), outline
+def sprite(shape: str, colour: str, size: int) -> tuple[Image.Image, Image.Image]:
+    """Pixels and mask of one thing: its colour within a black rim, by which its shape shows whatever the colours are."""
+    outline = mask(shape, size)
+    inner = outline.filter(ImageFilter.MinFilter(2 * max(1, round(size * 0.07)) + 1))
+    return Image.composite(
+        Image.new("RGB", (size, size), COLOURS[colour]), Image.new("RGB", (size, size), RIM), inner
+    ), outline
 
 
 @lru_cache(maxsize=64)
 def ground(place: str, width: int) -> Image.Image:
     """The picture of a place, empty: muted, so that things stand out."""
     y, x = numpy.mgrid[0:width, 0:width] / width
-    noise = numpy.random.default_rng(PLACES.index(place)).random((width, width))
-    if place == "sand":
-        colour, grain = (206, 186, 144), 22 * (noise - 0.5)
-    elif place == "grass":
-        colour, grain = (96, 128, 84), 46 * (noise - 0.5) * (1 + numpy.sin(60 * x))
-    elif place == "snow":
-        colour, grain = (224, 230, 238), 8 * (noise - 0.5) - 14 * y
-    elif place == "water":
-        colour, grain = (84, 124, 150), 18 * numpy.sin(40 * y + 2 * numpy.sin(12 * x))
-    else:
-        row = (y * 8).astype(int)
-        joint = ((y * 8) % 1 < 0.14) | ((x * 4 + 0.5 * (row % 2)) % 1 < 0.07)
-        colour, grain = (150, 104, 90), 44.0 * joint
+    colour, grain = {
+        "sand": ((206, 186, 144), 6 * numpy.sin(9 * x + 5 * y)),
+        "grass": ((150, 186, 130), 8 * numpy.sin(40 * x)),
+        "snow": ((224, 230, 238), -14 * y),
+        "water": ((140, 182, 206), 8 * numpy.sin(30 * y + 2 * numpy.sin(12 * x))),
+        "bricks": (
+            (150, 104, 90),
+            16.0 * (((y * 8) % 1 < 0.14) | ((x * 4 + 0.5 * ((y * 8).astype(int) % 2)) % 1 < 0.07)),
+        ),
+    }[place]
     pixels = numpy.array(colour)[None, None, :] + grain[:, :, None]
     return Image.fromarray(pixels.clip(0, 255).astype(numpy.uint8))
 
@@ -272,7 +251,7 @@ def picture(place: str, shown: list[tuple[Thing, float, float, float]], width: i
     canvas = ground(place, 2 * width).copy()
     for thing, x, y, scale in shown:
         size = max(6, round(2 * width * SIZES[thing.size] * scale))
-        paint, outline = sprite(thing.shape, thing.colour, thing.texture, size)
+        paint, outline = sprite(thing.shape, thing.colour, size)
         canvas.paste(paint, (round(2 * width * x - size / 2), round(2 * width * y - size / 2)), outline)
     return canvas.reduce(2)
 
