@@ -3,18 +3,22 @@
     for outcome in run(work, items, workers=2, seconds=60, memory=4 << 30):
         outcome.value if outcome.ok else (outcome.reason, outcome.detail)
 
-Each worker is a fresh interpreter that holds one item at a time. When it outlives its time, grows past its memory or dies,
-it is killed and replaced; its item is tried once more with nothing beside it, and the second failure is its outcome.
-Results come back through shared memory while the caller works on earlier ones. Nothing outlives the caller: workers die with it.
+Each worker holds one item at a time. When it outlives its time, grows past its memory or dies, it is killed and replaced; its
+item is tried once more with nothing beside it, and the second failure is its outcome. Results come back through shared memory
+while the caller works on earlier ones. Workers are forked from a nursery, a fresh interpreter that has imported what the
+function needs and does nothing else, so that a new one costs milliseconds. Nothing outlives the caller: all die with it.
 """
 
 import contextlib
 import ctypes
+import importlib
 import mmap
 import os
 import pickle
 import queue
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -27,8 +31,10 @@ from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any
 
 STARTING = 180.0  # seconds a worker may take to import what its function needs
+DYING = 5.0  # seconds a worker that closed its pipe is given to end
 POLL = 0.05  # seconds between looks at clocks and memory
 WORDS = 2000  # bytes of a dead worker's last output that are read for the reason
+NUMBER = struct.Struct("q")  # what the nursery is asked and answers
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -98,7 +104,7 @@ class Supervisor(threading.Thread):
 
     def __init__(self, function: Callable, items: list, workers: int, seconds: float, memory: int, ahead: int):
         super().__init__(name="engine", daemon=True)
-        self.function, self.items = pickle.dumps(function), items
+        self.function, self.items, self.nursery = pickle.dumps(function), items, Nursery.of(function)
         self.seconds, self.memory, self.ahead = seconds, memory, ahead
         self.count = workers
         self.waiting = deque(range(len(items)))
@@ -122,9 +128,12 @@ class Supervisor(threading.Thread):
                     self.listen(worker)
                 for worker in list(self.workers):
                     self.look_after(worker)
+        except RuntimeError as error:
+            self.failure = str(error)
         finally:
-            for worker in self.workers:
-                worker.kill()
+            with contextlib.suppress(RuntimeError):
+                for worker in self.workers:
+                    worker.forget()
             self.finished.put(None)
 
     def hand_out(self) -> None:
@@ -133,7 +142,7 @@ class Supervisor(threading.Thread):
         if self.suspects:
             if not busy:
                 for worker in self.workers:
-                    worker.kill()
+                    worker.forget()
                 self.workers = [self.hire()]
                 self.workers[0].give(self.suspects[0], self.items[self.suspects[0]])
             return
@@ -147,14 +156,13 @@ class Supervisor(threading.Thread):
 
     def hire(self) -> "Worker":
         """A new worker process."""
-        return Worker(self.function)
+        return Worker(self.function, self.nursery)
 
     def listen(self, worker: "Worker") -> None:
         """Take a worker's message: it is ready, or its item is done; or it is dead."""
         try:
             message = worker.hear()
         except (EOFError, OSError, pickle.UnpicklingError):
-            worker.process.wait()
             self.lose(worker, "crashed", worker.last_words())
             return
         if message is not None:
@@ -171,7 +179,7 @@ class Supervisor(threading.Thread):
         spent = time.monotonic() - worker.since
         if not worker.started:
             if spent > STARTING:
-                self.fail(worker, f"a worker did not start within {STARTING:.0f} s")
+                self.fail(f"a worker did not start within {STARTING:.0f} s")
         elif worker.index is not None and spent > self.seconds:
             self.lose(worker, "timeout", f"took longer than {self.seconds:g} s")
         elif worker.index is not None and worker.memory() > self.memory:
@@ -179,10 +187,10 @@ class Supervisor(threading.Thread):
 
     def lose(self, worker: "Worker", reason: str, detail: str) -> None:
         """Replace a worker; its item becomes a suspect, or has failed for the second time."""
-        worker.kill()
+        worker.forget()
         self.workers.remove(worker)
         if not worker.started:
-            self.fail(worker, f"a worker died before its first item: {detail}")
+            self.fail(f"a worker died before its first item: {detail}")
         elif worker.index is not None:
             if self.suspects and self.suspects[0] == worker.index:
                 self.suspects.popleft()
@@ -190,9 +198,8 @@ class Supervisor(threading.Thread):
             else:
                 self.suspects.append(worker.index)
 
-    def fail(self, worker: "Worker", why: str) -> None:
+    def fail(self, why: str) -> None:
         """End everything: no worker can start."""
-        worker.kill()
         self.failure, self.ending = why, True
 
     def settle(self, outcome: Outcome) -> None:
@@ -217,24 +224,15 @@ class Supervisor(threading.Thread):
 class Worker:
     """One child process, the pipe to it, and the shared memory its results come through."""
 
-    def __init__(self, function: bytes):
+    def __init__(self, function: bytes, nursery: "Nursery"):
         self.index: int | None = None  # the item it holds
+        self.code: int | None = None  # how it ended
         self.started = False
         self.since = time.monotonic()
-        self.share = os.memfd_create("results") if hasattr(os, "memfd_create") else unnamed()
-        self.said = unnamed()
+        self.nursery = nursery
+        self.share, self.said = unnamed(), unnamed()
         self.pipe, theirs = Pipe()
-        code = f"from pipeline.engine import serve; serve({theirs.fileno()}, {self.share})"
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", code],
-            stdin=subprocess.DEVNULL,
-            stdout=self.said,
-            stderr=self.said,
-            pass_fds=(theirs.fileno(), self.share),
-            env=os.environ
-            | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"},
-            start_new_session=True,  # Ctrl-C goes to the caller, who ends the workers
-        )
+        self.pid = nursery.ask(0, [theirs.fileno(), self.share, self.said])
         theirs.close()
         self.pipe.send_bytes(function)
 
@@ -261,42 +259,133 @@ class Worker:
     def memory(self) -> int:
         """Bytes the process holds for itself; 0 where the system does not say."""
         try:
-            with open(f"/proc/{self.process.pid}/statm") as file:
+            with open(f"/proc/{self.pid}/statm") as file:
                 _, resident, shared = file.read().split()[:3]
         except (OSError, ValueError):
             return 0
         return (int(resident) - int(shared)) * PAGE
 
     def last_words(self) -> str:
-        """How it died and what it said last."""
-        code = self.process.returncode
-        how = f"died of {signal.Signals(-code).name}" if code and code < 0 else f"ended with status {code}"
+        """How it died and what it said last; it is gone afterwards."""
+        if self.code is None:
+            self.code = self.nursery.ask(-self.pid, [])
+        code = self.code
+        how = f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
         size = os.fstat(self.said).st_size
         lines = os.pread(self.said, WORDS, max(size - WORDS, 0)).decode(errors="replace").strip().splitlines()
         named = [line for line in lines if line.startswith("Fatal Python error")] or lines[-1:]
         return f"{how} ({named[0][:200]})" if named else how
 
-    def kill(self) -> None:
+    def forget(self) -> None:
         """End the process and whatever it started, and free what it held."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-        if not self.pipe.closed:
-            self.pipe.close()
-            os.close(self.share)
-            os.close(self.said)
+        if self.code is None:
+            self.code = self.nursery.ask(self.pid, [])
+        self.pipe.close()
+        os.close(self.share)
+        os.close(self.said)
+
+
+class Nursery:
+    """A process that imports a module once and forks workers that have it; asked and answered through a socket."""
+
+    known: dict[str, "Nursery"] = {}  # kept for the next run
+
+    @classmethod
+    def of(cls, function: Callable) -> "Nursery":
+        """The nursery that has imported the function's module."""
+        module = function.__module__
+        if module not in cls.known or not cls.known[module].alive():
+            cls.known[module] = cls(module)
+        return cls.known[module]
+
+    def __init__(self, module: str):
+        self.socket, theirs = socket.socketpair()
+        self.said = unnamed()
+        single = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}  # no threads before a fork
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", f"from pipeline.engine import nurse; nurse({theirs.fileno()}, {module!r})"],
+            stdin=subprocess.DEVNULL,
+            stdout=self.said,
+            stderr=self.said,
+            pass_fds=[theirs.fileno()],
+            env=os.environ | single | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONFAULTHANDLER": "1"},
+            start_new_session=True,  # Ctrl-C goes to the caller, who ends the workers
+        )
+        theirs.close()
+        self.socket.settimeout(STARTING)
+
+    def alive(self) -> bool:
+        """Whether it still answers."""
+        return self.process.poll() is None
+
+    def ask(self, number: int, handles: list[int]) -> int:
+        """What `nurse` answers to a number and descriptors. RuntimeError if it is dead."""
+        try:
+            socket.send_fds(self.socket, [NUMBER.pack(number)], handles)
+            answer = self.socket.recv(NUMBER.size, socket.MSG_WAITALL)
+        except OSError:
+            answer = b""
+        if len(answer) < NUMBER.size:
+            words = os.pread(self.said, 1 << 16, 0).decode(errors="replace").strip().splitlines()[-1:]
+            raise RuntimeError(f"the workers cannot start: {' '.join(words) or 'their nursery died'}")
+        return NUMBER.unpack(answer)[0]
 
 
 def unnamed() -> int:
     """A descriptor of a file without a name, which the system frees with its last holder."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("results")
     with tempfile.TemporaryFile() as file:
         descriptor = os.dup(file.fileno())
     return descriptor
 
 
-def serve(handle: int, share: int) -> None:
+def nurse(handle: int, module: str) -> None:
+    """The nursery: import; then for 0 fork a worker that gets the descriptors and answer its pid, for a pid kill it, for
+    the negative of a pid let it die; both answer its exit code.
+    """
+    asked = socket.socket(fileno=handle)
+    importlib.import_module(module)
+    while True:
+        data, handles, _, _ = socket.recv_fds(asked, NUMBER.size, 3)
+        if len(data) < NUMBER.size:
+            return  # the caller is gone
+        (pid,) = NUMBER.unpack(data)
+        if pid:
+            answer = reap(abs(pid), 0.0 if pid > 0 else DYING)
+        else:
+            answer = os.fork()
+            if not answer:
+                asked.close()
+                serve(*handles)
+                os._exit(0)
+            for descriptor in handles:
+                os.close(descriptor)
+        asked.sendall(NUMBER.pack(answer))
+
+
+def reap(pid: int, patience: float) -> int:
+    """Exit code of a child, negative for a signal; it is killed, with what it started, if it lives longer than `patience`."""
+    last = time.monotonic() + patience
+    done, status = os.waitpid(pid, os.WNOHANG)
+    while not done and time.monotonic() < last:
+        time.sleep(0.001)
+        done, status = os.waitpid(pid, os.WNOHANG)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+    if not done:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)  # it may not have become a group yet
+        _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+def serve(handle: int, share: int, said: int) -> None:
     """The worker: take an item, send what became of it, until the caller is gone."""
-    die_with_the_caller()
+    os.setsid()
+    die_with_the_nursery()
+    for stream in (1, 2):
+        os.dup2(said, stream)
     pipe = Connection(handle)
     function = pickle.loads(pipe.recv_bytes())
     pipe.send_bytes(b"started")
@@ -332,8 +421,8 @@ def pack(message: Any, share: int) -> bytes:
     return pickle.dumps(([view.nbytes for view in raw], payload))
 
 
-def die_with_the_caller() -> None:
-    """Ask the kernel (Linux) to kill this process when the thread that started it ends."""
+def die_with_the_nursery() -> None:
+    """Ask the kernel (Linux) to kill this process when its parent ends, which ends when the caller does."""
     if sys.platform == "linux":
         PR_SET_PDEATHSIG = 1
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
