@@ -1,6 +1,6 @@
 """Kill the stages at random points, again and again, and count what is lost, doubled or torn.
 
-    python -m tests.bench.crash [--kills 120] [--seed 0]
+    python -m tests.bench.crash [--kills 120] [--seed 0] [--only visual text triplets train]
 
 Each run of a stage is a process that gets SIGKILL (the process alone; what it started must end by itself) at a random
 moment, mostly within 0.1 s after a random item; the next run goes on with what is there. After every kill: each shard
@@ -39,6 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=120)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="+", choices=SHARES, default=list(SHARES))
     options = parser.parse_args()
     before, place = Path.cwd(), Path(tempfile.mkdtemp(prefix="crash"))
     os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(house.ROOT), "TQDM_DISABLE": "1"}
@@ -48,6 +49,9 @@ def main() -> None:
         stages = prepare()
         results = {}
         for stage in stages:
+            if stage.name not in options.only:
+                stage.ready()
+                continue
             count = round(options.kills * SHARES[stage.name])
             results[stage.name] = Siege(stage, random.Random(f"{options.seed} {stage.name}")).run(count)
             print(f"{stage.name:9}", results[stage.name], flush=True)
@@ -152,6 +156,11 @@ class Stage:
     def __init__(self, name: str, module: str, words: list[str], output: Path):
         self.name, self.module, self.words, self.output = name, module, words, output
 
+    def ready(self) -> None:
+        """Run undisturbed."""
+        if wait(start(self.module, self.words, Path("log.txt").absolute())):
+            raise SystemExit(f"{self.name} fails without being killed: {Path('out.txt').read_text()[-2000:]}")
+
     def good(self) -> dict[str, bytes]:
         """The undisturbed output, by file."""
         files = [self.output] if self.output.is_file() else sorted(self.output.rglob("*"))
@@ -229,6 +238,10 @@ class Table(Stage):
 class Run(Stage):
     """Training: the checkpoint must always load, and the end must be the undisturbed run's, bit for bit."""
 
+    def ready(self) -> None:
+        Stage("keyframes", "pipeline.keyframes", ["--dataset", NAME], self.output).ready()
+        super().ready()
+
     def rows(self, torn: Callable[[str], None]) -> dict[tuple[str, str], int]:
         from train import checkpoint
 
@@ -282,9 +295,7 @@ class Siege:
     def once(self) -> None:
         """Run undisturbed."""
         self.stage.reset()
-        code = wait(start(self.stage.module, self.stage.words, self.log))
-        if code:
-            raise SystemExit(f"{self.stage.name} fails without being killed: {Path('out.txt').read_text()[-2000:]}")
+        self.stage.ready()
 
     def run(self, kills: int) -> dict[str, float]:
         """Kill until there were `kills` kills, then let it end."""
@@ -369,21 +380,11 @@ def prepare() -> list[Stage]:
     for module in ("torch", "transformers", "pipeline.visual", "pipeline.text", "pipeline.triplets", "train.run"):
         importlib.import_module(module)
 
-    def keyframes() -> None:
-        wait(start("pipeline.keyframes", dataset, Path("log.txt").absolute()))
-
     visual = Stage("visual", "pipeline.visual", dataset, cache / "visual")
     triplets = Table("triplets", "pipeline.triplets", dataset, cache / "triplets.parquet")
     text = Stage("text", "pipeline.text", dataset, cache / "text")
     words = ["--shards", str(cache), "--method", "unitrim"]
     train = Run("train", "train.run", words, cache / "runs" / "unitrim")
-    yield_after = train.reset
-
-    def ready() -> None:
-        keyframes()
-        yield_after()
-
-    train.reset = ready
     return [visual, triplets, text, train]
 
 
