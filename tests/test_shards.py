@@ -228,3 +228,24 @@ def test_taking_rows_is_writing_only_them(tmp_path):
     shards.write(tmp_path / "00000.h5", "visual", part, ATTRIBUTES)
     nothing = shards.take("visual", whole, [])
     assert nothing["patch"].shape == (0, 4, 8) and nothing["jpeg_offset"].tolist() == [0]
+
+
+@pytest.mark.parametrize("link", ["hardlink_to", "symlink_to"])
+def test_writing_over_a_link_into_a_store_leaves_the_store_alone(path, tmp_path, link):
+    stored = tmp_path / "store" / "object"
+    stored.parent.mkdir()
+    path.rename(stored)
+    stored.chmod(0o444)
+    getattr(path, link)(stored)
+    before = stored.read_bytes()
+    assert shards.sound(path, "visual") is not None
+    shards.write(path, "visual", visual(seed=1), ATTRIBUTES)
+    assert stored.read_bytes() == before and not path.is_symlink() and path.stat().st_nlink == 1
+    assert np.array_equal(Shard(path, "visual")["patch"], visual(seed=1)["patch"])
+
+
+def test_rows_taken_from_an_old_shard_outlive_its_replacement(path):
+    old = Shard(path, "visual")
+    patch = old["patch"]
+    shards.write(path, "visual", visual(seed=1), ATTRIBUTES)
+    assert np.array_equal(patch, visual()["patch"])
