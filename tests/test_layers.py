@@ -43,8 +43,10 @@ def similarity(request):
     return module
 
 
+@pytest.mark.parametrize("narrow", [0, 100], ids=["rows", "columns"])
 @pytest.mark.parametrize("block", [1, 60, 10**6])
-def test_packed_blocks_equal_the_pair_by_pair_form(similarity, monkeypatch, block):
+def test_packed_blocks_equal_the_pair_by_pair_form(similarity, monkeypatch, block, narrow):
+    monkeypatch.setattr(layers, "NARROW", narrow)
     monkeypatch.setattr(layers, "BLOCK", block)
     monkeypatch.setattr(layers, "HELD", block)
     text, video = tokens(7), tokens(4, longest=5, seed=1)
@@ -54,7 +56,9 @@ def test_packed_blocks_equal_the_pair_by_pair_form(similarity, monkeypatch, bloc
         assert torch.allclose(similarity(*text, *video), expected, atol=1e-5)
 
 
-def test_packed_gradients_equal_those_of_the_pair_by_pair_form(similarity):
+@pytest.mark.parametrize("narrow", [0, 100], ids=["rows", "columns"])
+def test_packed_gradients_equal_those_of_the_pair_by_pair_form(similarity, monkeypatch, narrow):
+    monkeypatch.setattr(layers, "NARROW", narrow)
     (text, text_mask), (video, video_mask) = tokens(6), tokens(4, seed=1)
     leaves = [text.requires_grad_(), video.requires_grad_(), *similarity.parameters()]
     weight = torch.randn(6, 4)

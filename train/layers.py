@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 HIDDEN = -1e4  # a masked similarity, before a softmax; finite, so that a fully masked row stays a number
-BLOCK = 1 << 19  # token similarities worked on together on a CPU: 2 MB, about a cache
+BLOCK = 1 << 18  # token similarities worked on together on a CPU: 1 MB, so that a few such tensors stay in cache
 LARGE_BLOCK = 1 << 27  # the same on a GPU
+NARROW = 48  # fewer video tokens than this are laid out as columns
 HELD = 1 << 25  # padded token similarities held at once when no gradient is wanted
 
 
@@ -234,20 +235,57 @@ class Interaction(nn.Module):
             raise ValueError(
                 f"this model weighs up to {len(self.mix)} tokens and was given {count}; train it for as many"
             )
-        mix = self.mix[:count, :count]
-        weight = F.softmax(hide(similarity / self.inner, mask), axis)
-        if axis == similarity.ndim - 1:
-            weight = F.linear(weight, mix)
-        else:
-            before, after = similarity.shape[:axis], similarity.shape[axis + 1 :]
-            weight = (mix @ weight.reshape(*before, count, -1)).view(*before, count, *after)
-        weight = F.softmax(hide(weight / self.outer, mask), axis)
-        return (weight * similarity).sum(axis)
+        return Attend.apply(similarity, self.mix[:count, :count], mask, axis, self.inner, self.outer)
+
+
+class Attend(torch.autograd.Function):
+    """softmax(W softmax(c / inner) / outer)·c over one axis, with a gradient in closed form that works in place."""
+
+    @staticmethod
+    @torch.amp.custom_fwd(device_type="cuda", cast_inputs=torch.float32)
+    def forward(ctx, c: Tensor, mix: Tensor, mask: Tensor | None, axis: int, inner: float, outer: float) -> Tensor:
+        """Reduce `axis` of c."""
+        first = hide(c / inner, mask).softmax(axis)
+        second = along(mix, first, axis)
+        if outer != 1:
+            second.div_(outer)
+        second = hide(second, mask).softmax(axis)
+        score = (second * c).sum(axis)
+        ctx.save_for_backward(c, mix, first, second, score)
+        ctx.axis, ctx.inner, ctx.outer = axis, inner, outer
+        return score
+
+    @staticmethod
+    @torch.amp.custom_bwd(device_type="cuda")
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
+        """Gradients of c and W; masked places have weight 0, so nothing reaches them."""
+        c, mix, first, second, score = ctx.saved_tensors
+        axis, grad = ctx.axis, grad.unsqueeze(ctx.axis)
+        logit = (c - score.unsqueeze(axis)).mul_(second).mul_(grad if ctx.outer == 1 else grad / ctx.outer)
+        to_mix = pairs(logit, first, axis)
+        to_c = torch._softmax_backward_data(along(mix.T, logit, axis), first, axis, first.dtype)
+        return to_c.div_(ctx.inner).addcmul_(second, grad), to_mix, None, None, None, None
+
+
+def along(matrix: Tensor, tensor: Tensor, axis: int) -> Tensor:
+    """Multiply one axis of a tensor by a matrix."""
+    if axis == tensor.ndim - 1:
+        return F.linear(tensor, matrix)
+    rows = tensor.reshape(*tensor.shape[: axis + 1], -1)
+    return (matrix @ rows).view(tensor.shape)
+
+
+def pairs(one: Tensor, other: Tensor, axis: int) -> Tensor:
+    """Sum over all places of the products of two tensors' values along an axis: the gradient of `along`'s matrix."""
+    if axis == one.ndim - 1:
+        return one.flatten(0, -2).T @ other.flatten(0, -2)
+    one, other = (tensor.reshape(-1, tensor.shape[axis], tensor.shape[axis + 1 :].numel()) for tensor in (one, other))
+    return (one @ other.transpose(1, 2)).sum(0)
 
 
 def hide(similarity: Tensor, mask: Tensor | None) -> Tensor:
-    """Similarities with the masked ones out of any softmax's reach."""
-    return similarity if mask is None else similarity.masked_fill(~mask, HIDDEN)
+    """Similarities with the masked ones out of any softmax's reach, in place."""
+    return similarity if mask is None else similarity.masked_fill_(~mask, HIDDEN)
 
 
 class Bidirectional(nn.Module):
@@ -258,12 +296,12 @@ class Bidirectional(nn.Module):
         self.text, self.video = Interaction(text, inner, outer), Interaction(video, inner, outer)
         self.text_last, self.video_last = Interaction(text, inner, outer), Interaction(video, inner, outer)
 
-    def forward(self, similarity: Tensor, text_mask: Tensor | None, video_mask: Tensor | None) -> Tensor:
-        """(T, L, V, K) token similarities -> (T, V)."""
+    def forward(self, similarity: Tensor, text_mask: Tensor | None, video_mask: Tensor | None, axis: int) -> Tensor:
+        """(T, L, K, V) token similarities -> (T, V); with `axis` 3 they are (T, L, V, K). The video's mask lies likewise."""
         text = None if text_mask is None else text_mask[:, :, None]  # (T, L, 1)
         whole = None if text is None else text[..., None]
-        by_text = self.video_last(self.text(similarity, whole, 1), video_mask, -1)
-        by_video = self.text_last(self.video(similarity, video_mask, -1), text, 1)
+        by_text = self.video_last(self.text(similarity, whole, 1), video_mask, axis - 1)
+        by_video = self.text_last(self.video(similarity, video_mask, axis), text, 1)
         return (by_text + by_video) / 2
 
 
@@ -288,16 +326,20 @@ class TokenSimilarity(nn.Module):
 
     def block(self, text: Tensor, text_mask: Tensor, video: Tensor, video_mask: Tensor) -> Tensor:
         """The same, all similarities held at once."""
+        videos, tokens, _ = video.shape
         video_mask = partial(video_mask)
-        blocks = plan(text_mask, video.shape[0] * video.shape[1])
+        axis = 2 if tokens < NARROW else 3
+        if axis == 2:  # (K, V): a softmax over few neighbouring numbers is slow, over columns it is not
+            video, video_mask = video.transpose(0, 1), None if video_mask is None else video_mask.T
+        blocks = plan(text_mask, videos * tokens)
         place = torch.arange(text.shape[1], device=text.device)
         index = [(rows[:, None] * text.shape[1] + place[:length]).flatten() for rows, length, _ in blocks]
         packed = text.flatten(0, 1).index_select(0, torch.cat(index))
-        similarity = packed @ video.flatten(0, 1).T  # (R, VK), one product for all blocks
+        similarity = packed @ video.flatten(0, 1).T  # (R, KV), one product for all blocks
         scores = []
         for (rows, length, even), part in zip(blocks, similarity.split([len(rows) for rows in index])):
             mask = None if even else text_mask[rows, :length]
-            scores.append(self.interact(part.view(len(rows), length, *video.shape[:2]), mask, video_mask))
+            scores.append(self.interact(part.view(len(rows), length, *video.shape[:2]), mask, video_mask, axis))
         order = torch.cat([rows for rows, _, _ in blocks])
         return torch.cat(scores)[order.argsort()]
 

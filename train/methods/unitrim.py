@@ -132,8 +132,9 @@ class UniTriM(Method):
 
     def score_sentence_frame(self, text: Features, video: Features) -> Tensor:
         """(T, V): ISA over the frames."""
-        similarity = torch.einsum("td,vnd->tvn", text["sentence"], video["frame"])
-        return self.sentence_frame(similarity, layers.partial(video["frame_mask"]), -1)
+        similarity = torch.einsum("td,vnd->tnv", text["sentence"], video["frame"])
+        mask = layers.partial(video["frame_mask"])
+        return self.sentence_frame(similarity, None if mask is None else mask.T, 1)
 
     def score_triplet_video(self, text: Features, video: Features) -> Tensor:
         """(T, V): ISA over the triplets."""
