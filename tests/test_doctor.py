@@ -1,5 +1,6 @@
 """`python -m pipeline.shards info|verify|diff|repair`: each kind of harm is found, named, and costs only the rows it hit."""
 
+import importlib
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from pipeline import doctor, shards
 from pipeline.shards import Shard, ShardError
 from tests import worlds
+from tests.bench import house
 
 ROOT = Path(__file__).parent.parent
 
@@ -143,6 +145,22 @@ def test_the_commands_answer_and_fail_as_they_should(good, folder):
     assert code == 1 and f"python -m pipeline.shards repair {folder}" in text
     code, text = command("info", folder.parent / "nowhere")
     assert code == 1 and "run: dvc repro visual@nowhere text@nowhere" in text and "Traceback" not in text
+
+
+def test_a_repair_makes_the_bytes_that_were_there(tmp_path, monkeypatch):
+    house.build(tmp_path, videos=5, captions=1, shards=1)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    for stage in ("manifest", "clip", "visual"):
+        monkeypatch.setattr(sys, "argv", [stage, "--dataset", "bench"])
+        importlib.import_module(f"pipeline.{stage}").main()
+    path = shards.file_of(Path("cache/bench/visual"), 0)
+    before = path.read_bytes()
+    flip(path, "visual", "patch", at=700)
+    path.with_name("00007.h5.part").write_bytes(b"half a shard")
+    done = doctor.repair(Path("cache/bench"))
+    assert done[0] == f"dropped 1 of 5 rows of {path}" and done[-1] == "cache/bench is whole again"
+    assert path.read_bytes() == before and doctor.verify(Path("cache/bench")) == []
 
 
 def test_a_repair_that_cannot_run_the_stage_says_so(folder, monkeypatch):
