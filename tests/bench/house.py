@@ -35,7 +35,7 @@ datasets:
     max_rejects: 0.02
     words: 32
     triplets: {{parser: {parser}, rules: extended, conventions: video, style: paper, form: surface, cap: 8}}
-    train: {{zero_shot: {{}}, unitrim: {{epochs: 3, image_epochs: 2, batch: 8, k: 2, samples: 8}}}}
+    train: {{zero_shot: {{}}, unitrim: {{epochs: 2, image_epochs: 1, batch: 32, k: 2, samples: 4}}}}
 """
 
 
