@@ -11,6 +11,7 @@ file open.
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from pipeline.stage import replacing
 
 FORMAT = 1  # of the file layout; a reader refuses any other
 PAGE = 4096
+SETTLED = 2.0  # seconds after which a second write to a file is sure to show in its times
 TEXT = "str"
 
 TENSORS = {
@@ -412,13 +414,24 @@ def read(path: Path, kind: str) -> dict[str, Any]:
 
 
 def sound(path: Path, kind: str, **expected: Any) -> Shard | None:
-    """The shard if every byte is as it was written and its attributes are as expected; None if it must be made anew."""
+    """The shard if every byte is as it was written and its attributes are as expected; None if it must be made anew.
+
+    A file that this process has found whole is not read again while it stays the same file.
+    """
     shard = Shard(path, kind)
     try:
-        shard.check()
-    except ShardError:
+        stat = shard.path.stat()
+        seen = (shard.path.absolute(), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+        if seen not in _whole:
+            shard.check()
+            if time.time() - max(stat.st_mtime, stat.st_ctime) > SETTLED:
+                _whole.add(seen)
+    except (ShardError, FileNotFoundError):
         return None
     return shard if all(shard.attributes.get(name) == value for name, value in expected.items()) else None
+
+
+_whole: set[tuple] = set()
 
 
 def same_clip(shards: Iterable[Shard]) -> str | None:

@@ -1,5 +1,6 @@
 """The HDF5 contract: what is written is what anyone reads; all else is an error that says what to type."""
 
+import os
 import pickle
 
 import h5py
@@ -249,3 +250,14 @@ def test_rows_taken_from_an_old_shard_outlive_its_replacement(path):
     patch = old["patch"]
     shards.write(path, "visual", visual(seed=1), ATTRIBUTES)
     assert np.array_equal(patch, visual()["patch"])
+
+
+def test_a_shard_found_whole_is_looked_at_again_once_it_changes(path, monkeypatch):
+    monkeypatch.setattr(shards, "SETTLED", -1.0)
+    os.utime(path, (1, 1))
+    place, good = Shard(path, "visual").place("patch"), path.read_bytes()
+    assert shards.sound(path, "visual") is not None and shards.sound(path, "visual") is not None
+    bad = bytearray(good)
+    bad[place.offset] ^= 1
+    path.write_bytes(bad)
+    assert shards.sound(path, "visual") is None
