@@ -26,7 +26,7 @@ CLAUSES = {
         "blink": ("{a} blinks{p}", "{a} at {f} turns on and off"),
         "bounce": ("{a} bounces{p}", "{a} at {f} hops up and down"),
         "follow": ("{a} follows {b}{p} to {t}", "{b} is followed by {a}{p} to {t}"),
-        "swap": ("{a} and {b} swap places{p}", "{a} changes places with {b}{p}"),
+        "swap": ("{a} and {b} swap places{p}", "{a} swaps with {b}{p}"),
     },
     "val": {
         "move": (
@@ -190,7 +190,27 @@ def still_phrase(things: list[tuple[Thing, str]], way: str, random: Random) -> s
     """A few words on a picture, as triplets are: "star color red", "small bar", "ball at left", "a ball and a bar"."""
     (thing, zone), *rest = random.sample(things, len(things))
     name, where = thing_words(thing, way, random), zone_words(zone, way, random).removeprefix("the ")
-    forms = [name, f"{thing.shape} color {thing.colour}", f"{thing.colour} {thing.shape}", f"{thing.shape} at {where}"]
+    size = SAID[way].get(thing.size, thing.size)
+    forms = [
+        name,
+        f"{thing.shape} color {thing.colour}",
+        f"{thing.shape} size {size}",
+        f"{thing.colour} {thing.shape}",
+        f"{thing.shape} at {where}",
+    ]
     if rest:
         forms.append(f"{article(name)} and {article(thing_words(rest[0][0], way, random, 0.7))}")
     return random.choice(forms)
+
+
+def script_phrase(scene: Scene, way: str, random: Random) -> str:
+    """One step of a script in a few words, as triplets are: "ball moves to left"."""
+    number = random.randrange(len(scene.steps))
+    zones = [thing.zone for thing in scene.things]
+    for step in scene.steps[:number]:
+        zones = after(step, zones)
+    step = scene.steps[number]
+    said = {zone: zone_words(zone, way, random).removeprefix("the ") for zone in (zones[step.actor], step.zone) if zone}
+    values = {"a": scene.things[step.actor].shape, "b": scene.things[step.other].shape, "p": ""}
+    values |= {"f": said[zones[step.actor]], "t": said.get(step.zone, "")}
+    return random.choice(CLAUSES[way][step.event]).format(**values)
