@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.scene_graph import phrases as wording
+from pipeline.scene_graph import stanford
 from pipeline.scene_graph.conventions import CONVENTIONS, Triplet
 from pipeline.scene_graph.graph import Graph
 from pipeline.scene_graph.repairs import repaired
@@ -47,7 +48,9 @@ def settings(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def derive(tree: Sentence, config: dict[str, Any]) -> list[Triplet]:
-    """Triplets of one tree, in the order of its words."""
+    """Triplets of one tree, in the order of its words; the Stanford rules know no conventions."""
+    if config["rules"] == "stanford":
+        return stanford.triplets(tree)
     graph = Graph(repaired(tree))
     return CONVENTIONS[config["conventions"]](graph, config["form"]).triplets(facts(graph))
 

@@ -19,7 +19,7 @@ def repaired(sentence: Sentence) -> Sentence:
         sentence.word,
         list(sentence.lemma),
         list(sentence.tag),
-        list(sentence.head),
+        [head if 0 <= head < len(sentence) and head != index else -1 for index, head in enumerate(sentence.head)],
         list(sentence.relation),
         sentence.start,
         sentence.end,

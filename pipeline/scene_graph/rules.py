@@ -45,7 +45,8 @@ def verb(graph: Graph, index: int, found: list[Fact]) -> None:
     before = len(found)
     objects: list[int] = []
     if not passive:
-        objects = [thing for child in graph.kids(index, "obj", "iobj") for thing in graph.conjuncts(child)]
+        spoken = [child for child in graph.kids(index, "obj", "iobj") if graph.tag[child] not in words.RELATIVE_TAGS]
+        objects = [thing for child in spoken for thing in graph.conjuncts(child)]
         objects += relative_object(graph, index)
         for thing in objects:
             found += [Fact("relation", subject, index, (), thing) for subject in subjects if subject != thing]
@@ -104,8 +105,11 @@ def stranded(graph: Graph, index: int, subjects: list[int], found: list[Fact]) -
 
 def relative_object(graph: Graph, index: int) -> list[int]:
     """ "the ball that he throws": the noun that a relative clause with its own subject describes."""
-    if graph.relation[index] != "acl:relcl" or graph.kids(index, "obj"):
+    if graph.relation[index] != "acl:relcl":
         return []
+    objects = graph.kids(index, "obj")
+    if objects:
+        return graph.conjuncts(graph.head[index]) if graph.tag[objects[0]] in words.RELATIVE_TAGS else []
     own = graph.kids(index, "nsubj")
     if own and graph.tag[own[0]] not in words.RELATIVE_TAGS and not graph.kids(index, "obl", "compound:prt"):
         after = [child for child in graph.children[index] if child > index and graph.tag[child] in ("IN", "RP")]

@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import http.client
+import importlib
 import os
 import secrets
 import shutil
@@ -48,8 +49,14 @@ class ServerError(RuntimeError):
     """The server did not start, did not answer, or answered something else than was asked."""
 
 
+class MismatchError(ServerError):
+    """The server answered, but not sentence by sentence: asking again helps nothing, asking less may."""
+
+
 class Server:
     """CoreNLP in its own process; use as a context manager. Start takes 3 to 6 s; memory stays near 1 GB."""
+
+    preload = ANNOTATORS  # models loaded before the port opens
 
     def __init__(self, folder: Path = corenlp.FOLDER, memory: str = "1g"):
         self.folder, self.memory = folder, memory
@@ -77,7 +84,7 @@ class Server:
         command += ["-cp", os.pathsep.join(map(str, corenlp.installed(self.folder)))]
         command += ["edu.stanford.nlp.pipeline.StanfordCoreNLPServer", "-port", str(self.port), "-threads", threads]
         command += ["-timeout", str(REQUEST_SECONDS * 1000), "-maxCharLength", "1000000", "-quiet", "true"]
-        command += ["-username", self.user, "-password", self.password, "-preload", ANNOTATORS]
+        command += ["-username", self.user, "-password", self.password, "-preload", self.preload]
         with open(Path(self.work) / "log", "wb") as log:
             self.process = subprocess.Popen(
                 ["sh", "-c", WATCH, "sh", *command],
@@ -96,8 +103,8 @@ class Server:
 
     def connect(self) -> None:
         """Wait for the port, make the client, warm up."""
-        from stanza.server import CoreNLPClient, StartServer  # 3.5 s: it brings torch
-
+        client = threading.Thread(target=importlib.import_module, args=("stanza.server",), daemon=True)
+        client.start()  # 3.5 s, as it brings torch: meanwhile Java loads its models
         deadline = time.monotonic() + START_SECONDS
         while not answers(self.port):
             if self.process.poll() is not None:
@@ -105,6 +112,9 @@ class Server:
             if time.monotonic() > deadline:
                 raise ServerError(f"CoreNLP did not answer within {START_SECONDS} s: {self.log()}")
             time.sleep(0.1)
+        client.join()
+        from stanza.server import CoreNLPClient, StartServer
+
         self.client = CoreNLPClient(
             start_server=StartServer.DONT_START,
             endpoint=f"http://127.0.0.1:{self.port}",
@@ -149,7 +159,7 @@ class Server:
         except (AnnotationException, TimeoutException, ValueError, OSError) as error:
             raise ServerError(str(error)[:300]) from error
         if len(answer["sentences"]) != len(texts):
-            raise ServerError(f"{len(texts)} sentences went in, {len(answer['sentences'])} came out")
+            raise MismatchError(f"{len(texts)} sentences went in, {len(answer['sentences'])} came out")
         begin, trees = 0, []
         for text, sentence in zip(texts, answer["sentences"], strict=True):
             trees.append(tree(sentence, begin, len(text)))
@@ -167,7 +177,7 @@ def tree(answer: dict[str, Any], begin: int, length: int) -> Sentence:
     start = [token["characterOffsetBegin"] - begin for token in tokens]
     end = [token["characterOffsetEnd"] - begin for token in tokens]
     if start and (start[0] < 0 or end[-1] > length):
-        raise ServerError("a sentence came back outside its own line")
+        raise MismatchError("a sentence came back outside its own line")
     return Sentence(
         [token["word"] for token in tokens],
         [token["lemma"].lower() for token in tokens],
@@ -218,25 +228,26 @@ class Parser:
 
     def bisect(self, batch: list[str]) -> list[Sentence | None]:
         """Parse a batch; when it fails in spite of restarts, its halves; a sentence that fails alone is None."""
-        for _ in range(self.retries if len(batch) > 1 else 1):
+        for _ in range(self.retries):
             seen = self.restarts
             try:
-                return self.server.parse(batch)
-            except ServerError as error:
-                self.mend(seen, error)
+                return [capped(tree) for tree in self.server.parse(batch)]
+            except MismatchError:
+                break
+            except ServerError:
+                self.mend(seen)
         if len(batch) == 1:
             return [None]
         middle = len(batch) // 2
         return self.bisect(batch[:middle]) + self.bisect(batch[middle:])
 
-    def mend(self, seen: int, error: ServerError) -> None:
-        """Restart the server if it is gone or stuck, once for all clients that noticed."""
+    def mend(self, seen: int) -> None:
+        """Restart the server, once for all clients that noticed."""
         with self.mended:
-            if seen != self.restarts or "came out" in str(error) or "outside its own line" in str(error):
-                return
-            self.server.stop()
-            self.server.start()
-            self.restarts += 1
+            if seen == self.restarts:
+                self.server.stop()
+                self.server.start()
+                self.restarts += 1
 
 
 def capped(sentence: Sentence) -> Sentence:

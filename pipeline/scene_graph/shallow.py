@@ -161,7 +161,8 @@ class Builder:
     def place_noun(self, head: int, begin: int) -> None:
         """Join a noun phrase to what came before it."""
         state = self.state
-        if state.join >= 0 and state.thing >= 0 and not self.clause_follows(head):
+        opening = state.verb < 0 and state.finite < 0  # "a man and a woman are dancing"
+        if state.join >= 0 and state.thing >= 0 and (opening or not self.clause_follows(head)):
             first = state.thing
             while self.relation[first] == "conj":
                 first = self.head[first]

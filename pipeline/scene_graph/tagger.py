@@ -183,6 +183,8 @@ def corrected(text: list[str], known: list[tuple[str, bool, bool, bool]], tag: l
     left = tag[index - 1] if index else "^"
     before = text[index - 1] if index else ""
     right = tag[index + 1] if index + 1 < len(text) else "$"
+    if left == "^" and word in ("first", "finally", "next", "later") and right in ("DT", "PRP$", "PRP", ",", "NN"):
+        return "RB"
     if word == "'s":
         return "POS" if left[0] == "N" and right[0] in "NJC" and right != "CC" else "VBZ"
     if word in FIXED and word not in OPEN:
@@ -219,6 +221,8 @@ def corrected(text: list[str], known: list[tuple[str, bool, bool, bool]], tag: l
     if plural and (right in AFTER_VERB or (usual[0] == "V" and not noun) or left != "NNS" or right in ("$", ".")):
         return "VBP"
     if left in ("NN", "PRP", "WP", "WDT") and usual in ("NNS", "VBZ") and verb and noun and word not in PLURALS:
+        if verbless and left == "NN" and (before in words.ANIMATE or one(text, tag, index)):
+            return "VBZ"
         placed = "IN" in tag[:index] or "TO" in tag[:index]
         return third_person(usual, left, right, verbless, index < 2 or placed)
     if usual in ("VBD", "VBN") and left[0] in "NP":
@@ -285,6 +289,14 @@ def after_modifier(word: str, usual: str, left: str, right: str, noun: bool, adj
     return usual
 
 
+def one(text: list[str], tag: list[str], index: int) -> bool:
+    """Whether the noun phrase on the left speaks of a single thing: "a red ball" takes no plural noun."""
+    place = index - 1
+    while place >= 0 and tag[place] in ("NN", "JJ"):
+        place -= 1
+    return place >= 0 and text[place] in ("a", "an", "one", "another")
+
+
 def third_person(usual: str, left: str, right: str, verbless: bool, phrase: bool) -> str:
     """ "man walks", but "train tracks": a verb if the clause has none and what follows can follow a verb."""
     if left != "NN":
@@ -293,4 +305,4 @@ def third_person(usual: str, left: str, right: str, verbless: bool, phrase: bool
         return "NNS"
     if usual == "VBZ":
         return "NNS" if right in ("VBZ", "VBP", "VBG", "MD") or (right in ("$", ".") and phrase) else "VBZ"
-    return "VBZ" if right in ("DT", "PRP$", "PRP") else "NNS"
+    return "VBZ" if right in ("DT", "PRP$", "PRP", "TO", "RB") else "NNS"
