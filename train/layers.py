@@ -206,11 +206,11 @@ class Salience(torch.autograd.Function):
         to_weight, to_out = torch.zeros(len(out), patch.shape[-1], device=patch.device), torch.zeros_like(out)
         for some in chunks(hidden):
             to_out += torch.einsum("vp,vph->h", grad[some], hidden[some])
-            part = (hidden[some] > 0).to(out.dtype).mul_(out)
+            part = hidden[some].sign()  # 1 where it passed, 0 where ReLU cut it
             torch.matmul(grad[some, None], part, out=to_context[some, None])
             part.mul_(grad[some, :, None] * length[some])
             to_weight += part.flatten(0, 1).T @ patch[some].flatten(0, 1)
-        return None, None, to_context, to_weight.to(out.dtype), to_out
+        return None, None, to_context.mul_(out), to_weight.mul_(out[:, None]).to(out.dtype), to_out
 
 
 def chunks(hidden: Tensor) -> list[slice]:

@@ -271,7 +271,7 @@ def similarity(device: str, texts: int, videos: int, repeats: int) -> dict[str, 
 def waiting(device: str, steps: int) -> float:
     """Share of the time of a real run's steps that waits for the loader, over MSR-VTT-like shards."""
     with tempfile.TemporaryDirectory() as folder:
-        path = worlds.cache(Path(folder) / "like", 192, 4, SIZE, PATCHES, FRAMES, ragged=False)
+        path = worlds.cache(Path(folder) / "like", 192, 10, SIZE, PATCHES, FRAMES, ragged=False)
         loader = Loader(Cache(path, methods.load("unitrim").needs), "train", BATCH, 0, device)
         model = methods.build("unitrim", {}).to(device).train()
         phase = model.phases()[0]
