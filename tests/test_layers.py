@@ -195,6 +195,16 @@ def test_pooling_never_sees_padding():
     assert layers.masked_mean(token, mask).tolist() == [[-2, -1.5], [0, 0]]
 
 
+def test_a_gate_starts_as_the_mean_and_learns_to_choose():
+    token, mask = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [9.0, 9.0]]]), torch.tensor([[True, True, False]])
+    gate = layers.Gate(2)
+    assert torch.allclose(gate(token, mask), layers.masked_mean(token, mask))
+    with torch.no_grad():
+        gate.score.weight.copy_(torch.tensor([[50.0, 0.0]]))
+    assert torch.allclose(gate(token, mask), torch.tensor([[1.0, 0.0]]))
+    assert gate(token, torch.zeros_like(mask)).tolist() == [[0, 0]]
+
+
 def test_an_mlp_ends_without_an_activation():
     assert isinstance(layers.mlp(4, 8, 4)[-1], torch.nn.Linear)
     assert layers.mlp(4, 8, 4)(torch.randn(100, 4)).min() < -0.17

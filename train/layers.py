@@ -28,6 +28,20 @@ def masked_max(tokens: Tensor, mask: Tensor) -> Tensor:
     return top.masked_fill(~mask.any(1, keepdim=True), 0)
 
 
+class Gate(nn.Module):
+    """A mean of tokens weighted by a learned linear score; it starts as the plain mean."""
+
+    def __init__(self, dimension: int):
+        super().__init__()
+        self.score = nn.Linear(dimension, 1, bias=False)
+        nn.init.zeros_(self.score.weight)
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """(B, D) of (B, L, D); zero where none is valid."""
+        weight = hide(self.score(tokens)[..., 0].float(), mask).softmax(1) * mask
+        return torch.einsum("bld,bl->bd", tokens, weight.to(tokens.dtype))
+
+
 class Mix(nn.Module):
     """A square learned matrix that starts as the identity; the optimizer does not decay it."""
 

@@ -36,7 +36,10 @@ class Config(Base):
     fusion: str = "mean"  # of the scores of a pair, or t_weighted: by their learned temperatures
     alignments: list[str] = field(default_factory=lambda: list(ALIGNMENTS))
     image_text: str = "disentangled"  # how a text looks for images: one of IMAGE_TEXT
-    unified: str = "max"  # T sums sentence, triplets and words by elementwise max (the paper) or mean
+    unified: str = (
+        "max"  # T = sentence + pooled triplets + pooled words, by elementwise max (the paper), mean, or gated mean
+    )
+    residual: bool = False  # E_spat(T) is added to a linear map of the sentence, from 0, instead of standing alone
     disentangler: int = 2048  # hidden width; 2048 meets the paper's count of 172.87 M parameters
     w_orth: float = 0.1
     w_rec: float = 0.2
@@ -175,6 +178,8 @@ class UniTriM(Method):
 class ImageText(nn.Module):
     """How a text looks for images: the disentangler of 3.3, or one of the simpler ways it is compared with.
 
+    A row of the comparison is a run of its own, and needs no first phase: `--set image_text=spatial_only epochs=0 --out ...`.
+
     `disentangled`: E_spat(T), trained with E_temp and E_rec; `spatial_only`: E_spat(T) trained by text-image alone;
     `sentence_linear`: a linear map of the sentence; `raw_T` and `raw_sentence`: CLIP's features, untrained.
     """
@@ -182,14 +187,20 @@ class ImageText(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
         self.config, size, hidden = config, config.dimension, config.disentangler
-        if config.image_text in ("disentangled", "spatial_only"):
+        encoded = config.image_text in ("disentangled", "spatial_only")
+        if config.unified == "gated" and encoded:
+            self.gate_triplet, self.gate_word = layers.Gate(size), layers.Gate(size)
+        if encoded:
             self.spatial = layers.mlp(size, hidden, size)
+        if encoded and config.residual:
+            self.sentence = layers.Mix(size)
+            nn.init.zeros_(self.spatial[-1].weight)
+            nn.init.zeros_(self.spatial[-1].bias)
         if config.image_text == "disentangled":
             self.temporal = layers.mlp(size, hidden, size)
             self.rebuild = layers.mlp(2 * size, hidden, size)
         if config.image_text == "sentence_linear":
-            self.spatial = nn.Linear(size, size)
-            nn.init.eye_(self.spatial.weight)
+            self.sentence = layers.Mix(size)
         if not config.image_text.startswith("raw"):
             self.scale = losses.Sigmoid(config.temperature)
 
@@ -201,30 +212,41 @@ class ImageText(nn.Module):
 
     def forward(self, features: Features) -> Tensor:
         """(B, D) unit vectors to compare with images."""
-        source = self.source(features)
-        return unit(self.spatial(source) if "spatial" in self._modules else source)
+        return unit(self.look(features, self.unify(features)))
 
-    def source(self, features: Features) -> Tensor:
-        """(B, D) the sentence, or T: sentence + pooled triplets + pooled words, SOT and EOT left out (EOT is the sentence)."""
-        sentence = unit(features["sentence"])
+    def look(self, features: Features, unified: Tensor | None) -> Tensor:
+        """(B, D) what is looked for, of any length."""
+        parts = self._modules
+        if unified is None:
+            sentence = unit(features["sentence"])
+            return self.sentence(sentence) if "sentence" in parts else sentence
+        if "spatial" not in parts:
+            return unified
+        spatial = self.spatial(unified)
+        return spatial + self.sentence(unit(features["sentence"])) if "sentence" in parts else spatial
+
+    def unify(self, features: Features) -> Tensor | None:
+        """T (B, D): sentence + pooled triplets + pooled words, without SOT and EOT (EOT is the sentence); None if unused."""
         if self.config.image_text in ("raw_sentence", "sentence_linear"):
-            return sentence
-        pool = layers.masked_max if self.config.unified == "max" else layers.masked_mean
+            return None
+        pool = {"max": layers.masked_max, "mean": layers.masked_mean, "gated": layers.masked_mean}[self.config.unified]
+        pools = [self._modules.get(name, pool) for name in ("gate_triplet", "gate_word")]
         mask = features["word_mask"]
-        triplet = pool(unit(features["triplet"]), features["triplet_mask"])
-        return sentence + triplet + pool(unit(features["word"][:, 1:-1]), mask[:, 1:-1] & mask[:, 2:])
+        triplet = pools[0](unit(features["triplet"]), features["triplet_mask"])
+        word = pools[1](unit(features["word"][:, 1:-1]), mask[:, 1:-1] & mask[:, 2:])
+        return unit(features["sentence"]) + triplet + word
 
     def loss(self, features: Features, image: Tensor, first: bool) -> dict[str, Tensor]:
         """Named terms, weighted. No gradient of the reconstruction reaches E_spat: its inputs are E_temp(T) and the image."""
-        source = self.source(features)
-        spatial = self.spatial(source)
+        unified = self.unify(features)
+        spatial = self.look(features, unified)
         positive = losses.matches(features["label"])
         terms = {"text_image": self.scale(unit(spatial) @ image.T, positive, first)}
         if self.config.image_text == "disentangled":
-            temporal = self.temporal(source)
+            temporal = self.temporal(unified)
             rebuilt = self.rebuild(torch.cat([temporal, image], -1))
             terms["orthogonality"] = self.config.w_orth * losses.overlap(spatial, temporal)
-            terms["reconstruction"] = self.config.w_rec * losses.distance(source, rebuilt)
+            terms["reconstruction"] = self.config.w_rec * losses.distance(unified.detach(), rebuilt)
         return terms
 
 
@@ -233,7 +255,7 @@ def check(config: Config) -> None:
     unknown = set(config.alignments) - set(ALIGNMENTS)
     if unknown or not config.alignments:
         raise ValueError(f"alignments are some of {', '.join(ALIGNMENTS)}; not {', '.join(sorted(unknown)) or 'none'}")
-    choices = {"frame": ("before", "after"), "fusion": ("mean", "t_weighted"), "unified": ("max", "mean")}
+    choices = {"frame": ("before", "after"), "fusion": ("mean", "t_weighted"), "unified": ("max", "mean", "gated")}
     for name, known in (choices | {"image_text": IMAGE_TEXT}).items():
         if getattr(config, name) not in known:
             raise ValueError(f"{name} is one of {', '.join(known)}; not {getattr(config, name)!r}")
