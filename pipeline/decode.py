@@ -19,6 +19,7 @@ from pathlib import Path
 import av
 import numpy as np
 import torch
+from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
 from pipeline import container as boxes
@@ -27,6 +28,7 @@ from pipeline.container import DecodeError, Scan, Unplanned, Want
 from pipeline.resize import Resizer, turn
 
 DECODERS = ("pyav", "decord", "ffmpeg")
+WAITING = 16 << 20  # bytes of decoded pictures that may wait to be converted together
 
 __all__ = ["DECODERS", "Clip", "DecodeError", "Want", "decode", "version"]
 
@@ -107,7 +109,7 @@ def by_plan(path: str | os.PathLike, want: Want) -> Clip:
         canvas = Canvas(len(slots), want.size)
         for picture in packets.planned(stream.codec_context, found, set(slots), lambda: reread(path)):
             canvas.put(slots[picture.pts], picture)
-    return Clip(canvas.frame, seconds(times, chosen, found.clock), version("pyav"), notes)
+    return Clip(canvas.finish(), seconds(times, chosen, found.clock), version("pyav"), notes)
 
 
 def by_order(path: str | os.PathLike, want: Want) -> Clip:
@@ -137,7 +139,7 @@ def by_order(path: str | os.PathLike, want: Want) -> Clip:
     for index, picture in enumerate(pictures_shown):
         if index in slots:
             canvas.put(slots[index], picture)
-    return Clip(canvas.frame, seconds(times, chosen, found.clock), version("pyav"), notes)
+    return Clip(canvas.finish(), seconds(times, chosen, found.clock), version("pyav"), notes)
 
 
 def times_of_damaged(found: Scan) -> list[int]:
@@ -177,13 +179,29 @@ def seconds(times: list, chosen: list[int], clock: Fraction) -> np.ndarray:
 
 
 class Canvas:
-    """Takes decoded pictures of any size, as they come, and holds them as CLIP sees them: `frame` (N, S, S, 3) uint8."""
+    """Takes decoded pictures of any size as they come and gives them as CLIP sees them, (N, S, S, 3) uint8.
+
+    Pictures wait until a few are together: converting one after each decoding step costs twice the time, because decoder
+    and converter then take turns in emptying the cache.
+    """
 
     def __init__(self, frames: int, size: int):
         self.frame = torch.empty(frames, size, size, 3, dtype=torch.uint8)
-        self.resize = Resizer(size)
+        self.resize, self.reformat = Resizer(size), VideoReformatter().reformat
+        self.waiting: list[tuple[int, av.VideoFrame]] = []
+        self.bytes = 0
 
     def put(self, slot: int, picture: av.VideoFrame) -> None:
-        """Convert, turn upright and resize one picture."""
-        colour = torch.from_numpy(picture.to_ndarray(format="rgb24", threads=1))
-        self.resize(turn(colour, picture.rotation), self.frame[slot])
+        """Take one picture."""
+        self.waiting.append((slot, picture))
+        self.bytes += picture.width * picture.height * 2
+        if self.bytes > WAITING:
+            self.finish()
+
+    def finish(self) -> Tensor:
+        """Convert, turn upright and resize those that wait; all frames so far."""
+        for slot, picture in self.waiting:
+            colour = torch.from_numpy(self.reformat(picture, format="rgb24", threads=1).to_ndarray())
+            self.resize(turn(colour, picture.rotation), self.frame[slot])
+        self.waiting, self.bytes = [], 0
+        return self.frame
