@@ -3,7 +3,7 @@
 import torch
 
 from train.method import Features, Method, groups
-from train.run import AdamW, schedule
+from train.trainer import AdamW, schedule
 
 SIZES = {"dimension": 16, "frames": 4, "words": 10, "triplets": 3, "patches": 5}
 SMALL = {"batch": 4, "rate": 1e-2}  # beside the sizes, what every method's Config knows

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from tests import worlds
-from train import checkpoint, methods
-from train import run as trainer
+from train import checkpoint, methods, trainer
+from train import run as command
 from train.method import Config, groups
 
 SETTINGS = {"unitrim": {"k": 2, "selector": 8, "samples": 8, "disentangler": 16, "image_epochs": 2}}
@@ -31,7 +31,7 @@ def settings(name):
 
 
 def go(shards, folder, name="unitrim", seed=0, resume=False, **more):
-    return trainer.run(shards, folder, name, seed, settings(name) | more, resume=resume)
+    return command.run(shards, folder, name, seed, settings(name) | more, resume=resume)
 
 
 def lines(folder):
@@ -103,8 +103,8 @@ def test_a_stopped_run_goes_on_to_the_same_bits(shards, whole, tmp_path, monkeyp
 
 
 def test_a_killed_process_leaves_a_run_that_goes_on(shards, tmp_path):
-    folder, words = tmp_path / "runs" / "unitrim", [f"{key}={value}" for key, value in settings("unitrim").items()]
-    command = [
+    folder, chosen = tmp_path / "runs" / "unitrim", [f"{key}={value}" for key, value in settings("unitrim").items()]
+    words = [
         sys.executable,
         "-m",
         "train.run",
@@ -113,11 +113,11 @@ def test_a_killed_process_leaves_a_run_that_goes_on(shards, tmp_path):
         "--out",
         str(folder),
         "--set",
-        *words,
+        *chosen,
         "epochs=12",
     ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(words, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not (folder / "checkpoint.pt").exists():
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
@@ -150,16 +150,16 @@ def test_the_second_phase_can_be_trained_alone(shards, tmp_path):
 
 
 def test_a_second_trainer_is_told_who_has_the_run(tmp_path):
-    with trainer.lock(tmp_path / "run"):
-        with pytest.raises(BlockingIOError, match=f"process {os.getpid()}"), trainer.lock(tmp_path / "run"):
+    with command.lock(tmp_path / "run"):
+        with pytest.raises(BlockingIOError, match=f"process {os.getpid()}"), command.lock(tmp_path / "run"):
             pass
-    with trainer.lock(tmp_path / "run"):
+    with command.lock(tmp_path / "run"):
         pass
 
 
 def main(monkeypatch, *words):
     monkeypatch.setattr(sys, "argv", ["train.run", *map(str, words)])
-    trainer.main()
+    command.main()
 
 
 def test_errors_say_what_to_type(shards, tmp_path, monkeypatch, capsys):
@@ -192,18 +192,18 @@ def test_the_datasets_settings_lie_over_the_defaults(tmp_path):
         "defaults: {words: 32, triplets: {cap: 8}, train: {unitrim: {k: 8, rate: 1e-4}}}\n"
         "datasets: {demo: {words: 24, train: {unitrim: {k: 2}}}}\n"
     )
-    assert trainer.stored("demo", "unitrim", path) == {"words": 24, "triplets": 8, "k": 2, "rate": "1e-4"}
-    assert trainer.stored("demo", "unitrim", tmp_path / "none.yaml") == {}
-    config = trainer.configure(methods.load("unitrim").Config, trainer.stored("demo", "unitrim", path))
+    assert command.stored("demo", "unitrim", path) == {"words": 24, "triplets": 8, "k": 2, "rate": "1e-4"}
+    assert command.stored("demo", "unitrim", tmp_path / "none.yaml") == {}
+    config = command.configure(methods.load("unitrim").Config, command.stored("demo", "unitrim", path))
     assert (config.words, config.triplets, config.k, config.rate) == (24, 8, 2, 1e-4)
 
 
 def test_settings_take_the_type_of_their_field():
     kind = methods.load("unitrim").Config
-    config = trainer.configure(kind, {"k": "4", "rate": "1e-3", "outer": 2, "alignments": "sentence_video,word_patch"})
+    config = command.configure(kind, {"k": "4", "rate": "1e-3", "outer": 2, "alignments": "sentence_video,word_patch"})
     assert (config.k, config.rate, config.outer, config.alignments) == (4, 1e-3, 2.0, ["sentence_video", "word_patch"])
     with pytest.raises(ValueError, match="k is a int"):
-        trainer.configure(kind, {"k": 2.5})
+        command.configure(kind, {"k": 2.5})
 
 
 def test_the_learning_rate_rises_then_falls_to_nothing():

@@ -26,7 +26,7 @@ from tests import worlds
 from train import methods
 from train.data import Cache, Loader
 from train.method import Features, Method, groups
-from train.run import AdamW
+from train.trainer import AdamW
 
 BATCH, FRAMES, WORDS, TRIPLETS, PATCHES, SIZE = 64, 12, 32, 8, 49, 512
 MSRVTT_SAMPLES = 180_000  # captions of MSR-VTT's 9k split: one epoch
