@@ -57,7 +57,7 @@ class Recipe:
     dimension: int = 128
     words: int = 32
     vocabulary: int = 2000
-    steps: int = 1200
+    steps: int = 700
     batch: int = 64
     rate: float = 2e-3  # AdamW; the layers' matrices learn by Muon at ten times this
     warmup: float = 0.1  # share of the steps
