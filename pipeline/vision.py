@@ -1,0 +1,67 @@
+"""The frozen vision tower as the visual stage uses it, and the recipe that its rows depend on."""
+
+# Axes: N frames of a video, P patches, D embedding, S size.
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline import decode
+
+VERSION = "1"
+RESIZE = "shorter side, bicubic antialias, centre crop"
+
+
+class Encoder:
+    """The vision tower, loaded when the first frame needs it; `recipe` is known without it."""
+
+    def __init__(self, folder: Path, device: str | None, config: dict[str, Any]):
+        import torch
+
+        from pipeline import clip
+
+        record = json.loads((folder / "clip.json").read_text())
+        self.folder, self.device = folder, device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.size, self.patches, self.dimension = record["image_size"], record["patches"], record["dimension"]
+        self.frames, self.name = config["frames"], record["name"]
+        self.towers: Any = None
+        self.recipe = {
+            "clip_sha256": record["sha256"],
+            "precision": clip.resolve(config["precision"], self.device),
+            "frames": config["frames"],
+            "size": self.size,
+            "sampling": config["sampling"],
+            "decoder": decode.version(config["decoder"]),
+            "pictures": decode.version("pillow"),
+            "resize": RESIZE,
+            "thumbnail": config["thumbnail"],
+            "version": VERSION,
+        }
+
+    def __call__(self, frame: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens (N, D) and (N, P, D) float16 of frames (N, S, S, 3).
+
+        A batch has the shape that its kind has, filled up with black, so that the bytes do not depend on other items.
+        """
+        import torch
+
+        if self.towers is None:
+            from pipeline.clip import Towers
+
+            self.towers = Towers.load(self.folder, self.device, self.recipe["precision"])
+        count = len(frame)
+        batch = torch.zeros(1 if kind == "image" else self.frames, *frame.shape[1:], dtype=torch.uint8)
+        batch[:count] = torch.from_numpy(frame)
+        token, patch = self.towers.images(batch)
+        return half(token[:count].numpy()), half(patch[:count].numpy())
+
+
+def half(values: np.ndarray) -> np.ndarray:
+    """float16 of `values`; a number that float16 cannot hold is a ValueError."""
+    with np.errstate(over="ignore"):
+        answer = values.astype(np.float16)
+    if not np.isfinite(answer).all():
+        raise ValueError(f"a CLIP token holds {np.abs(values).max()}, which float16 cannot; its weights are damaged")
+    return answer
