@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import decode
+from pipeline import clip, decode
 
 VERSION = "1"
 RESIZE = "shorter side, bicubic antialias, centre crop"
@@ -19,8 +19,6 @@ class Encoder:
 
     def __init__(self, folder: Path, device: str | None, config: dict[str, Any]):
         import torch
-
-        from pipeline import clip
 
         record = json.loads((folder / "clip.json").read_text())
         self.folder, self.device = folder, device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -48,9 +46,7 @@ class Encoder:
         import torch
 
         if self.towers is None:
-            from pipeline.clip import Towers
-
-            self.towers = Towers.load(self.folder, self.device, self.recipe["precision"])
+            self.towers = clip.Towers.load(self.folder, self.device, self.recipe["precision"])
         count = len(frame)
         batch = torch.zeros(1 if kind == "image" else self.frames, *frame.shape[1:], dtype=torch.uint8)
         batch[:count] = torch.from_numpy(frame)
