@@ -16,6 +16,7 @@ class Triplet(NamedTuple):
     kind: str
 
 
+CORNERS = words.listed("top bottom left right upper lower corner edge side middle center half far near")
 PRONOUNS = {"he": "man", "him": "man", "she": "woman", "her": "woman", "they": "people", "them": "people"}
 SINGULAR = frozenset({"he", "him", "his", "she", "her", "it", "its", "himself", "herself", "itself"})
 NAMELESS = words.listed("it its i we you us me my our your this that these those what which who whom whose one there")
@@ -25,6 +26,13 @@ def antecedent(graph: Graph, index: int, avoid: int) -> int:
     """The noun that a pronoun stands for: the nearest before it, of its number, a person for "he"; -1 if there is none."""
     word = graph.word[index]
     person = word in ("he", "him", "his", "she", "her", "himself", "herself")
+    if graph.relation[index] in ("nsubj", "nsubj:pass") and not person:
+        doers = [
+            place for place in range(index) if graph.relation[place] in ("nsubj", "nsubj:pass") and graph.noun(place)
+        ]
+        fitting = [place for place in doers if (graph.tag[place] in ("NNS", "NNPS")) == (word not in SINGULAR)]
+        if fitting and fitting[-1] != avoid:
+            return fitting[-1]
     best = other = NONE
     for place in range(index - 1, -1, -1):
         if not graph.noun(place) or place == avoid or graph.relation[place] == "compound":
@@ -50,6 +58,13 @@ def name(graph: Graph, index: int, apart: frozenset[int] = frozenset()) -> str:
     ]
     parts += [child for child in graph.kids(index, "amod") if graph.word[child] in words.JOINED and child == index - 1]
     return " ".join(graph.word[word] for word in sorted({*parts, index}) if abs(word - index) < 6)
+
+
+def placed(graph: Graph, index: int) -> list[int]:
+    """Words that say which corner or side, or which left or right: "top left corner"."""
+    if graph.word[index] not in CORNERS:
+        return []
+    return [child for child in graph.kids(index, "amod", "compound") if graph.word[child] in CORNERS and child < index]
 
 
 class Video:
@@ -82,11 +97,14 @@ class Video:
         graph, index = self.graph, fact.object
         if fact.kind == "attribute" and (graph.word[index] in words.JOINED and index == fact.subject - 1):
             return []
+        if fact.kind == "attribute" and graph.word[fact.subject] in CORNERS and graph.word[index] in CORNERS:
+            return []
         word = self.quality(index) if fact.kind == "attribute" else self.act(index)
         return [Triplet(subject, "is", word, fact.kind)]
 
     def act(self, index: int) -> str:
         particle = self.graph.kids(index, "compound:prt")
+        particle += [child for child in self.graph.kids(index, "xcomp") if self.graph.tag[child][:2] == "JJ"]
         said = self.graph.lemma if self.form == "lemma" and self.graph.tag[index] != "VBG" else self.graph.word
         return " ".join([said[index], *(self.graph.word[place] for place in particle)])
 
@@ -105,13 +123,18 @@ class Video:
         if graph.tag[index] in ("PRP", "PRP$"):
             noun = antecedent(graph, index, other)
             if noun >= 0:
-                return name(graph, noun, self.apart(noun))
+                return self.called(noun)
             return PRONOUNS.get(graph.word[index], "" if graph.word[index] in NAMELESS else graph.word[index])
         if graph.word[index] == "other" and index and graph.word[index - 1] == "each" and other >= 0:
             return self.thing(other, NONE)
         if graph.tag[index] in ("WP", "WDT", "DT", "EX", "CD") or graph.word[index] in NAMELESS:
             return ""
-        return name(graph, index, self.apart(index))
+        return self.called(index)
+
+    def called(self, index: int) -> str:
+        said = name(self.graph, index, self.apart(index))
+        which = [place for place in placed(self.graph, index) if self.graph.word[place] not in said.split(" ")]
+        return " ".join([*(self.graph.word[place] for place in which), said])
 
     def apart(self, index: int) -> frozenset[int]:
         """Compounds of a noun that are a quality of it rather than part of its name: colours."""
@@ -236,6 +259,9 @@ class Factual(Video):
         if any(triplet.kind != "action" for triplet in said):
             said = [triplet for triplet in said if triplet.kind != "action"]
         return said
+
+    def called(self, index: int) -> str:
+        return name(self.graph, index, self.apart(index))
 
     def thing(self, index: int, other: int) -> str:
         said = super().thing(index, other)

@@ -57,7 +57,8 @@ def verb(graph: Graph, index: int, found: list[Fact]) -> None:
         elif case or not objects:
             found += [Fact("relation", subject, index, tuple(case), thing) for subject in subjects if subject != thing]
     stranded(graph, index, subjects, found)
-    if len(found) == before and graph.lemma[index] not in words.LIGHT:
+    becomes = any(graph.tag[child][:2] == "JJ" for child in graph.kids(index, "xcomp"))
+    if becomes or (len(found) == before and graph.lemma[index] not in words.LIGHT):
         found += [Fact("action", subject, NONE, (), index) for subject in subjects]
 
 

@@ -7,16 +7,17 @@ from dataclasses import dataclass
 
 from pipeline.scene_graph import words
 from pipeline.scene_graph.sentence import MOST_WORDS, Sentence
-from pipeline.scene_graph.tagger import BE, lemma, tags, tokens
+from pipeline.scene_graph.tagger import BE, FINITE, lemma, tags, tokens
 from pipeline.scene_graph.words import listed
 
+OPENERS = words.CLAUSE | {"finally", "afterwards", "later", "first"}
+LINKING = listed("get become turn look seem stay remain make keep go")  # take an adjective: "gets larger"
 PARTICLES = listed("up down out off away over around back along in on together")
 DOUBLE = frozenset(
     {("next", "to"), ("close", "to"), ("out", "of"), ("on", "to"), ("in", "to"), ("along", "with"), ("away", "from"),
      ("inside", "of"), ("outside", "of"), ("off", "of"), ("up", "to"), ("because", "of"), ("instead", "of"),
      ("such", "as"), ("from", "behind"), ("adjacent", "to")}
 )  # fmt: skip
-CLAUSE = listed("while as when because if after before where whilst until since")
 
 
 def parse(text: str) -> Sentence:
@@ -75,6 +76,8 @@ class Builder:
     def step(self, index: int) -> int:
         """Take in the next phrase or word; returns where the one after begins."""
         tag, word, state = self.tag[index], self.word[index], self.state
+        if index == 0 and self.word[:3] == ["to", "begin", "with"]:
+            return 3
         end, head = self.noun_phrase(index)
         if head >= 0:
             self.place_noun(head, index)
@@ -89,7 +92,14 @@ class Builder:
             return self.relative(index)
         elif tag == "EX":
             return index + 1
-        elif tag in ("JJ", "VBN") and state.thing >= 0:
+        elif (
+            tag in ("JJ", "JJR")
+            and state.verb == index - 1
+            and lemma(self.word[state.verb], self.tag[state.verb]) in LINKING
+        ):
+            self.join(index, state.verb, "xcomp")
+            state.objects = True
+        elif tag in ("JJ", "VBN", "JJR") and state.thing >= 0:
             self.join(index, state.thing, "amod")
             state.quality = index
         elif tag == "RB" and state.verb >= 0:
@@ -161,6 +171,10 @@ class Builder:
     def place_noun(self, head: int, begin: int) -> None:
         """Join a noun phrase to what came before it."""
         state = self.state
+        after = begin and (self.tag[begin - 1] in ("CC", ",") or self.word[begin - 1] in OPENERS)
+        if state.finite >= 0 and after and self.verb_follows(head):
+            self.state = State(subject=head, thing=head, edge=head)  # a clause of its own
+            return
         opening = state.verb < 0 and state.finite < 0  # "a man and a woman are dancing"
         if state.join >= 0 and state.thing >= 0 and (opening or not self.clause_follows(head)):
             first = state.thing
@@ -188,7 +202,12 @@ class Builder:
             state.verb = state.finite = -1
 
     def verb_follows(self, head: int) -> bool:
-        return any(tag in ("VBZ", "VBP", "VBD", "MD") for tag in self.tag[head + 1 :])
+        for tag in self.tag[head + 1 :]:
+            if tag in FINITE:
+                return True
+            if tag in ("CC", ","):
+                return False
+        return False
 
     def clause_follows(self, head: int) -> bool:
         """Whether a finite verb stands right after a noun."""
@@ -200,7 +219,7 @@ class Builder:
     def preposition(self, index: int) -> int:
         """A preposition with its noun phrase, joined to the verb or the noun before it."""
         state = self.state
-        if self.word[index] in CLAUSE and self.starts_clause(index):
+        if self.word[index] in words.CLAUSE and self.starts_clause(index):
             state.verb, state.objects, state.join = -1, False, -1
             return index + 1
         if state.verb >= 0 and index == state.verb + 1 and self.particle(index):
@@ -245,7 +264,7 @@ class Builder:
         return self.word[case[0]] in ("with", "of")
 
     def starts_clause(self, index: int) -> bool:
-        for place in range(index + 1, min(index + 6, len(self.tag))):
+        for place in range(index + 1, min(index + 10, len(self.tag))):
             if self.tag[place] in ("VBZ", "VBP", "VBG", "VBD", "MD"):
                 return True
             if self.tag[place] == "IN":

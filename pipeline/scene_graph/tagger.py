@@ -171,22 +171,43 @@ def tags(text: list[str]) -> list[str]:
     """Penn Treebank tags of lower-case words."""
     known = [kinds(word) for word in text]
     tag = [entry[0] for entry in known]
-    for index in range(len(text)):
-        tag[index] = corrected(text, known, tag, index)
+    begin = 0  # of the clause
+    for index, word in enumerate(text):
+        tag[index] = corrected(text, known, tag, index, begin)
+        joins = word in (",", "and", "but") and any(other in FINITE for other in tag[begin:index])
+        if word in words.CLAUSE or joins:
+            begin = index + 1
     return tag
 
 
-def corrected(text: list[str], known: list[tuple[str, bool, bool, bool]], tag: list[str], index: int) -> str:
+FINITE = frozenset({"VBZ", "VBP", "VBD", "MD"})
+
+
+def corrected(
+    text: list[str], known: list[tuple[str, bool, bool, bool]], tag: list[str], index: int, begin: int
+) -> str:
     """The tag of one word, given the final tags on its left and the usual ones on its right."""
     word, usual = text[index], tag[index]
     noun, verb, adjective = known[index][1:]
     left = tag[index - 1] if index else "^"
     before = text[index - 1] if index else ""
     right = tag[index + 1] if index + 1 < len(text) else "$"
-    if left == "^" and word in ("first", "finally", "next", "later") and right in ("DT", "PRP$", "PRP", ",", "NN"):
+    if (
+        word == "first"
+        and right in ("DT", "PRP$")
+        or left == "^"
+        and word in ("finally", "next", "later")
+        and right in ("DT", "PRP$", "PRP", ",", "NN")
+    ):
         return "RB"
     if word == "'s":
         return "POS" if left[0] == "N" and right[0] in "NJC" and right != "CC" else "VBZ"
+    if word in ("left", "right") and left in ("DT", "JJ", "NN"):
+        after = text[index + 1] if index + 1 < len(text) else ""
+        if right[0] not in "NJ" or lemma(after, "VBZ") in words.DEEDS and after.endswith("s"):
+            return "NN"
+    if word in ("top", "bottom", "upper", "lower") and index + 1 < len(text) and text[index + 1] in CORNERS:
+        return "JJ"
     if word in FIXED and word not in OPEN:
         return fixed(text, tag, index, left, right)
     if (
@@ -195,7 +216,13 @@ def corrected(text: list[str], known: list[tuple[str, bool, bool, bool]], tag: l
         and (text[index + 1] in words.COLOURS or text[index + 1] == "colored")
     ):
         return "JJ"
-    verbless = not any(other[0] == "V" or other == "MD" for other in tag[:index])
+    verbless = not any(other[0] == "V" or other == "MD" for other in tag[begin:index])
+    relatives = sum(other in ("WDT", "WP") for other in tag[begin:index])
+    described = (
+        relatives and sum(other in FINITE for other in tag[begin:index]) <= relatives
+    )  # "the ball that is red rolls"
+    if (verbless or described) and deed(text, tag, index, begin):
+        return "VBZ" if word.endswith("s") else "VBP"
     if left in ("DT", "PRP$", "POS", "CD") or (left in ("JJ", "JJR", "JJS") and before != "next"):
         return after_modifier(word, usual, left, right, noun, adjective)
     if (
@@ -245,6 +272,8 @@ def corrected(text: list[str], known: list[tuple[str, bool, bool, bool]], tag: l
 
 
 PLURALS = listed("tracks bears rocks nets stems lights signs boards bars cars trees boats planes trains hands eyes")
+QUALITIES = words.COLOURS | words.SIZES | words.AGES
+CORNERS = listed("left right corner edge side center middle half")
 OPEN = listed("left open back top right front")
 AFTER_VERB = frozenset({"DT", "PRP$", "IN", "PRP", "TO", "RB", "CD", "RP", "VBG"})
 
@@ -284,9 +313,39 @@ def after_modifier(word: str, usual: str, left: str, right: str, noun: bool, adj
             return "JJ" if usual != "VBG" or right[0] == "N" else usual
         return "NN" if noun and right[0] not in "ND" and (usual == "VBG" or left != "POS") else usual
     if usual in ("JJ", "RB", "IN") and noun and right[0] not in "NJC" and left != "CD":
-        bare = right in ("IN", "VBZ", "VBP", "$", "VBD", "TO", ".", "VBG", "VBN") and word not in words.COLOURS
+        bare = right in ("IN", "VBZ", "VBP", "$", "VBD", "TO", ".", "VBG", "VBN") and word not in QUALITIES
         return "NN" if not adjective or bare else usual
     return usual
+
+
+def deed(text: list[str], tag: list[str], index: int, begin: int) -> bool:
+    """ "the red moon changes", "a star and a moon swap places": a known deed after its doers is a verb."""
+    word = text[index]
+    if (
+        index == begin
+        or tag[index] not in ("NN", "NNS", "VB", "VBP", "VBZ", "JJ")
+        or "IN" in tag[begin:index]
+        and word[-1] != "s"
+    ):
+        return False
+    left = tag[index - 1]
+    if word[-1] == "s":
+        return left == "NN" and text[index - 1] not in ("-", "'s") and lemma(word, "VBZ") in words.DEEDS
+    after = text[index + 1] if index + 1 < len(text) else ""
+    several = left == "NNS" or (left == "NN" and "and" in text[begin:index])
+    return several and word in words.DEEDS and after not in (",", "and") and not after.endswith("ing")
+
+
+def misread(text: list[str], theirs: list[str]) -> bool:
+    """Whether another tagger sees nouns where something is done ("the red moon changes") or "left" as a verb."""
+    ours = tags(text)
+    for index in range(1, len(text)):
+        done = ours[index] in ("VBZ", "VBP") and ours[index - 1] in ("NN", "NNS")
+        if done and theirs[index][0] in "NJ" and lemma(text[index], ours[index]) in words.DEEDS:
+            return True
+        if text[index] == "left" and theirs[index][0] == "V" and ours[index - 1] in ("DT", "JJ"):
+            return True
+    return False
 
 
 def one(text: list[str], tag: list[str], index: int) -> bool:

@@ -9,6 +9,7 @@ from pipeline.scene_graph import shallow
 from pipeline.scene_graph.sentence import Sentence
 from pipeline.scene_graph.server import PROPERTIES, Parser, Server, ServerError
 from pipeline.scene_graph.store import Store
+from pipeline.scene_graph.tagger import misread
 
 TEXT_VERSION = "1"  # of the cleaning in sentence.py: other text, other parse
 
@@ -81,6 +82,11 @@ class Trees:
             self.parser = "shallow"
 
     def tree(self, text: str) -> tuple[str, Sentence]:
-        """The tree of one sentence that `prepare` has seen, and the parser that made it."""
+        """The tree of one sentence that `prepare` has seen, and the parser that made it.
+
+        A sentence that CoreNLP failed on, or misread by a rule that is surer than its tagger, is the shallow parser's.
+        """
         kept = self.store.get(text) if self.store else self.memory.get(text)
-        return ("corenlp", kept) if kept else ("shallow", shallow.parse(text))
+        if kept and not misread(kept.word, kept.tag):
+            return "corenlp", kept
+        return "shallow", shallow.parse(text)

@@ -27,6 +27,17 @@ PLACES = listed(
     "above down up over under through across along around behind beneath below near inside past off in on by"
 )
 
+# what captions tell of, where a tagger may see a plural noun: "the red moon changes", "the ball flashes"
+DEEDS = listed(
+    """move go slide grow get shrink appear show vanish disappear flash blink bounce hop follow swap change stay roll jump
+    walk run turn drift rise fall spin flicker twinkle swell dwindle pop leap chase fade emerge head travel leave reach
+    become come rest ride eat sing dance talk speak cook drive catch throw kick hit swim climb crawl swing sit stand
+    fly pass cross pull push carry hold open close pour cut slice mix stir wash brush feed pet kiss hug smile laugh cry
+    shake wave clap enter exit approach remain rotate float glide collide trade exchange begin start stop lie land"""
+)
+# words that begin a clause
+CLAUSE = listed("while as when because if after before where whilst until since then")
+
 # "a group of people" is people
 GROUPS = listed(
     """group crowd bunch pair couple lot lots number bit set series variety kind type sort row stack pile herd flock
