@@ -36,7 +36,7 @@ def tokens(count=5, longest=6, size=8, seed=0):
 @pytest.fixture(params=[(0.1, 1.0), (0.01, 0.01)], ids=["soft", "hard"])
 def similarity(request):
     torch.manual_seed(0)
-    module = TokenSimilarity(8, 9, *request.param)
+    module = TokenSimilarity(8, 9, request.param, request.param)
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))

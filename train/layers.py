@@ -303,12 +303,15 @@ def hide(similarity: Tensor, mask: Tensor | None) -> Tensor:
 
 
 class Bidirectional(nn.Module):
-    """Bi-ISA: tokens of the text, then of the video, and the other way round; the two are averaged (3.2.2)."""
+    """Bi-ISA: tokens of the text, then of the video, and the other way round; the two are averaged (3.2.2).
 
-    def __init__(self, text: int, video: int, inner: float, outer: float):
+    `of_text`, `of_video`: the two temperatures of ISA over each side's tokens.
+    """
+
+    def __init__(self, text: int, video: int, of_text: tuple[float, float], of_video: tuple[float, float]):
         super().__init__()
-        self.text, self.video = Interaction(text, inner, outer), Interaction(video, inner, outer)
-        self.text_last, self.video_last = Interaction(text, inner, outer), Interaction(video, inner, outer)
+        self.text, self.video = Interaction(text, *of_text), Interaction(video, *of_video)
+        self.text_last, self.video_last = Interaction(text, *of_text), Interaction(video, *of_video)
 
     def forward(self, similarity: Tensor, text_mask: Tensor | None, video_mask: Tensor | None, axis: int) -> Tensor:
         """(T, L, K, V) token similarities -> (T, V); with `axis` 3 they are (T, L, V, K). The video's mask lies likewise."""
@@ -326,9 +329,9 @@ class TokenSimilarity(nn.Module):
     padded tensor. A text's valid tokens come first.
     """
 
-    def __init__(self, text: int, video: int, inner: float, outer: float):
+    def __init__(self, text: int, video: int, of_text: tuple[float, float], of_video: tuple[float, float]):
         super().__init__()
-        self.interact = Bidirectional(text, video, inner, outer)
+        self.interact = Bidirectional(text, video, of_text, of_video)
 
     def forward(self, text: Tensor, text_mask: Tensor, video: Tensor, video_mask: Tensor) -> Tensor:
         """(T, L, D) and (V, K, D) tokens with their masks -> (T, V)."""

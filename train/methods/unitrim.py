@@ -30,8 +30,10 @@ class Config(Base):
     samples: int = 100  # noisy copies in the perturbed top-k
     sigma: float = 0.05  # their noise
     frame: str = "after"  # frame terms use frames `before` or `after` the temporal encoder
-    inner: float = 0.1  # ISA's first temperature; `.01` and outer `.01` is UCoFiA's, nearly a hard maximum
+    inner: float = 0.1  # ISA's temperatures over words and triplets: all of them count
     outer: float = 1.0
+    inner_video: float = 0.01  # and over frames and patches: the one that shows it counts (UCoFiA's, for both sides)
+    outer_video: float = 0.01
     temperature: float = 20.0  # of every SigLIP loss at the first step
     fusion: str = "mean"  # of the scores of a pair, or t_weighted: by their learned temperatures
     alignments: list[str] = field(default_factory=lambda: list(ALIGNMENTS))
@@ -57,7 +59,7 @@ class UniTriM(Method):
         super().__init__(config)
         check(config)
         size, wanted = config.dimension, set(config.alignments)
-        weighing = (config.inner, config.outer)
+        of_text, of_video = (config.inner, config.outer), (config.inner_video, config.outer_video)
         self.temporal = layers.TemporalEncoder(size, config.layers, max(77, config.frames))
         if wanted - {"word_patch"}:
             self.map_global = nn.Sequential(layers.Mix(size), layers.Mix(size))
@@ -65,13 +67,13 @@ class UniTriM(Method):
             k = min(config.k, config.patches)
             self.map_local = nn.Sequential(layers.Mix(size), layers.Mix(size))
             self.selector = layers.PatchSelector(size, k, config.selector, config.samples, config.sigma)
-            self.word_patch = layers.TokenSimilarity(config.words, k * config.frames, *weighing)
+            self.word_patch = layers.TokenSimilarity(config.words, k * config.frames, of_text, of_video)
         if "triplet_frame" in wanted:
-            self.triplet_frame = layers.TokenSimilarity(config.triplets, config.frames, *weighing)
+            self.triplet_frame = layers.TokenSimilarity(config.triplets, config.frames, of_text, of_video)
         if "sentence_frame" in wanted:
-            self.sentence_frame = layers.Interaction(config.frames, *weighing)
+            self.sentence_frame = layers.Interaction(config.frames, *of_video)
         if "triplet_video" in wanted:
-            self.triplet_video = layers.Interaction(config.triplets, *weighing)
+            self.triplet_video = layers.Interaction(config.triplets, *of_text)
         self.scale = nn.ModuleDict({name: losses.Sigmoid(config.temperature) for name in config.alignments})
         self.image = ImageText(config)
 
