@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from train.data import Loader
 from train.method import Features, Method, Phase, groups
 
 EVERY = 10  # steps between two lines of history
+LINE = "{desc}: {n_fmt}/{total_fmt} steps ({percentage:.0f} %), {rate_fmt}, {remaining} left{postfix}"
 
 
 class History:
@@ -174,18 +176,26 @@ def moving(model: Method, modules: dict[str, nn.Module]) -> None:
         module.requires_grad_(True)
 
 
+class Lines:
+    """Where there is no terminal, a plain line now and then in place of a bar that is drawn over itself."""
+
+    def write(self, text: str) -> None:
+        """Print what is not mere cursor movement."""
+        if text.strip():
+            print(text.strip(), file=sys.stderr, flush=True)
+
+    def flush(self) -> None:
+        """Nothing waits."""
+
+
 class Meter:
     """Samples a second, seconds waited for data, and the bar."""
 
     def __init__(self, phase: Phase, loader: Loader, first: int):
         self.phase, self.loader = phase, loader
-        self.bar = tqdm(
-            total=phase.epochs * loader.steps,
-            initial=first * loader.steps,
-            desc=phase.name,
-            unit="step",
-            mininterval=1.0,
-        )
+        plain = {} if sys.stderr.isatty() else {"file": Lines(), "mininterval": 10.0, "bar_format": LINE}
+        total, done = phase.epochs * loader.steps, first * loader.steps
+        self.bar = tqdm(total=total, initial=done, desc=phase.name, unit="step", **({"mininterval": 1.0} | plain))
         self.waited, self.since, self.steps = loader.waited, time.monotonic(), 0
 
     def add(self) -> None:
