@@ -163,15 +163,20 @@ def closing(times: list, duration: int = 0) -> Fraction:
     return Fraction(times[-1] + max(duration, 1))
 
 
-def promised(container: av.container.InputContainer, stream: av.VideoStream, times: list, end: Fraction) -> Fraction:
+def promised(
+    container: av.container.InputContainer, stream: av.VideoStream, found: Scan, times: list, end: Fraction
+) -> Fraction:
     """The end by the header where the file stops clearly short of it; else `end`, the one found."""
+    if 0 < stream.frames <= len(found.pts) and not found.cut:
+        return end  # all are there, be they shown or not
+    start = times[0] if stream.start_time is None else min(times[0], stream.start_time)
     if stream.duration:
-        late = times[0] + Fraction(stream.duration)
+        late = start + Fraction(stream.duration)
     elif container.duration and len(container.streams) == 1:
         late = Fraction(container.duration, av.time_base) / stream.time_base
     else:
         return end
-    return late if end - times[0] < (late - times[0]) * (1 - SHORT) else end
+    return late if late - end > (late - start) * SHORT else end
 
 
 def lasts(found: Fraction, length: Fraction, clock: Fraction) -> str:

@@ -104,7 +104,9 @@ def by_plan(path: str | os.PathLike, want: Want) -> Clip:
         found = boxes.scan(container, stream)
         times = found.times()
         stop = found.end(times)
-        chosen, notes = boxes.choose(times, stop, boxes.promised(container, stream, times, stop), want, found.clock)
+        chosen, notes = boxes.choose(
+            times, stop, boxes.promised(container, stream, found, times, stop), want, found.clock
+        )
         slots = {times[index]: slot for slot, index in enumerate(chosen)}
         canvas = Canvas(len(slots), want.size)
         for picture in packets.planned(stream.codec_context, found, set(slots), lambda: reread(path)):
@@ -124,7 +126,9 @@ def by_order(path: str | os.PathLike, want: Want) -> Clip:
         whole = all(sound for _, _, sound in seen)
         times = clock_times([pts for pts, _ in shown], found, rate) if whole else times_of_damaged(found)
         stop = boxes.closing(times)
-        chosen, notes = boxes.choose(times, stop, boxes.promised(container, stream, times, stop), want, found.clock)
+        chosen, notes = boxes.choose(
+            times, stop, boxes.promised(container, stream, found, times, stop), want, found.clock
+        )
     slots = {index: slot for slot, index in enumerate(chosen)}
     if not whole:
         place = {pts: index for index, (pts, sound) in enumerate(shown) if sound}

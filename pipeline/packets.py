@@ -110,17 +110,19 @@ def in_order(
 
     After such a packet, frames are unsound until the next key frame is shown: they may refer to what was lost.
     """
-    sound, entry = True, None
+    sound, entry, leading = True, None, False
     for packet in itertools.chain(packets, [None]):
         if packet is not None and packet.is_keyframe:
-            entry = packet.pts
+            entry, leading = packet.pts, packet.pts is not None
+        elif packet is None or (leading and packet.pts is not None and packet.pts > entry):
+            leading = False
         try:
             frames = context.decode(packet)
         except MemoryError:
             raise
         except av.error.FFmpegError:
             # what is shown before its own key frame cannot be decoded at the start of a file, and nothing else refers to it
-            if packet is None or None in (packet.pts, entry) or packet.pts >= entry:
+            if not leading and (packet is None or None in (packet.pts, entry) or packet.pts >= entry):
                 sound = False
                 yield None, False
             continue

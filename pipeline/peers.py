@@ -71,7 +71,9 @@ def by_ffmpeg(path: str | os.PathLike, want: Want) -> tuple[Tensor, np.ndarray, 
         except boxes.Unplanned as reason:
             raise DecodeError("no_times", f"{reason}; set decoder: pyav, which decodes such a file in order") from None
         stop = found.end(times)
-        chosen, notes = boxes.choose(times, stop, boxes.promised(container, stream, times, stop), want, found.clock)
+        chosen, notes = boxes.choose(
+            times, stop, boxes.promised(container, stream, found, times, stop), want, found.clock
+        )
     command = (
         ffmpeg.input("file:" + os.fspath(path), threads=1, err_detect="explode", xerror=None)[str(number)]
         .filter("select", "+".join(f"eq(n,{index})" for index in chosen))

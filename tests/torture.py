@@ -60,6 +60,7 @@ class Case:
     times: list[float] = field(default_factory=list)  # seconds since the first
     refused: tuple[str, ...] = ()  # acceptable reasons; with numbers: right frames or one of these
     slack: float = 0.0  # seconds by which a container rounds its times
+    late: bool = False  # starts within a group of pictures, so that the first frames may or may not be there
     crowded: bool = False  # some wanted times share one long-shown frame, so that its neighbours stand in
 
 
@@ -200,6 +201,36 @@ class Built:
         path = self.folder / "edit_list_b.mp4"
         ffmpeg("-ss", 1.1, "-i", source, "-c", "copy", path)
         return shown(path, range(11, COUNT))
+
+    def _midway(self, name: str, suffix: str, rate: float = RATE) -> Case:
+        """Cut from 1.3 s on: what refers to pictures before the cut cannot be shown."""
+        kind, *coding = PLAIN[name]
+        coding = coding[2:] if "-r" in coding else coding
+        source = film(self.folder / f"{name}_source.{kind}", *coding, rate=rate)
+        path = self.folder / f"{name}_midway.{suffix}"
+        ffmpeg("-ss", 1.3, "-i", source, "-c", "copy", path)
+        return Case(path, list(range(COUNT)), [number / rate for number in range(COUNT)], slack=0.013, late=True)
+
+    def starts_midway_h264_mp4(self) -> Case:
+        return self._midway("h264_open_gop", "mp4")
+
+    def starts_midway_h264_mkv(self) -> Case:
+        return self._midway("h264_open_gop", "mkv")
+
+    def starts_midway_h264_ts(self) -> Case:
+        return self._midway("h264_open_gop_ts", "ts")
+
+    def starts_midway_hevc_mp4(self) -> Case:
+        return self._midway("hevc_mp4", "mp4")
+
+    def starts_midway_hevc_mkv(self) -> Case:
+        return self._midway("hevc_mp4", "mkv")
+
+    def starts_midway_mpeg2_mp4(self) -> Case:
+        return self._midway("mpeg2_ts", "mp4", 25)
+
+    def starts_midway_intra_refresh(self) -> Case:
+        return self._midway("h264_intra_refresh", "mkv")
 
     def variable_rate(self) -> Case:
         keep = [number for number in range(COUNT) if number % 7 not in (2, 5, 6)]
