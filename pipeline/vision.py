@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from pipeline import clip, decode
 
@@ -18,8 +19,6 @@ class Encoder:
     """The vision tower, loaded when the first frame needs it; `recipe` is known without it."""
 
     def __init__(self, folder: Path, device: str | None, config: dict[str, Any]):
-        import torch
-
         record = json.loads((folder / "clip.json").read_text())
         self.folder, self.device = folder, device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.size, self.patches, self.dimension = record["image_size"], record["patches"], record["dimension"]
@@ -43,8 +42,6 @@ class Encoder:
 
         A batch has the shape that its kind has, filled up with black, so that the bytes do not depend on other items.
         """
-        import torch
-
         if self.towers is None:
             self.towers = clip.Towers.load(self.folder, self.device, self.recipe["precision"])
         count = len(frame)
