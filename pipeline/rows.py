@@ -102,6 +102,12 @@ class Book:
             if not self.open[shard]:
                 self.write(shard)
 
+    def __enter__(self) -> "Book":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.writer.shutdown()  # a shard that is being written is finished, whatever happened
+
     def settle(self, name: str) -> None:
         """An item is encoded or rejected; the last one of a shard lets it be written."""
         shard = shards.number(name, self.count)
@@ -146,7 +152,6 @@ class Book:
     def close(self) -> None:
         """The last shard, the rejects and the record; shards that are no longer counted are removed."""
         self.wait()
-        self.writer.shutdown()
         for path in shards.files(self.folder):
             if int(path.stem) >= self.count:
                 path.unlink()

@@ -54,21 +54,23 @@ def build(
 ) -> str:
     """Bring the folder up to date with the items; returns the line that sums the run up. ValueError on too many rejects."""
     plan = Plan(folder, items, encoder.recipe, config["shards"], retry)
-    book, waits = Book(plan, encoder, config), Waits(len(plan.todo))
-    for outcome in waits.during("decode", decoded(plan.todo, encoder, config)):
-        name = outcome.item["video_id"]
-        if outcome.ok:
-            with waits.on("encode"):
-                tokens = encoder(outcome.value["frame"], outcome.item["kind"])
-            waits.frames += len(tokens[0])
-            book.fresh[name] = Row(*tokens, outcome.value["time"], jpegs(outcome.value["jpeg"]), remarks(outcome.value))
-        else:
-            plan.refused[name] = (outcome.reason, outcome.detail)
+    waits = Waits(len(plan.todo))
+    with Book(plan, encoder, config) as book:
+        for outcome in waits.during("decode", decoded(plan.todo, encoder, config)):
+            name = outcome.item["video_id"]
+            if outcome.ok:
+                with waits.on("encode"):
+                    tokens = encoder(outcome.value["frame"], outcome.item["kind"])
+                waits.frames += len(tokens[0])
+                jpeg, notes = jpegs(outcome.value["jpeg"]), remarks(outcome.value)
+                book.fresh[name] = Row(*tokens, outcome.value["time"], jpeg, notes)
+            else:
+                plan.refused[name] = (outcome.reason, outcome.detail)
+            with waits.on("disk"):
+                book.settle(name)
+            waits.tick()
         with waits.on("disk"):
-            book.settle(name)
-        waits.tick()
-    with waits.on("disk"):
-        book.close()
+            book.close()
     waits.close()
     said = book.sum_up()
     allowed = config["max_rejects"] * len(items)
