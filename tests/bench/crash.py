@@ -45,10 +45,12 @@ def main() -> None:
     before, place = Path.cwd(), Path(tempfile.mkdtemp(prefix="crash"))
     os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(house.ROOT), "TQDM_DISABLE": "1"}
     try:
-        house.build(place, VIDEOS, shards=SHARDS, parser="auto")
         os.chdir(place)
         if options.only == ["train"]:  # on random shards, so that no other stage has to run
             worlds.cache(Path("cache") / NAME, VIDEOS, 4)
+            house.settings(place, name=NAME)
+        else:
+            house.build(place, VIDEOS, shards=SHARDS, parser="auto")
         stages = prepare(options.only)
         results = {}
         for stage in stages:
@@ -381,10 +383,11 @@ class Siege:
 def prepare(only: list[str]) -> list[Stage]:
     """Run the stages before, import what the forked processes need, and name the stages to be killed."""
     cache, dataset = Path("cache") / NAME, ["--dataset", NAME]
+    modules = {stage: "train.run" if stage == "train" else f"pipeline.{stage}" for stage in SHARES}
     for name in ("manifest", "clip") if only != ["train"] else ():
         if wait(start(f"pipeline.{name}", dataset, Path("log.txt").absolute())):
             raise SystemExit(Path("out.txt").read_text()[-2000:])
-    for module in ("torch", "transformers", "pipeline.visual", "pipeline.text", "pipeline.triplets", "train.run"):
+    for module in ("torch", *(("transformers",) if only != ["train"] else ()), *map(modules.get, only)):
         importlib.import_module(module)
 
     visual = Stage("visual", "pipeline.visual", dataset, cache / "visual")

@@ -8,8 +8,6 @@ from pathlib import Path
 import av
 import numpy as np
 
-from tests import tiny
-
 ROOT = Path(__file__).parent.parent.parent
 WORDS = ("man", "woman", "dog", "car", "ball", "house", "tree", "song")
 VERBS = ("rides", "holds", "paints", "follows", "watches", "cooks", "plays", "throws")
@@ -73,6 +71,12 @@ def annotate(root: Path, videos: int, captions: int) -> None:
     (root / "MSRVTT_JSFUSION_test.csv").write_text("\n".join(["key,vid_key,video_id,sentence", *lines]) + "\n")
 
 
+def settings(folder: Path, **values: object) -> None:
+    """Write params.yaml."""
+    usual = {"name": "bench", "root": folder, "clip": folder, "frames": 4, "shards": 4, "parser": "shallow"}
+    (folder / "params.yaml").write_text(PARAMS.format(**(usual | values)))
+
+
 def build(
     folder: Path,
     videos: int,
@@ -99,9 +103,11 @@ def build(
     for number in range(len(sources), videos):
         shutil.copyfile(sources[number % len(sources)], root / "videos" / f"video{number}.mp4")
     annotate(root, videos, captions)
-    model = model or tiny.clip(folder / "model")
-    values = {"name": name, "root": root, "clip": model, "frames": frames, "shards": shards, "parser": parser}
-    (folder / "params.yaml").write_text(PARAMS.format(**values))
+    if model is None:
+        from tests import tiny
+
+        model = tiny.clip(folder / "model")
+    settings(folder, name=name, root=root, clip=model, frames=frames, shards=shards, parser=parser)
     if (ROOT / "tools").exists():
         os.symlink(ROOT / "tools", folder / "tools")
     return root
