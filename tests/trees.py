@@ -1,7 +1,7 @@
 """Dependency trees written by hand, one word a line: `word/tag head relation`, heads counted from 1, 0 the root."""
 
+from pipeline.scene_graph.lexicon import lemma
 from pipeline.scene_graph.sentence import Sentence
-from pipeline.scene_graph.tagger import lemma
 
 
 def tree(text: str) -> Sentence:

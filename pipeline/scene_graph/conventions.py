@@ -53,6 +53,8 @@ def antecedent(graph: Graph, index: int, avoid: int) -> int:
 
 def name(graph: Graph, index: int, apart: frozenset[int] = frozenset()) -> str:
     """A thing with its compounds: "baseball player"; `apart` are those that the caller keeps out."""
+    if not graph.children[index]:
+        return graph.word[index]
     parts = [
         child for child in graph.kids(index, "compound", "flat") if child not in apart and graph.tag[child] != "CD"
     ]
@@ -62,7 +64,7 @@ def name(graph: Graph, index: int, apart: frozenset[int] = frozenset()) -> str:
 
 def placed(graph: Graph, index: int) -> list[int]:
     """Words that say which corner or side, or which left or right: "top left corner"."""
-    if graph.word[index] not in CORNERS:
+    if graph.word[index] not in CORNERS or not graph.children[index]:
         return []
     return [child for child in graph.kids(index, "amod", "compound") if graph.word[child] in CORNERS and child < index]
 
@@ -139,11 +141,13 @@ class Video:
     def apart(self, index: int) -> frozenset[int]:
         """Compounds of a noun that are a quality of it rather than part of its name: colours."""
         graph = self.graph
+        if not graph.children[index]:
+            return frozenset()
         return frozenset(child for child in graph.kids(index, "compound") if graph.word[child] in words.COLOURS)
 
     def modifiers(self, index: int) -> list[Triplet]:
         """Qualities that the tree has as compounds."""
-        if not self.graph.noun(index):
+        if not self.graph.noun(index) or not self.graph.children[index]:
             return []
         subject = name(self.graph, index, self.apart(index))
         return [Triplet(subject, "is", self.graph.word[child], "attribute") for child in sorted(self.apart(index))]
@@ -349,6 +353,8 @@ class Factual(Video):
 
     def apart(self, index: int) -> frozenset[int]:
         graph = self.graph
+        if not graph.children[index]:
+            return frozenset()
         return frozenset(
             child
             for child in graph.kids(index, "compound")
@@ -370,7 +376,7 @@ class Factual(Video):
         return self.graph.word[part] in words.PARTS and self.graph.word[whole] in WHOLES
 
     def modifiers(self, index: int) -> list[Triplet]:
-        if not self.graph.noun(index):
+        if not self.graph.noun(index) or not self.graph.children[index]:
             return []
         graph = self.graph
         said = []

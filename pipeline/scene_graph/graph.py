@@ -20,6 +20,8 @@ class Graph:
 
     def kids(self, index: int, *relations: str) -> list[int]:
         """Children of a word by these relations, in order."""
+        if not self.children[index]:
+            return []
         return [child for child in self.children[index] if self.relation[child] in relations]
 
     def noun(self, index: int) -> bool:
@@ -48,6 +50,8 @@ class Graph:
     def case(self, index: int) -> list[int]:
         """Words of the preposition of a noun, fixed parts included."""
         found = []
+        if not self.children[index]:
+            return found
         for child in self.children[index]:
             if self.relation[child] == "case" and self.tag[child] != "POS":
                 found.append(child)

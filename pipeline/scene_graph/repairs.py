@@ -1,8 +1,8 @@
 """Mistakes that parsers make on captions, put right in the tree before the rules read it."""
 
 from pipeline.scene_graph import words
+from pipeline.scene_graph.lexicon import kinds, lemma
 from pipeline.scene_graph.sentence import Sentence
-from pipeline.scene_graph.tagger import kinds, lemma
 
 # nouns in -ing that no one does
 THINGS = words.listed(

@@ -28,10 +28,10 @@ def facts(graph: Graph) -> list[Fact]:
     for index in range(len(graph.word)):
         if graph.verb(index):
             verb(graph, index, found)
-        else:
+        elif graph.children[index] or graph.relation[index] == "acl:relcl":
             predicate(graph, index, found)
-        if graph.noun(index):
-            noun(graph, index, found)
+            if graph.noun(index):
+                noun(graph, index, found)
     return sorted(dict.fromkeys(found), key=lambda fact: (fact.subject, fact.object, fact.verb))
 
 

@@ -6,8 +6,9 @@ It makes the same kind of tree as CoreNLP, so the same rules read it. Captions a
 from dataclasses import dataclass
 
 from pipeline.scene_graph import words
+from pipeline.scene_graph.lexicon import BE, lemma, tokens
 from pipeline.scene_graph.sentence import MOST_WORDS, Sentence
-from pipeline.scene_graph.tagger import BE, FINITE, lemma, tags, tokens
+from pipeline.scene_graph.tagger import FINITE, tags
 from pipeline.scene_graph.words import listed
 
 OPENERS = words.CLAUSE | {"finally", "afterwards", "later", "first"}
