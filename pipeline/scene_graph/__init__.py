@@ -8,13 +8,15 @@ from typing import Any
 
 from pipeline.scene_graph import phrases as wording
 from pipeline.scene_graph import stanford
-from pipeline.scene_graph.conventions import CONVENTIONS, Triplet
+from pipeline.scene_graph.conventions import Triplet, Video
+from pipeline.scene_graph.factual import Factual
 from pipeline.scene_graph.graph import Graph
 from pipeline.scene_graph.repairs import repaired
 from pipeline.scene_graph.rules import facts
 from pipeline.scene_graph.sentence import Sentence, sentences
 from pipeline.scene_graph.trees import Trees
 
+CONVENTIONS = {"video": Video, "factual": Factual}
 RULES = ("extended", "stanford")
 DEFAULTS = {
     "parser": "auto",
