@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -17,7 +18,7 @@ from pipeline.scene_graph import derive, phrases, shallow, stanford, tagger
 from pipeline.scene_graph.conventions import Triplet
 from pipeline.scene_graph.repairs import repaired
 from pipeline.scene_graph.sentence import MOST_WORDS, Sentence, sentences
-from pipeline.scene_graph.server import MismatchError, Parser, Server
+from pipeline.scene_graph.server import MismatchError, Parser, Server, ServerError
 from pipeline.scene_graph.store import Store
 from pipeline.scene_graph.trees import Trees
 from pipeline.scene_graph.words import listed
@@ -397,6 +398,27 @@ def test_a_dead_server_is_restarted_and_a_hopeless_sentence_left_alone(server, m
     assert [one is None for one in trees] == [False, False, True, False, False]
     assert parser.restarts == 1
     assert server.process.poll() is None
+
+
+def test_an_interrupted_run_waits_for_nothing_and_restarts_nothing(server, monkeypatch):
+    begun, go = threading.Event(), threading.Event()
+
+    def parse(self, texts):
+        if texts == ["first"]:
+            return [shallow.parse("first")]
+        begun.set()
+        go.wait(20)
+        raise ServerError("connection refused")
+
+    monkeypatch.setattr(Server, "parse", parse)
+    pid = server.process.pid
+    parser = Parser(server, batch=1, clients=2)
+    batches = parser.parse(["first", "second", "third", "fourth"])
+    next(batches)
+    assert begun.wait(20)
+    batches.close()  # as an exception in the loop does
+    go.set()
+    assert parser.restarts == 0 and server.process.pid == pid
 
 
 def test_a_sentence_that_corenlp_cannot_do_goes_to_the_shallow_parser(server, tmp_path, monkeypatch):

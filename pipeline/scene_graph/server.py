@@ -215,20 +215,26 @@ class Parser:
         self.server, self.batch, self.clients, self.retries = server, batch, clients, retries
         self.mended = threading.Lock()
         self.restarts = 0
+        self.over = False
 
     def parse(self, texts: list[str]) -> Iterator[tuple[list[str], list[Sentence | None]]]:
         """Batches in order, each with its trees; None where even a single sentence failed."""
         batches = [texts[begin : begin + self.batch] for begin in range(0, len(texts), self.batch)]
-        with concurrent.futures.ThreadPoolExecutor(self.clients) as pool:
-            waiting: list[concurrent.futures.Future] = []
+        self.over = False
+        pool = concurrent.futures.ThreadPoolExecutor(self.clients)
+        waiting: list[concurrent.futures.Future] = []
+        try:
             for index, batch in enumerate(batches):
                 while len(waiting) <= self.clients and index + len(waiting) < len(batches):
                     waiting.append(pool.submit(self.bisect, batches[index + len(waiting)]))
                 yield batch, waiting.pop(0).result()
+        finally:  # on Ctrl-C nothing is waited for, and nothing restarts the server that is about to be stopped
+            self.over = True
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def bisect(self, batch: list[str]) -> list[Sentence | None]:
         """Parse a batch; when it fails in spite of restarts, its halves; a sentence that fails alone is None."""
-        for _ in range(self.retries):
+        for _ in range(0 if self.over else self.retries):
             seen = self.restarts
             try:
                 return [capped(tree) for tree in self.server.parse(batch)]
@@ -244,7 +250,7 @@ class Parser:
     def mend(self, seen: int) -> None:
         """Restart the server, once for all clients that noticed."""
         with self.mended:
-            if seen == self.restarts:
+            if seen == self.restarts and not self.over:
                 self.server.stop()
                 self.server.start()
                 self.restarts += 1
