@@ -116,6 +116,15 @@ def buckets(lengths: list[int], rows: int) -> list[list[int]]:
     return [members[at : at + rows] for _, members in sorted(groups.items()) for at in range(0, len(members), rows)]
 
 
+def half(values: np.ndarray) -> np.ndarray:
+    """float16 of `values`; a number that float16 cannot hold is a ValueError."""
+    with np.errstate(over="ignore"):
+        answer = values.astype(np.float16)
+    if not np.isfinite(answer).all():
+        raise ValueError(f"a CLIP token holds {np.abs(values).max()}, which float16 cannot; its weights are damaged")
+    return answer
+
+
 def resolve(precision: str, device: str) -> str:
     """`auto` is fp32 on a CPU and bf16 on a GPU."""
     if precision == "auto":

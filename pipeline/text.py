@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow.parquet as parquet
 
 from pipeline import shards, stage
+from pipeline.clip import Towers, half, resolve
 
 VERSION = "1"
 CHUNK = 4096  # phrases encoded between two safe points
@@ -49,11 +50,9 @@ class Encoder:
 
         self.folder, self.words = folder, config["words"]
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        from pipeline import clip
-
         record = json.loads((folder / "clip.json").read_text())
         self.name, self.sha256, self.dimension = record["name"], record["sha256"], record["dimension"]
-        self.precision = clip.resolve(config["precision"], self.device)
+        self.precision = resolve(config["precision"], self.device)
         self.towers: Any = None
         self.encoded = 0
 
@@ -73,21 +72,9 @@ class Encoder:
         if not texts:
             return []
         if self.towers is None:
-            from pipeline.clip import Towers
-
             self.towers = Towers.load(self.folder, self.device, self.precision)
         self.encoded += len(texts)
         return [(token, half(word.numpy())) for token, word in self.towers.texts(texts, self.words)]
-
-
-def half(values: np.ndarray) -> np.ndarray:
-    """float16 of `values`; a number that float16 cannot hold is a ValueError."""
-    answer = values.astype(np.float16)
-    if not np.isfinite(answer).all():
-        raise ValueError(
-            f"a CLIP tensor holds {np.abs(values).max()}, which float16 cannot; its weights are damaged or not CLIP's"
-        )
-    return answer
 
 
 def join(captions: Any, parsed: Any) -> list[dict[str, Any]]:

@@ -48,13 +48,4 @@ class Encoder:
         batch = torch.zeros(1 if kind == "image" else self.frames, *frame.shape[1:], dtype=torch.uint8)
         batch[:count] = torch.from_numpy(frame)
         token, patch = self.towers.images(batch)
-        return half(token[:count].numpy()), half(patch[:count].numpy())
-
-
-def half(values: np.ndarray) -> np.ndarray:
-    """float16 of `values`; a number that float16 cannot hold is a ValueError."""
-    with np.errstate(over="ignore"):
-        answer = values.astype(np.float16)
-    if not np.isfinite(answer).all():
-        raise ValueError(f"a CLIP token holds {np.abs(values).max()}, which float16 cannot; its weights are damaged")
-    return answer
+        return clip.half(token[:count].numpy()), clip.half(patch[:count].numpy())

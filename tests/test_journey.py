@@ -1,11 +1,9 @@
 """Every stage in its order, on a dozen real H.264 clips and on every kind of bad input, with a real CoreNLP and a tiny CLIP."""
 
-import importlib
 import json
 import os
 import shutil
 import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import pytest
 import torch
 
 from tests import tiny
+from tests.commands import command
 
 ROOT = Path(__file__).parent.parent
 COLOURS = ["red", "green", "blue", "yellow", "white", "black", "cyan", "magenta", "orange", "brown", "gray", "pink"]
@@ -85,15 +84,6 @@ def dataset(root: Path) -> None:
     )  # video99 is unknown
     rows = [f"ret{i},msr{i},{name},a {COLOURS[i + 8]} square moves" for i, name in enumerate(names[8:])]
     (root / "MSRVTT_JSFUSION_test.csv").write_text("\n".join(["key,vid_key,video_id,sentence", *rows]) + "\n")
-
-
-def command(module: str, *words: str) -> None:
-    """Run a command of the project in this process, as `python -m module words` would."""
-    before, sys.argv = sys.argv, [module, *words]
-    try:
-        importlib.import_module(module).main()
-    finally:
-        sys.argv = before
 
 
 @pytest.fixture(scope="module")

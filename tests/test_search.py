@@ -1,9 +1,7 @@
 """Search over a folder of photos and films, made by the real stages with a tiny CLIP: the way a creator uses it."""
 
-import importlib
 import io
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,7 @@ from PIL import Image
 
 from eval import search, similarity
 from tests import tiny
+from tests.commands import command
 
 COLOURS = {"red": (210, 30, 30), "green": (30, 170, 60), "blue": (40, 60, 210), "white": (240, 240, 240)}
 PARAMS = """
@@ -54,14 +53,6 @@ def film(path: Path, colour: tuple[int, int, int]) -> None:
                 file.mux(packet)
         for packet in stream.encode(None):
             file.mux(packet)
-
-
-def command(module: str, *words: str) -> None:
-    before, sys.argv = sys.argv, [module, *words]
-    try:
-        importlib.import_module(module).main()
-    finally:
-        sys.argv = before
 
 
 @pytest.fixture(scope="module")
