@@ -76,6 +76,11 @@ def need(path: Path, stage: str, name: str) -> Path:
     return path
 
 
+def changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What has another value now: sentences for `--why`."""
+    return [f"{key} was {then.get(key)}, is {value}" for key, value in now.items() if then.get(key) != value]
+
+
 @contextlib.contextmanager
 def lock(output: Path) -> Iterator[None]:
     """Hold the lock of one stage output (`cache/<dataset>/.locks/<output>`); a second holder is told who has it.

@@ -25,21 +25,29 @@ CHUNK = 4096  # phrases encoded between two safe points
 
 def main() -> None:
     arguments = stage.arguments(
-        __doc__, device={"default": None, "help": "cpu or cuda; a GPU is used where there is one"}
+        __doc__,
+        device={"default": None, "help": "cpu or cuda; a GPU is used where there is one"},
+        why={
+            "metavar": "ID",
+            "help": "say why the row of this caption, or each of this video, is kept or stale, and stop",
+        },
     )
     config = stage.dataset(arguments.dataset)
     folder = stage.folder(config["name"], "text")
     manifest = stage.need(stage.folder(config["name"], "manifest", "captions.parquet"), "manifest", config["name"])
     parsed = stage.need(stage.folder(config["name"], "triplets.parquet"), "triplets", config["name"])
     clip = stage.need(stage.folder(config["name"], "clip", "clip.json"), "clip", config["name"])
-    with stage.lock(folder):
-        try:
-            encoder = Encoder(clip.parent, arguments.device, config)
-            captions = join(parquet.read_table(manifest), parquet.read_table(parsed, columns=["caption_id", "phrases"]))
+    try:
+        encoder = Encoder(clip.parent, arguments.device, config)
+        captions = join(parquet.read_table(manifest), parquet.read_table(parsed, columns=["caption_id", "phrases"]))
+        if arguments.why:
+            print(why(folder, captions, encoder, arguments.why))
+            return
+        with stage.lock(folder):
             shards.sweep(folder)
             print(build(folder, captions, encoder, config))
-        except ValueError as error:
-            raise SystemExit(str(error)) from None
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
 
 
 class Encoder:
@@ -127,7 +135,7 @@ def encode(
     rows: list[dict[str, Any]], old: dict[str, tuple[np.ndarray, np.ndarray]], encoder: Encoder, number: dict[str, int]
 ) -> tuple[dict[str, Any], int]:
     """Tensors of one shard, and how many of its captions were kept from `old` {fingerprint: (token, word)}."""
-    base = mark(encoder)
+    base = mark(encoder.identity)
     marks = [shards.fingerprint(base, row["text"]) for row in rows]
     missing = {mark: row["text"] for mark, row in zip(marks, rows) if mark not in old}
     reused = sum(mark in old for mark in marks)
@@ -179,11 +187,11 @@ def embed(path: Path, spare: Path, distinct: list[str], encoder: Encoder, attrib
     """
     have: dict[str, np.ndarray] = {}
     for source in [path, *sorted(spare.glob("*.h5"))]:
-        old = shards.sound(source, "phrases", encoder=mark(encoder))
+        old = shards.sound(source, "phrases", encoder=mark(encoder.identity))
         if old is not None:
             have |= dict(zip(old["phrase"], old["embedding"]))
     missing = [phrase for phrase in distinct if phrase not in have]
-    attributes = attributes | {"encoder": mark(encoder)}
+    attributes = attributes | {"encoder": mark(encoder.identity)}
     meter = stage.Progress(len(missing), "phrases", "phrase")
     for chunk in chunks(missing, CHUNK):
         rows = np.stack([word[-1] for _, word in encoder(chunk)])
@@ -201,9 +209,49 @@ def embed(path: Path, spare: Path, distinct: list[str], encoder: Encoder, attrib
     return len(missing)
 
 
-def mark(encoder: Encoder) -> str:
+def mark(identity: dict[str, Any]) -> str:
     """Fingerprint of everything but the text that an encoded text depends on."""
-    return shards.fingerprint(*(f"{key}={value}" for key, value in encoder.identity.items()))
+    return shards.fingerprint(*(f"{key}={value}" for key, value in identity.items()))
+
+
+def why(folder: Path, captions: list[dict[str, Any]], encoder: Encoder, name: str) -> str:
+    """Why the row of a caption, or of each caption of a video, stands or is made anew: a sentence each."""
+    wanted = [row for row in captions if name in (row["caption_id"], row["video_id"])]
+    if not wanted:
+        return f"{name} is no caption and no video of the manifest; its rows, if there are any, will be dropped"
+    held: dict[str, tuple[shards.Shard, int]] = {}
+    for path in shards.files(folder):
+        shard = shards.sound(path, "text")
+        if shard is None:
+            print(f"{path} is damaged; its rows will be made anew")
+        else:
+            held |= {caption: (shard, row) for row, caption in enumerate(shard["caption_id"])}
+    table = shards.sound(folder / "phrases.h5", "phrases")
+    return "\n".join(compare(row, held.get(row["caption_id"]), table, encoder) for row in wanted)
+
+
+def compare(
+    caption: dict[str, Any], held: tuple[shards.Shard, int] | None, table: shards.Shard | None, encoder: Encoder
+) -> str:
+    """What differs between a caption's row, if there is one, and what would be written now."""
+    name = caption["caption_id"]
+    if held is None:
+        return f"{name} has no row yet; it will be encoded"
+    shard, row = held
+    then = {key: shard.attributes.get(key) for key in encoder.identity}
+    changes = stage.changes(then, encoder.identity)
+    if shard["fingerprint"][row] != shards.fingerprint(mark(then), caption["text"]):
+        changes.append("its text has changed")
+    if changes:
+        return f"{name} will be encoded anew: {'; '.join(changes)}"
+    first, last = shard["triplet_offset"][row : row + 2]
+    if table is None or shard.attributes.get("phrases") != table.attributes.get("identity"):
+        return (
+            f"{name} keeps its words; its triplets will be numbered anew, because phrases.h5 is damaged or another one"
+        )
+    if [table["phrase"][number] for number in shard["triplet"][first:last]] != list(caption["phrases"]):
+        return f"{name} keeps its words; its triplets have changed and will be written anew"
+    return f"{name} is up to date ({shard.path}, row {row})"
 
 
 def chunks(items: list[str], size: int) -> Iterator[list[str]]:

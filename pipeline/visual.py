@@ -171,7 +171,7 @@ def compare(shard: shards.Shard, row: int, item: dict[str, Any], recipe: dict[st
     if found == mark(recipe, item):
         return f"{name} is up to date ({shard.path}, row {row})"
     then = {key: shard.attributes.get(key) for key in recipe}
-    changes = [f"{key} was {then[key]}, is {recipe[key]}" for key in recipe if then[key] != recipe[key]]
+    changes = stage.changes(then, recipe)
     if found != mark(then, item):
         changes.append("the file's content or its span has changed")
     return f"{name} will be made anew: {'; '.join(changes)}"

@@ -30,9 +30,12 @@ def model(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def run(model, tmp_path):
-    """Run the stage on some captions; returns the encoder, whose `encoded` counts what the tower saw, and the summary."""
+    """Run the stage on some captions; returns the encoder, whose `encoded` counts what the tower saw, and the summary.
 
-    def go(captions, folder=tmp_path / "text", **config):
+    With `why`, the summary is what `--why` says of that ID.
+    """
+
+    def go(captions, folder=tmp_path / "text", why=None, **config):
         config = {"name": "demo", "words": 32, "precision": "fp32", "shards": 3} | config
         encoder = text.Encoder(model, "cpu", config)
         names = sorted(captions)
@@ -44,7 +47,8 @@ def run(model, tmp_path):
             }
         )
         parsed = pa.table({"caption_id": names, "phrases": [captions[name][1] for name in names]})
-        return encoder, text.build(folder, text.join(table, parsed), encoder, config)
+        rows = text.join(table, parsed)
+        return encoder, text.why(folder, rows, encoder, why) if why else text.build(folder, rows, encoder, config)
 
     return go
 
@@ -125,6 +129,28 @@ def test_a_damaged_shard_is_made_again(run, tmp_path):
         path.write_bytes(data)
     run(CAPTIONS)
     assert digest(tmp_path / "text") == whole
+
+
+def test_why_says_what_has_become_of_a_row(run, tmp_path, capsys):
+    assert run(CAPTIONS, why="video4#000")[1] == "video4#000 has no row yet; it will be encoded"
+    run(CAPTIONS)
+    encoder, said = run(CAPTIONS, why="video1")
+    assert [line.split(" (")[0] for line in said.split("\n")] == [
+        "video1#000 is up to date",
+        "video1#001 is up to date",
+    ]
+    assert encoder.towers is None
+    assert "no caption and no video" in run(CAPTIONS, why="nobody")[1]
+    changed = CAPTIONS | {"video4#000": ("a cube", ["a ball"]), "video1#001": ("a ball", ["word"])}
+    assert run(changed, why="video4#000")[1] == "video4#000 will be encoded anew: its text has changed"
+    assert "its triplets have changed" in run(changed, why="video1#001")[1]
+    said = run(changed, why="video4#000", words=8)[1]
+    assert said == "video4#000 will be encoded anew: words was 32, is 8; its text has changed"
+    assert "up to date" in run(changed, why="video3#000")[1]
+    run(changed)
+    assert "up to date" in run(changed, why="video4#000")[1]
+    (tmp_path / "text" / "phrases.h5").unlink()
+    assert "its triplets will be numbered anew" in run(changed, why="video4#000")[1]
 
 
 def test_fewer_shards_leave_no_orphans(run, tmp_path):
