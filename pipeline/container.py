@@ -13,6 +13,7 @@ from pipeline.sampling import sample
 HELD = 96 << 20  # bytes of packets kept in memory; a larger file is read a second time instead
 SHORT = Fraction(1, 50)  # a file that ends earlier than its header says by more than this share was cut short
 TEXT = {"ansi", "bintext", "xbin", "idf"}  # what FFmpeg takes a text file for
+HEADED = {"skip_frame": "all", "probesize": "32"}  # decode nothing while opening
 
 
 class DecodeError(Reject):
@@ -77,10 +78,13 @@ def rising(times: list) -> bool:
     return all(a < b for a, b in zip(times, times[1:]))
 
 
-def opened(path: str | os.PathLike) -> av.container.InputContainer:
-    """The container; a name is never taken for an address or a pattern. Raises DecodeError."""
+def opened(path: str | os.PathLike, headed: bool = False) -> av.container.InputContainer:
+    """The container; a name is never taken for an address or a pattern. Raises DecodeError.
+
+    FFmpeg decodes the first pictures of a file to learn what it holds. `headed`: the header says enough, as an MP4's does.
+    """
     try:
-        return av.open("file:" + os.fspath(path))
+        return av.open("file:" + os.fspath(path), options=HEADED if headed else {})
     except MemoryError:
         raise
     except (av.error.FFmpegError, OSError, ValueError) as error:

@@ -63,7 +63,7 @@ def decode(
     if decoder != "pyav":
         return Clip(*peers.take(path, want, decoder))
     try:
-        return by_plan(path, want)
+        return by_plan(path, want, headed=head[4:8] == b"ftyp")
     except Unplanned as reason:
         clip = by_order(path, want)
         clip.notes.append(f"decoded in order: {reason}")
@@ -96,9 +96,9 @@ def readable(path: str | os.PathLike) -> bytes:
     return head
 
 
-def by_plan(path: str | os.PathLike, want: Want) -> Clip:
-    """Decode only the groups of pictures that hold a wanted frame."""
-    with boxes.opened(path) as container:
+def by_plan(path: str | os.PathLike, want: Want, headed: bool) -> Clip:
+    """Decode only the groups of pictures that hold a wanted frame. `headed`: an MP4, whose header tells all about it."""
+    with boxes.opened(path, headed) as container:
         stream = boxes.stream_of(container)
         packets.plannable(container, stream)
         found = boxes.scan(container, stream)
