@@ -81,7 +81,7 @@ def film(
     command = [
         ffmpeg_program(), "-v", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}",
         "-r", str(rate), "-i", "-", "-c:v", "libx264", "-preset", "medium", "-crf", "28", "-g", str(gop),
-        "-keyint_min", str(min(gop, 25)), "-sc_threshold", "40" if keyed else "0", "-pix_fmt", "yuv420p", "-movflags", "+faststart",
+        "-keyint_min", str(min(gop, 25)), "-pix_fmt", "yuv420p", "-movflags", "+faststart",
         "-vf", f"scale=iw*{scale}:ih*{scale}", str(part),
     ]  # fmt: skip
     encoder = subprocess.Popen(command, stdin=subprocess.PIPE)
@@ -392,12 +392,11 @@ def growth(small: str, large: str, count: int) -> float:
 def clips(folder: Path, each: int) -> dict[str, list[str]]:
     """The sets of clips: generated ones in `folder`, and real ones where they are."""
 
-    def make(name: str, count: int, *shape: int, keyed: bool = False) -> list[str]:
-        return [str(film(folder / f"{name}-{number}.mp4", *shape, seed=number, keyed=keyed)) for number in range(count)]
+    def make(name: str, count: int, *shape: int) -> list[str]:
+        return [str(film(folder / f"{name}-{number}.mp4", *shape, seed=number)) for number in range(count)]
 
     sets = {
         "MSR-VTT-like, GOP 250": make("msrvtt-250", each, 15, 320, 240, 25, 250),
-        "MSR-VTT-like, GOP 250 or at a cut": make("msrvtt-cut", each, 15, 320, 240, 25, 250, keyed=True),
         "MSR-VTT-like, GOP 12": make("msrvtt-12", each, 15, 320, 240, 25, 12),
         "DiDeMo-like, GOP 250": make("didemo-250", max(each // 4, 1), 30, 640, 480, 30, 250),
     }
