@@ -60,19 +60,9 @@ from pipeline.resize import resize, shape  # noqa: E402
 # --- clips
 
 
-def film(
-    path: Path,
-    seconds: int,
-    width: int,
-    height: int,
-    rate: int,
-    gop: int,
-    seed: int,
-    scale: int = 1,
-    keyed: bool = False,
-) -> Path:
-    """A clip with cuts every four seconds. At this quality 320x240 takes some 220 kbit/s, as the pictures of MSR-VTT's clips do
-    (0.55 MB for 15 s with sound). `keyed`: every cut is a key frame too. A file that is there is kept.
+def film(path: Path, seconds: int, width: int, height: int, rate: int, gop: int, seed: int, scale: int = 1) -> Path:
+    """A clip with cuts every four seconds, key frames there and after `gop` frames at the latest. At this quality 320x240
+    takes some 220 kbit/s, as the pictures of MSR-VTT's clips do (0.55 MB for 15 s with sound). A file that is there is kept.
     """
     if path.exists():
         return path
