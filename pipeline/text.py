@@ -19,7 +19,7 @@ import pyarrow.parquet as parquet
 from pipeline import shards, stage
 from pipeline.clip import Towers, half, resolve
 
-VERSION = "1"
+VERSION = "2"
 CHUNK = 4096  # phrases encoded between two safe points
 
 

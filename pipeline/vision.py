@@ -11,7 +11,7 @@ import torch
 
 from pipeline import clip, decode
 
-VERSION = "1"
+VERSION = "2"
 RESIZE = "shorter side, bicubic antialias, centre crop"
 
 

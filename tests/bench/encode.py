@@ -1,6 +1,6 @@
 """How near the encoders come to what the machine can do.
 
-    python -m tests.bench.encode [--videos 96] [--rounds 3]
+    python -m tests.bench.encode [--videos 192] [--rounds 3]
 
 A CLIP ViT-B/32 with random weights. `gemm_fp32` and `gemm_bf16`: the vision tower's share of the rate of a large matrix
 product of the same type, measured in turns; `bf16_of_fp32`: how much faster bf16 is. `text_buckets`: texts a second in
@@ -109,7 +109,7 @@ def padded(towers, texts: list[str]) -> list[torch.Tensor]:
     return answer
 
 
-def text(towers, rounds: int, count: int = 3072) -> float:
+def text(towers, rounds: int, count: int = 8192) -> float:
     """How many times faster length buckets are; ValueError if the numbers differ."""
     texts = sentences(count)
     plain, ours = padded(towers, texts[:32]), towers.texts(texts[:32], 77)
@@ -150,7 +150,7 @@ def stage(place: Path, towers, videos: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--videos", type=int, default=96, help="of the stage; 0 leaves it out")
+    parser.add_argument("--videos", type=int, default=192, help="of the stage; 0 leaves it out")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     before, place = Path.cwd(), Path(tempfile.mkdtemp(prefix="encode"))
