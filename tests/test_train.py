@@ -20,6 +20,15 @@ SETTINGS = {"unitrim": {"k": 2, "selector": 8, "samples": 8, "disentangler": 16,
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """The same bits come from the same number of threads; the process that is killed below has one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
     return worlds.cache(tmp_path_factory.mktemp("cache") / "world", videos=32)
