@@ -11,6 +11,7 @@ import torch
 
 from pipeline import shards
 from tests import worlds
+from train import columns
 from train.data import Cache, Loader
 
 ALL = {"sentence", "word", "triplet", "frame", "patch", "image"}
@@ -124,6 +125,24 @@ def test_a_batch_stays_whole_until_the_next_but_one_is_asked_for(folder):
             if before is not None:
                 assert same(*before)
             before = batch, copy(batch)
+
+
+@pytest.mark.parametrize("state", ["cold", "no nowait", "half"])
+def test_the_same_comes_from_the_disk_as_from_memory(folder, state, monkeypatch):
+    expected = [copy(batch) for batch in Loader(Cache(folder, ALL), "train", 8, seed=0).epoch(0)]
+    if state == "no nowait":  # as on a system without it
+        monkeypatch.setattr(columns, "NOWAIT", 0)
+    if state == "half":  # the kernel may give a part of what was asked for
+        preadv = os.preadv
+        short = lambda handle, views, at, flags=0: preadv(handle, [views[0][: len(views[0]) // 2 + 1]], at)  # noqa: E731
+        monkeypatch.setattr(os, "preadv", short)
+    loader = Loader(Cache(folder, ALL), "train", 8, seed=0)
+    if state == "cold":
+        for path in folder.rglob("*.h5"):
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    assert all(same(one, two) for one, two in zip(expected, loader.epoch(0), strict=True))
 
 
 def test_buffers_are_reused(folder):

@@ -2,6 +2,7 @@
 
 # Axes: B batch, L the batch's longest (words, triplets or frames), R rows of the whole column.
 
+import errno
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
@@ -14,8 +15,8 @@ import torch
 from pipeline.shards import Shard, ShardError
 
 CHUNK = 1 << 26  # bytes moved at a time when a column goes to a device
-READERS = 8  # threads that share a large read
-SHARED = 1 << 20  # bytes from which a read is shared
+READERS = 8  # threads that share what must come from the disk
+NOWAIT = getattr(os, "RWF_NOWAIT", 0)
 
 
 class Run(NamedTuple):
@@ -81,32 +82,43 @@ class Column:
     def read(self, runs: list[Run], out: torch.Tensor, readers: Executor | None = None) -> None:
         """Fill `out` (B, L, ...) float16 with the runs; what no run covers is left as it is.
 
-        Many bytes are shared by the readers, for a disk answers several questions at once.
+        What the page cache holds is copied at once; the rest is shared by the readers, for a disk answers several questions
+        at once, while threads that only copy would wait for each other.
         """
         flat = memoryview(out.view(torch.uint8).numpy().reshape(-1))
         size, length = self.row_bytes, out.shape[1]
-        shards, positions = self.locate([run.row for run in runs])
+        late = []
+        for run, shard, position in zip(runs, *self.locate([run.row for run in runs])):
+            first = (run.sample * length + run.place) * size
+            view = flat[first : first + run.count * size]
+            done = self.fetch(shard, view, position) if readers is None else self.cached(shard, view, position)
+            if done < len(view):
+                late.append((shard, view[done:], position + done))
+        if late:
+            list(readers.map(lambda part: [self.fetch(*rest) for rest in late[part::READERS]], range(READERS)))
 
-        def some(part: int) -> None:
-            for at in range(part, len(runs), parts):
-                sample, place, _, count = runs[at]
-                first = (sample * length + place) * size
-                self.fetch(shards[at], flat[first : first + count * size], positions[at])
-
-        parts = READERS if readers is not None and len(flat) >= SHARED else 1
-        if parts == 1:
-            some(0)
-        else:
-            list(readers.map(some, range(parts)))
-
-    def fetch(self, shard: int, view: memoryview, position: int) -> None:
-        """Fill a view from one place in one file."""
+    def fetch(self, shard: int, view: memoryview, position: int) -> int:
+        """Fill a view from one place in one file; returns its length."""
         done = os.preadv(self.handle(shard), [view], position)
         while done < len(view):  # a signal, or the end of a file that was cut while open
             more = os.preadv(self.handle(shard), [view[done:]], position + done)
             if more == 0:
                 raise ShardError(f"{self.shards[shard].path} ends before its tensor {self.name} does")
             done += more
+        return done
+
+    def cached(self, shard: int, view: memoryview, position: int) -> int:
+        """Fill as much of a view as can be had without waiting for the disk; returns how many bytes that is."""
+        try:
+            return os.preadv(self.handle(shard), [view], position, NOWAIT) if NOWAIT else 0
+        except OSError as error:
+            if error.errno not in (
+                errno.EAGAIN,
+                errno.EOPNOTSUPP,
+                errno.EINVAL,
+            ):  # nothing there; a file system without it
+                raise
+            return 0
 
     def hold(self, device: torch.device) -> None:
         """Bring the whole column to the device, a chunk at a time."""

@@ -5,6 +5,7 @@ A sample is (caption, video): sentence (D), word (L, D), triplet (M, D), frame (
 """
 
 import io
+import itertools
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -244,7 +245,7 @@ class WebDataset:
         paths = [str(path) for path in sorted(folder.glob("*.tar"))]
         items = webdataset.WebDataset(paths, shardshuffle=False).shuffle(4 * batch).decode()
         waiting = []
-        for item in items:
+        for item in itertools.islice(itertools.chain.from_iterable(itertools.repeat(items)), len(order)):
             waiting.append({key.removesuffix(".npy"): value for key, value in item.items() if key.endswith(".npy")})
             if len(waiting) == batch:
                 yield stack(waiting)

@@ -2,10 +2,9 @@
 
     python -m tests.bench.loader [--videos 2000] [--rounds 5]
 
-Every reader delivers random batches of 64 as float16 tensors, each video once; rounds are interleaved and the median is
-taken, opening and the first batch counted in. "Cold" drops each file from the page cache first. A number is how many
-times faster the loader is than the peer;
-`ram_gather` is its share of copying the same rows from RAM into one reused buffer. Needs tests/bench/requirements.txt.
+Every reader delivers random batches of 64 as float16 tensors, each video once an epoch; rounds are interleaved and the
+median is taken. "Warm" is four epochs in a row, opening counted in; "cold" is one, each file dropped from the page cache
+first. A number is how many times faster the loader is than the peer; `ram_gather` is its share of copying the same rows from RAM into one reused buffer. Needs tests/bench/requirements.txt.
 """
 
 import argparse
@@ -29,6 +28,7 @@ from tests.bench import formats
 from train.data import Cache, Loader
 
 DIMENSION, PATCHES, FRAMES, BATCH, CAPTIONS = 512, 49, 12, 64, 1
+EPOCHS = 4
 NEEDS = ("sentence", "word", "triplet", "frame", "patch")
 MADE = {"dataset": "bench", "clip": "random", "clip_sha256": "0" * 64, "version": 1, "precision": "fp32"}
 
@@ -97,7 +97,8 @@ class Ours:
     def batches(self, folder: Path, order: np.ndarray, batch: int):
         cache = Cache(folder, NEEDS)
         loader = Loader(cache, "train", batch, seed=int(order[0]), dtype=torch.float16)
-        yield from loader.epoch(0)
+        for epoch in range(len(order) // len(loader.samples)):
+            yield from loader.epoch(epoch)
 
 
 def drop(folder: Path) -> None:
@@ -112,7 +113,7 @@ def drop(folder: Path) -> None:
 
 
 def speed(reader, folder: Path, order: np.ndarray, cold: bool) -> float:
-    """Samples per second over one epoch."""
+    """Samples per second over the rows of `order`."""
     if cold:
         drop(folder if any(folder.iterdir()) else folder.parent / "h5py")
     began, seen = time.perf_counter(), 0
@@ -182,10 +183,12 @@ def measure(readers, folder: Path, options) -> tuple[dict[str, list[float]], dic
     """Samples per second of every reader, warm and cold, in interleaved rounds."""
     warm, cold = {name: [] for name in readers}, {name: [] for name in readers if name != "ram"}
     for round_ in range(options.rounds):
-        order = np.random.default_rng(round_).permutation(options.videos * CAPTIONS)
+        random = np.random.default_rng(round_)
+        order = np.concatenate([random.permutation(options.videos * CAPTIONS) for _ in range(EPOCHS)])
+        once = order[: len(order) // EPOCHS]
         for name, reader in readers.items():
             if name in cold:
-                cold[name].append(speed(reader, folder / name, order, cold=True))
+                cold[name].append(speed(reader, folder / name, once, cold=True))
             warm[name].append(speed(reader, folder / name, order, cold=False))  # the cold epoch brought all of it in
         print(f"round {round_ + 1} of {options.rounds}", flush=True)
     return warm, cold
