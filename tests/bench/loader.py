@@ -4,7 +4,8 @@
 
 Every reader delivers random batches of 64 as float16 tensors, each video once an epoch; rounds are interleaved and the
 median is taken. "Warm" is four epochs in a row, opening counted in; "cold" is one, each file dropped from the page cache
-first. A number is how many times faster the loader is than the peer; `ram_gather` is its share of copying the same rows from RAM into one reused buffer. Needs tests/bench/requirements.txt.
+first. A number is how many times faster the loader is than the peer; `ram_gather` is its share of copying the same rows
+from RAM into one reused buffer. Needs tests/bench/requirements.txt.
 """
 
 import argparse
