@@ -89,6 +89,12 @@ class Stop(Exception):
     """The power fails."""
 
 
+def test_numbers_too_small_to_matter_are_zero_while_training(shards, tmp_path):
+    torch.set_flush_denormal(False)
+    go(shards, tmp_path / "unitrim", epochs=1)
+    assert (torch.full((4,), 1e-40) * 1).max() == 0
+
+
 @pytest.mark.parametrize("step", [0, 3, 4, 7, 13, 18])  # 4 steps an epoch; phase 2 begins at step 12
 def test_a_stopped_run_goes_on_to_the_same_bits(shards, whole, tmp_path, monkeypatch, step):
     taken = []
