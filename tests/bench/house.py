@@ -24,6 +24,7 @@ datasets:
     val: 0
     clip: {clip}
     clip_revision: null
+    scratch: {{}}
     precision: fp32
     frames: {frames}
     sampling: uniform
