@@ -20,7 +20,7 @@ environment: .venv/.installed
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; type: make PYTHON=python3.11" >&2; exit 1; }
 	test -x $(bin)/python || $(PYTHON) -m venv .venv
 	$(bin)/python -m pip --quiet --disable-pip-version-check install uv
-	$(bin)/uv pip install --quiet --python $(bin)/python -r requirements.txt
+	$(bin)/uv pip install --quiet --compile-bytecode --python $(bin)/python -r requirements.txt
 	touch $@
 
 parser: environment

@@ -50,7 +50,7 @@ def measure(place: Path, options: argparse.Namespace) -> dict[str, float]:
     (place / "films").mkdir()
     model = tiny.clip(place / "model", size=224, patch=32, dimension=512)
     root = house.build(
-        place / "films", options.items, 1, shards=16, frames=options.frames, parser="shallow", model=model
+        place / "films", options.items, 1, shards=64, frames=options.frames, parser="shallow", model=model
     )
     shutil.copyfile(place / "films" / "params.yaml", project / "params.yaml")
     lonely(idle)
