@@ -16,6 +16,7 @@ import pyarrow.parquet as parquet
 from pipeline import shards, stage
 from pipeline.vision import Encoder
 
+CHECKERS = 4  # shards read at once to see whether they are whole
 REJECTS = pyarrow.schema([(name, pyarrow.string()) for name in ("id", "stage", "reason", "detail")])
 
 
@@ -66,8 +67,10 @@ class Plan:
         }  # {id: fingerprint}, in the order of the work
         self.before: dict[Path, shards.Shard] = {}  # the sound shards there are; a damaged one counts as absent
         self.old: dict[str, tuple[shards.Shard, int]] = {}  # {fingerprint: (shard, row)} of their rows
-        for path in shards.files(folder):
-            shard = shards.sound(path, "visual")
+        paths = shards.files(folder)
+        with ThreadPoolExecutor(CHECKERS) as checkers:
+            found = list(checkers.map(lambda path: shards.sound(path, "visual"), paths))
+        for path, shard in zip(paths, found):
             if shard is not None:
                 for name in shards.TENSORS["visual"]:
                     _ = shard[name]  # mapped now: the file may be replaced while its rows are still wanted

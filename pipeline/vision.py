@@ -3,6 +3,7 @@
 # Axes: N frames of a video, P patches, D embedding, S size.
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ class Encoder:
         self.size, self.patches, self.dimension = record["image_size"], record["patches"], record["dimension"]
         self.frames, self.name = config["frames"], record["name"]
         self.towers: Any = None
+        self.loading = threading.Lock()
         self.recipe = {
             "clip_sha256": record["sha256"],
             "precision": clip.resolve(config["precision"], self.device),
@@ -37,13 +39,18 @@ class Encoder:
             "version": VERSION,
         }
 
+    def load(self) -> None:
+        """Load the tower unless it is there; another thread may do so ahead."""
+        with self.loading:
+            if self.towers is None:
+                self.towers = clip.Towers.load(self.folder, self.device, self.recipe["precision"])
+
     def __call__(self, frame: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray]:
         """Tokens (N, D) and (N, P, D) float16 of frames (N, S, S, 3).
 
         A batch has the shape that its kind has, filled up with black, so that the bytes do not depend on other items.
         """
-        if self.towers is None:
-            self.towers = clip.Towers.load(self.folder, self.device, self.recipe["precision"])
+        self.load()
         count = len(frame)
         batch = torch.zeros(1 if kind == "image" else self.frames, *frame.shape[1:], dtype=torch.uint8)
         batch[:count] = torch.from_numpy(frame)

@@ -9,6 +9,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,9 @@ def build(
     """Bring the folder up to date with the items; returns the line that sums the run up. ValueError on too many rejects."""
     plan = Plan(folder, items, encoder.recipe, config["shards"], retry)
     waits = Waits(len(plan.todo))
-    with Book(plan, encoder, config) as book:
+    with Book(plan, encoder, config) as book, ThreadPoolExecutor(1) as ahead:
+        if plan.todo:
+            ahead.submit(encoder.load)  # while the workers start; an error shows at the first frame
         for outcome in waits.during("decode", decoded(plan.todo, encoder, config)):
             name = outcome.item["video_id"]
             if outcome.ok:
