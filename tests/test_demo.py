@@ -1,5 +1,8 @@
 """The built-in world: the same everywhere, in groups of look-alikes, told truly and in wordings kept apart."""
 
+import os
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from random import Random
@@ -11,6 +14,7 @@ from pipeline.datasets import demo, load, wording, world
 from pipeline.datasets.world import Scene, Step, Thing
 from pipeline.decode import decode
 
+ROOT = Path(__file__).parent.parent
 SMALL = {"name": "demo", "world": {"groups": {"train": 2, "val": 1, "test": 1}}}
 BALL = Thing("ball", "red", "large", "left")
 RING = Thing("ring", "blue", "small", "top")
@@ -40,6 +44,20 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(root, tmp_pa
         assert (tmp_path / clip.file).read_bytes() == (root / clip.file).read_bytes()
     other = next(demo.clips(SMALL | {"world": {"seed": 1}}))
     assert other.scene != clips[0].scene
+
+
+def test_what_lay_in_memory_before_changes_no_byte(tmp_path):
+    """glibc fills memory by MALLOC_PERTURB_ before it gives it away; an encoder that reads it first then answers otherwise."""
+    code = (
+        "import sys; from pathlib import Path; from pipeline.datasets import demo\n"
+        "clips = {clip.video_id: clip for clip in demo.clips({})}\n"
+        "[demo.render(Path(sys.argv[1]), clips[name]) for name in ('train00242', 'train00000', 'train00007')]"
+    )
+    for fill in ("0", "85"):
+        (tmp_path / fill / "train").mkdir(parents=True)
+        words = [sys.executable, "-c", code, str(tmp_path / fill)]
+        subprocess.run(words, check=True, env=os.environ | {"MALLOC_PERTURB_": fill, "PYTHONPATH": str(ROOT)})
+    assert contents(tmp_path / "0") == contents(tmp_path / "85")
 
 
 @pytest.mark.parametrize("codec, suffix", [("libx264", ".mp4"), ("libvpx", ".webm"), ("mpeg4", ".avi")])

@@ -137,18 +137,8 @@ def render(root: Path, clip: Clip) -> None:
     pictures = world.frames(clip.scene, Random(f"{clip.seed} pictures"), SECONDS * clip.rate, clip.width)
     path = Path(root) / clip.file
     part = path.with_name(path.name + stage.PART)
-    encode_twice(part, path.suffix[1:], pictures, clip)
+    encode(part, path.suffix[1:], pictures, clip)
     part.replace(path)
-
-
-def encode_twice(path: Path, container: str, pictures: list[Any], clip: Clip) -> None:
-    """Encode until two files in a row agree: x264 now and then answers otherwise, most often on a process's first clip."""
-    before = b""
-    for _ in range(8):
-        encode(path, container, pictures, clip)
-        if before == (before := path.read_bytes()):
-            return
-    raise ValueError(f"{path}: {clip.codec} gives other bytes each time")
 
 
 def encode(path: Path, container: str, pictures: list[Any], clip: Clip) -> None:
@@ -156,7 +146,12 @@ def encode(path: Path, container: str, pictures: list[Any], clip: Clip) -> None:
     import av
 
     options = {
-        "libx264": {"preset": "veryfast", "crf": "20", "bf": "2"},
+        "libx264": {
+            "preset": "veryfast",
+            "crf": "20",
+            "bf": "2",
+            "x264-params": "mbtree=0",
+        },  # it reads memory never written
         "libvpx": {"crf": "12", "b": "600k", "deadline": "realtime", "cpu-used": "8"},
         "mpeg4": {"qscale": "4"},
     }[clip.codec]

@@ -13,7 +13,7 @@ from random import Random
 import numpy
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-VERSION = 8  # raise it when a clip's pixels or a caption's words change
+VERSION = 9  # raise it when a clip's pixels or a caption's words change
 SHAPES = ("ball", "bar", "pole", "ring", "cross", "triangle")
 COLOURS = {
     "red": (214, 30, 38),
