@@ -11,6 +11,7 @@ import torch
 
 from pipeline import shards
 from tests import worlds
+from tests.bench.loader import drop
 from train import columns
 from train.data import Cache, Loader
 
@@ -138,10 +139,7 @@ def test_the_same_comes_from_the_disk_as_from_memory(folder, state, monkeypatch)
         monkeypatch.setattr(os, "preadv", short)
     loader = Loader(Cache(folder, ALL), "train", 8, seed=0)
     if state == "cold":
-        for path in folder.rglob("*.h5"):
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        drop(folder)
     assert all(same(one, two) for one, two in zip(expected, loader.epoch(0), strict=True))
 
 

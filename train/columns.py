@@ -17,6 +17,7 @@ from pipeline.shards import Shard, ShardError
 CHUNK = 1 << 26  # bytes moved at a time when a column goes to a device
 READERS = 8  # threads that share what must come from the disk
 NOWAIT = getattr(os, "RWF_NOWAIT", 0)
+ELSEWHERE = (errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL)  # nothing in memory; a file system that cannot say
 
 
 class Run(NamedTuple):
@@ -112,11 +113,7 @@ class Column:
         try:
             return os.preadv(self.handle(shard), [view], position, NOWAIT) if NOWAIT else 0
         except OSError as error:
-            if error.errno not in (
-                errno.EAGAIN,
-                errno.EOPNOTSUPP,
-                errno.EINVAL,
-            ):  # nothing there; a file system without it
+            if error.errno not in ELSEWHERE:
                 raise
             return 0
 

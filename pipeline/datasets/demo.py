@@ -145,13 +145,9 @@ def encode(path: Path, container: str, pictures: list[Any], clip: Clip) -> None:
     """Encode pictures (width, width, 3) uint8 without anything in the file that differs from run to run."""
     import av
 
+    tree = "mbtree=0"  # x264's macroblock tree reads memory that was never written
     options = {
-        "libx264": {
-            "preset": "veryfast",
-            "crf": "20",
-            "bf": "2",
-            "x264-params": "mbtree=0",
-        },  # it reads memory never written
+        "libx264": {"preset": "veryfast", "crf": "20", "bf": "2", "x264-params": tree},
         "libvpx": {"crf": "12", "b": "600k", "deadline": "realtime", "cpu-used": "8"},
         "mpeg4": {"qscale": "4"},
     }[clip.codec]
