@@ -112,18 +112,18 @@ class Search:
 
         if self.towers is None:
             self.towers = self.load_towers()
-        _, word = self.towers.texts([query], self.cache.words, rows=1)[0]
+        _, word = self.towers.texts([query], self.cache.words, alone=True)[0]
         word = word.half().float()[None]
         made = {"sentence": word[:, -1], "word": word, "word_mask": torch.ones(word.shape[:2], dtype=torch.bool)}
         if phrases:
-            triplet = [token[-1] for _, token in self.towers.texts(phrases, self.cache.words, rows=1)]
+            triplet = [token[-1] for _, token in self.towers.texts(phrases, self.cache.words, alone=True)]
             made["triplet"] = torch.stack(triplet).half().float()[None]
             made["triplet_mask"] = torch.ones(made["triplet"].shape[:2], dtype=torch.bool)
         return {name: tensor.to(self.device) for name, tensor in made.items()}
 
     def load_towers(self) -> Any:
         """The CLIP that encoded the shards; SystemExit where it is another one or gone."""
-        from pipeline.clip import Towers
+        from pipeline.towers import Towers
 
         try:
             towers = Towers.load(self.shards / "clip", self.device, "fp32")

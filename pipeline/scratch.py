@@ -557,10 +557,10 @@ def told(features: Tensor, labels: list[str]) -> tuple[float, float]:
 @torch.inference_mode()
 def probe(folder: Path, count: int = 1500, seed: int = 1) -> list[tuple[str, str, str, str]]:
     """Rows of (features, what is asked of them, answer, chance), by linear maps on stills and scripts never trained on."""
-    from pipeline import clip
     from pipeline.datasets import wording, world
+    from pipeline.towers import Towers
 
-    towers = clip.Towers.load(folder, precision="fp32")
+    towers = Towers.load(folder, precision="fp32")
     random, rows = Random(f"probe {seed}"), []
 
     def add(source: str, asked: str, features: Tensor, labels: list[str]) -> None:

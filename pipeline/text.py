@@ -17,9 +17,9 @@ import numpy as np
 import pyarrow.parquet as parquet
 
 from pipeline import shards, stage
-from pipeline.clip import Towers, half, resolve
+from pipeline.towers import Towers, half, resolve
 
-VERSION = "2"
+VERSION = "3"
 CHUNK = 4096  # phrases encoded between two safe points
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline import clip, decode
+from pipeline import decode, towers
 
-VERSION = "2"
+VERSION = "3"
 RESIZE = "shorter side, bicubic antialias, centre crop"
 
 
@@ -28,7 +28,7 @@ class Encoder:
         self.loading = threading.Lock()
         self.recipe = {
             "clip_sha256": record["sha256"],
-            "precision": clip.resolve(config["precision"], self.device),
+            "precision": towers.resolve(config["precision"], self.device),
             "frames": config["frames"],
             "size": self.size,
             "sampling": config["sampling"],
@@ -43,7 +43,7 @@ class Encoder:
         """Load the tower unless it is there; another thread may do so ahead."""
         with self.loading:
             if self.towers is None:
-                self.towers = clip.Towers.load(self.folder, self.device, self.recipe["precision"])
+                self.towers = towers.Towers.load(self.folder, self.device, self.recipe["precision"])
 
     def __call__(self, frame: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray]:
         """Tokens (N, D) and (N, P, D) float16 of frames (N, S, S, 3).
@@ -55,4 +55,4 @@ class Encoder:
         batch = torch.zeros(1 if kind == "image" else self.frames, *frame.shape[1:], dtype=torch.uint8)
         batch[:count] = torch.from_numpy(frame)
         token, patch = self.towers.images(batch)
-        return clip.half(token[:count].numpy()), clip.half(patch[:count].numpy())
+        return towers.half(token[:count].numpy()), towers.half(patch[:count].numpy())

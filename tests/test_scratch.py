@@ -11,6 +11,7 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from pipeline import clip, scratch, stage
 from pipeline.datasets import demo
+from pipeline.towers import Towers
 
 TINY = {
     "steps": 6,
@@ -53,7 +54,7 @@ def test_it_loads_as_a_hugging_face_clip(folder):
 
 
 def test_the_towers_read_it(folder):
-    towers = clip.Towers.load(folder)
+    towers = Towers.load(folder)
     frame, patch = towers.images(torch.zeros(2, 48, 48, 3, dtype=torch.uint8))
     assert frame.shape == (2, 16) and patch.shape == (2, 16, 16)
     token, word = towers.texts(["a red ring"])[0]

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 from pipeline import clip, shards, stage, visual
-from pipeline.clip import Towers
 from pipeline.decode import decode
+from pipeline.towers import Towers
 from tests import tiny, torture
 
 SCHEMA = pyarrow.schema(

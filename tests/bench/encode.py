@@ -3,14 +3,16 @@
     python -m tests.bench.encode [--videos 192] [--rounds 3]
 
 A CLIP ViT-B/32 with random weights. `gemm_fp32` and `gemm_bf16`: the vision tower's share of the rate of a large matrix
-product of the same type, measured in turns; `bf16_of_fp32`: how much faster bf16 is. `text_buckets`: texts a second in
-batches of one length against padding everything to 77, for lengths as in MSR-VTT; the numbers must be equal. These are of
-one core and by the processor's clock, so that a busy machine changes little. `stage_of_encoder` is by the wall clock on all
-cores: items a second of the whole visual stage (starting its workers, decoding, encoding, writing) against the encoder
-alone on frames in memory; it needs a quiet machine.
+product of the same type, measured in turns; `bf16_of_fp32`: how much faster bf16 is. `text_buckets`: texts a second against
+padding everything to 77, for one shard's worth of MSR-VTT's captions in CLIP's own tokens (UNITRIM_DATA names the folder with
+both); `text_random`: the same for random letters in MSR-VTT's lengths, which share two tokens of twelve. The numbers must be
+equal. These are of one core and by the processor's clock, so that a busy machine changes little. `stage_of_encoder` is by
+the wall clock on all cores: items a second of the whole visual stage (starting its workers, decoding, encoding, writing)
+against the encoder alone on frames in memory; it needs a quiet machine.
 """
 
 import argparse
+import gzip
 import json
 import os
 import shutil
@@ -28,6 +30,8 @@ from tests.bench import house
 
 FRAMES, SIZE = 12, 224
 WIDTH, TOKENS, LAYERS, DIMENSION = 768, 50, 12, 512
+CAPTIONS = 200_000 // 64  # of one of MSR-VTT's shards
+DATA = Path(os.environ.get("UNITRIM_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
 
 
 def flops() -> float:
@@ -94,7 +98,7 @@ def sentences(count: int) -> list[str]:
     """Texts whose token counts are MSR-VTT's (mean 11.6, at most 32)."""
     random = np.random.default_rng(0)
     lengths = np.clip(np.round(random.lognormal(np.log(11), 0.33, count)), 4, 32).astype(int)
-    return ["".join(random.choice(list("abcdefgh"), length - 2)) for length in lengths]
+    return ["".join(random.choice(list("abcdefghijklmnopqrstuvwxyz0123456789"), length - 2)) for length in lengths]
 
 
 def padded(towers, texts: list[str]) -> list[torch.Tensor]:
@@ -109,20 +113,42 @@ def padded(towers, texts: list[str]) -> list[torch.Tensor]:
     return answer
 
 
-def text(towers, rounds: int, count: int = 8192) -> float:
-    """How many times faster length buckets are; ValueError if the numbers differ."""
-    texts = sentences(count)
+def captions(count: int) -> list[str]:
+    """Distinct captions of msrvtt_mini in random order."""
+    said = json.loads((DATA / "msrvtt_mini" / "MSRVTT_data.json").read_text())["sentences"]
+    distinct = sorted({row["caption"] for row in said})
+    return np.random.default_rng(0).permutation(distinct)[:count].tolist()
+
+
+def own_tokenizer():
+    """CLIP's tokenizer, from the list of merges that OpenAI published."""
+    from transformers import CLIPTokenizer
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    lines = gzip.decompress((DATA / "bpe_simple_vocab_16e6.txt.gz").read_bytes()).decode().splitlines()
+    merges = [tuple(line.split()) for line in lines[1 : 49152 - 256 - 2 + 1]]
+    letters = list(bytes_to_unicode().values())
+    entries = [*letters, *(f"{letter}</w>" for letter in letters), *map("".join, merges)]
+    entries += ["<|startoftext|>", "<|endoftext|>"]
+    return CLIPTokenizer(vocab={entry: row for row, entry in enumerate(entries)}, merges=merges)
+
+
+def text(towers, texts: list[str], rounds: int) -> float:
+    """How many times faster a tree of texts is than padding each to 77; ValueError if the numbers differ."""
     plain, ours = padded(towers, texts[:32]), towers.texts(texts[:32], 77)
     apart = max(float((one - two).abs().max()) for one, (_, two) in zip(plain, ours))
     if apart > 1e-4:
-        raise ValueError(f"bucketed and padded texts differ by {apart}")
+        raise ValueError(f"texts in a tree and padded texts differ by {apart}")
     slow, fast = [], []
     for turn in range(rounds):
         part = texts[32 * turn : 32 * turn + 32]
         slow.append(rate(lambda part=part: len(padded(towers, part)), 0.1))
         fast.append(rate(lambda: len(towers.texts(texts, 77)), 0.1))
+        slow[-1] = (slow[-1] + rate(lambda part=part: len(padded(towers, part)), 0.1)) / 2
+    tokens = sum(map(len, towers.tokens(texts, 77))) / len(texts)
     print(
-        f"text: {statistics.median(fast):.0f} texts/s in buckets, {statistics.median(slow):.0f} padded to 77; apart {apart:.1e}"
+        f"text: {statistics.median(fast):.0f} texts/s as a tree, {statistics.median(slow):.1f} padded to 77; "
+        f"{tokens:.1f} tokens a text; apart {apart:.1e}"
     )
     return statistics.median(one / two for one, two in zip(fast, slow))
 
@@ -174,7 +200,7 @@ def measure(place: Path, options: argparse.Namespace) -> dict[str, float]:
     for name in ("manifest", "clip"):
         command = [sys.executable, "-m", f"pipeline.{name}", "--dataset", "bench"]
         subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": str(house.ROOT)})
-    from pipeline.clip import Towers
+    from pipeline.towers import Towers
 
     folder = place / "cache/bench/clip"
     towers = {name: Towers.load(folder, "cpu", name) for name in ("fp32", "bf16")}
@@ -182,7 +208,13 @@ def measure(place: Path, options: argparse.Namespace) -> dict[str, float]:
     torch.set_num_threads(1)
     result = images(towers, options.rounds)
     del towers["bf16"]
-    result["text_buckets"] = text(towers["fp32"], options.rounds)
+    result["text_random"] = text(towers["fp32"], sentences(CAPTIONS), options.rounds)
+    if (DATA / "msrvtt_mini").is_dir():
+        letters, towers["fp32"].tokenizer = towers["fp32"].tokenizer, own_tokenizer()
+        result["text_buckets"] = text(towers["fp32"], captions(CAPTIONS), options.rounds)
+        towers["fp32"].tokenizer = letters
+    else:
+        print(f"{DATA} has no msrvtt_mini: text_buckets is left out")
     if not options.videos:
         return result
     torch.set_num_threads(threads)
