@@ -100,7 +100,7 @@ def join(captions: Any, parsed: Any) -> list[dict[str, Any]]:
 
 def build(folder: Path, captions: list[dict[str, Any]], encoder: Encoder, config: dict[str, Any]) -> str:
     """Write `folder`'s shards and phrases; returns the line that sums the run up."""
-    distinct = sorted({phrase for row in captions for phrase in row["phrases"]})
+    distinct = phrases_of(captions)
     attributes = encoder.identity | {"dataset": config["name"]}
     spare = folder.parent / ".phrases"
     fresh = embed(folder / "phrases.h5", spare, distinct, encoder, attributes)
@@ -129,6 +129,11 @@ def build(folder: Path, captions: list[dict[str, Any]], encoder: Encoder, config
         f"text: {len(captions)} captions = {kept} kept + {len(captions) - kept} encoded; "
         f"{len(distinct)} phrases = {len(distinct) - fresh} kept + {fresh} encoded; {written} of {len(groups)} shards written"
     )
+
+
+def phrases_of(captions: list[dict[str, Any]]) -> list[str]:
+    """The distinct phrases of all captions, as phrases.h5 numbers them."""
+    return sorted({phrase for row in captions for phrase in row["phrases"]})
 
 
 def encode(
@@ -227,13 +232,18 @@ def why(folder: Path, captions: list[dict[str, Any]], encoder: Encoder, name: st
         else:
             held |= {caption: (shard, row) for row, caption in enumerate(shard["caption_id"])}
     table = shards.sound(folder / "phrases.h5", "phrases")
-    return "\n".join(compare(row, held.get(row["caption_id"]), table, encoder) for row in wanted)
+    now = shards.fingerprint(*phrases_of(captions))
+    return "\n".join(compare(row, held.get(row["caption_id"]), table, now, encoder) for row in wanted)
 
 
 def compare(
-    caption: dict[str, Any], held: tuple[shards.Shard, int] | None, table: shards.Shard | None, encoder: Encoder
+    caption: dict[str, Any],
+    held: tuple[shards.Shard, int] | None,
+    table: shards.Shard | None,
+    phrases: str,
+    encoder: Encoder,
 ) -> str:
-    """What differs between a caption's row, if there is one, and what would be written now."""
+    """What differs between a caption's row, if there is one, and what would be written now for the list of `phrases`."""
     name = caption["caption_id"]
     if held is None:
         return f"{name} has no row yet; it will be encoded"
@@ -251,6 +261,10 @@ def compare(
         )
     if [table["phrase"][number] for number in shard["triplet"][first:last]] != list(caption["phrases"]):
         return f"{name} keeps its words; its triplets have changed and will be written anew"
+    if table.attributes.get("identity") != phrases:
+        return (
+            f"{name} keeps its words and triplets; they will be numbered anew, as other captions' phrases have changed"
+        )
     return f"{name} is up to date ({shard.path}, row {row})"
 
 

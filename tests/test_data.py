@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 
 import h5py
 import numpy as np
@@ -60,9 +61,9 @@ def copy(batch):
     return {name: tensor.clone() for name, tensor in batch.items()}
 
 
-@pytest.mark.parametrize("resident", [False, True])
-def test_a_batch_holds_what_the_shards_hold_and_zeros_elsewhere(folder, resident):
-    loader = Loader(Cache(folder, ALL), "train", 6, seed=0, resident=resident)
+@pytest.mark.parametrize("resident, kept", [(False, 0), (False, 1 << 13), (False, None), (True, None)])
+def test_a_batch_holds_what_the_shards_hold_and_zeros_elsewhere(folder, resident, kept):
+    loader = Loader(Cache(folder, ALL), "train", 6, seed=0, resident=resident, kept=kept)
     for step, batch in enumerate(loader.epoch(0)):
         for at, row in enumerate(loader.rows(0, step)):
             video = loader.cache.video_of[row]
@@ -130,21 +131,40 @@ def test_a_batch_stays_whole_until_the_next_but_one_is_asked_for(folder):
 
 @pytest.mark.parametrize("state", ["cold", "no nowait", "half"])
 def test_the_same_comes_from_the_disk_as_from_memory(folder, state, monkeypatch):
-    expected = [copy(batch) for batch in Loader(Cache(folder, ALL), "train", 8, seed=0).epoch(0)]
+    expected = [copy(batch) for batch in Loader(Cache(folder, ALL), "train", 8, seed=0, kept=0).epoch(0)]
     if state == "no nowait":  # as on a system without it
         monkeypatch.setattr(columns, "NOWAIT", 0)
     if state == "half":  # the kernel may give a part of what was asked for
         preadv = os.preadv
         short = lambda handle, views, at, flags=0: preadv(handle, [views[0][: len(views[0]) // 2 + 1]], at)  # noqa: E731
         monkeypatch.setattr(os, "preadv", short)
-    loader = Loader(Cache(folder, ALL), "train", 8, seed=0)
+    loader = Loader(Cache(folder, ALL), "train", 8, seed=0, kept=0)
     if state == "cold":
         drop(folder)
     assert all(same(one, two) for one, two in zip(expected, loader.epoch(0), strict=True))
 
 
+def test_the_smallest_tensors_stay_in_memory_as_far_as_allowed(folder):
+    cache = Cache(folder, ALL)
+    sizes = {name: feature.column.nbytes for name, feature in cache.features.items()}
+    largest = max(sizes, key=sizes.get)
+    loader = Loader(cache, "train", 4, seed=0, kept=cache.nbytes() - 1)
+    next(loader.epoch(0))
+    held = {name for name, feature in cache.features.items() if feature.column.held is not None}
+    assert held == ALL - {largest}
+    assert len(pickle.dumps(loader)) < cache.nbytes()  # a worker fills its own
+
+
+def test_a_sentence_cut_short_is_the_same_from_memory(folder):
+    few = Cache(folder, ["word", "triplet"], words=5, triplets=2)
+    rows = few.captions("train")[:9]
+    read = few.text(rows)
+    few.hold(torch.device("cpu"))
+    assert same(read, few.text(rows)) and read["word"].shape[1] == 5
+
+
 def test_buffers_are_reused(folder):
-    loader = Loader(Cache(folder, ["patch"]), "train", 4, seed=0)
+    loader = Loader(Cache(folder, ["patch"]), "train", 4, seed=0, kept=0)
     places = {batch["patch"].data_ptr() for epoch in range(6) for batch in loader.epoch(epoch)}
     assert len(places) <= loader.threads + 3
 
@@ -200,9 +220,10 @@ def in_a_worker(loader, answers):
     answers.put([{name: tensor.numpy().copy() for name, tensor in batch.items()} for batch in loader.epoch(0)])
 
 
+@pytest.mark.parametrize("kept", [0, None])
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_a_worker_reads_without_h5py(folder, method):
-    loader = Loader(Cache(folder, ALL), "train", 6, seed=0)
+def test_a_worker_reads_without_h5py(folder, method, kept):
+    loader = Loader(Cache(folder, ALL), "train", 6, seed=0, kept=kept)
     here = [copy(batch) for batch in loader.epoch(0)]  # files are open when the worker starts
     context = multiprocessing.get_context(method)
     answers = context.Queue()
@@ -233,8 +254,9 @@ def test_a_cut_shard_is_noticed(scratch):
         Cache(scratch, ["sentence"])
 
 
-def test_a_shard_cut_while_training_stops_the_step(scratch):
-    loader = Loader(Cache(scratch, ["patch"]), "train", 2, seed=0)
+@pytest.mark.parametrize("kept", [0, None])
+def test_a_shard_cut_while_training_stops_the_step(scratch, kept):
+    loader = Loader(Cache(scratch, ["patch"]), "train", 2, seed=0, kept=kept)
     for path in shards.files(scratch / "visual"):
         os.truncate(path, 100)
     with pytest.raises(ValueError, match="ends before its tensor patch does"):

@@ -1,4 +1,4 @@
-"""Rows of one tensor spread over shards, fetched by `preadv` into memory that the caller reuses, or held on a device."""
+"""Rows of one tensor spread over shards, fetched by `preadv` into memory that the caller reuses, or held in RAM or on a GPU."""
 
 # Axes: B batch, L the batch's longest (words, triplets or frames), R rows of the whole column.
 
@@ -51,7 +51,8 @@ class Column:
         self.begin = [place.offset for place in places]
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"handles": {}}
+        held = self.held if self.held is not None and self.held.is_cuda else None  # host memory is filled again there
+        return self.__dict__ | {"handles": {}, "held": held}
 
     def __del__(self) -> None:
         for handle in getattr(self, "handles", {}).values():
@@ -61,6 +62,11 @@ class Column:
     def row_bytes(self) -> int:
         """Bytes of one row (float16)."""
         return 2 * int(np.prod(self.shape))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows."""
+        return len(self) * self.row_bytes
 
     def __len__(self) -> int:
         return int(self.bounds[-1])
@@ -119,23 +125,28 @@ class Column:
 
     def hold(self, device: torch.device) -> None:
         """Bring the whole column to the device, a chunk at a time."""
-        self.held = torch.empty(len(self), *self.shape, dtype=torch.float16, device=device)
+        held = torch.empty(len(self), *self.shape, dtype=torch.float16, device=device)
         step = max(1, CHUNK // self.row_bytes)
         for shard, first in enumerate(self.bounds[:-1].tolist()):
             for start in range(first, int(self.bounds[shard + 1]), step):
                 count = min(step, int(self.bounds[shard + 1]) - start)
-                chunk = torch.empty(1, count, *self.shape, dtype=torch.float16)
-                self.read([Run(0, 0, start, count)], chunk)
-                self.held[start : start + count] = chunk[0].to(device)
+                chunk = held[start : start + count] if device.type == "cpu" else torch.empty(count, *self.shape).half()
+                self.read([Run(0, 0, start, count)], chunk[None])
+                if device.type != "cpu":
+                    held[start : start + count] = chunk.to(device)
+        self.held = held
 
-    def gather(self, runs: list[Run], batch: int, length: int) -> torch.Tensor:
-        """(B, L, ...) of a held column, zero where no run is."""
-        index = np.full((batch, length), -1, np.int64)
-        for run in runs:
-            index[run.sample, run.place : run.place + run.count] = np.arange(run.row, run.row + run.count)
-        index = torch.from_numpy(index).to(self.held.device, non_blocking=True)
-        found = self.held[index.clamp_min(0)]
-        return found.masked_fill_((index < 0).view(batch, length, *[1] * len(self.shape)), 0)
+    def gather(self, index: np.ndarray, out: torch.Tensor | None) -> torch.Tensor:
+        """Rows (B, L, ...) of a held column by their numbers (B, L). On a GPU, -1 gives zeros; on a CPU `out` takes them,
+        and anything stands where -1 is.
+        """
+        if out is not None:
+            rows = out.view(-1, *self.shape).numpy()
+            np.take(self.held.numpy(), index.reshape(-1), axis=0, out=rows, mode="clip")  # lets other threads run
+            return out
+        at = torch.from_numpy(index).to(self.held.device, non_blocking=True)
+        found = self.held[at.clamp_min(0)]
+        return found.masked_fill_((at < 0).view(*at.shape, *[1] * len(self.shape)), 0)
 
 
 @dataclass
@@ -162,6 +173,14 @@ class Spans:
                 runs.append(Run(sample, self.most - 1, start + count - 1, 1))
         return runs
 
+    def index(self, samples: np.ndarray, length: int) -> np.ndarray:
+        """The same as row numbers (B, L), -1 behind a sample's last."""
+        start, count, place = self.start[samples], self.count[samples], np.arange(length)
+        index = start[:, None] + place
+        cut = count > self.most
+        index[cut, self.most - 1 : self.most] = (start + count - 1)[cut, None]
+        return np.where(place < self.counts(samples)[:, None], index, -1)
+
 
 @dataclass
 class Picks:
@@ -186,6 +205,14 @@ class Picks:
             for place, row in enumerate(self.row[start : start + count].tolist())
         ]
 
+    def index(self, samples: np.ndarray, length: int) -> np.ndarray:
+        """The same as row numbers (B, L), -1 behind a sample's last."""
+        place, start = np.arange(length), self.start[samples]
+        real = place < self.counts(samples)[:, None]
+        index = np.full(real.shape, -1, np.int64)
+        index[real] = self.row[(start[:, None] + place)[real]]
+        return index
+
 
 Memory = Callable[[str, tuple[int, ...], int], torch.Tensor]  # name, shape (B, L, ...), the largest L there can be
 
@@ -195,14 +222,17 @@ def collect(
 ) -> tuple[torch.Tensor, np.ndarray]:
     """One feature of a batch, (B, L, ...) float16 with zeros as padding, and how many rows of each sample are real.
 
-    `memory` says where to put it; a column held on a device is gathered there instead.
+    `memory` says where to put it; what a GPU holds is gathered there instead.
     """
-    counts, runs = feature.counts(samples), feature.runs(samples)
+    column, counts = feature.column, feature.counts(samples)
     length = max(1, int(counts.max(initial=0)))
-    if feature.column.held is not None:
-        return feature.column.gather(runs, len(samples), length), counts
-    out = memory(name, (len(samples), length, *feature.column.shape), feature.most)
-    feature.column.read(runs, out, readers)
+    if column.held is not None and column.held.is_cuda:
+        return column.gather(feature.index(samples, length), None), counts
+    out = memory(name, (len(samples), length, *column.shape), feature.most)
+    if column.held is not None and len(column):
+        column.gather(feature.index(samples, length), out)
+    else:
+        column.read(feature.runs(samples), out, readers)
     for sample in np.flatnonzero(counts < length).tolist():
         out[sample, int(counts[sample]) :] = 0
     return out, counts

@@ -2,6 +2,7 @@
 
 # Axes: B batch, N frames, P patches, L words, M triplets, D embedding.
 
+import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -21,6 +22,7 @@ Features = dict[str, torch.Tensor]
 TEXT = ("sentence", "word", "triplet")
 VIDEO = ("frame", "patch")
 IMAGE = ("image",)
+KEPT = 1 << 30  # bytes that may stay in memory, or a sixteenth of it: small rows cost more in calls than in bytes
 SINGLE = ("sentence", "image")  # one row a sample: no length axis, no mask
 
 
@@ -95,16 +97,24 @@ class Cache:
                 batch["frame_mask" if name in VIDEO else f"{name}_mask"] = mask.to(tensor.device)
         return batch
 
+    def columns(self) -> list[Column]:
+        """Those that are needed, the smallest first."""
+        found = {id(feature.column): feature.column for feature in self.features.values()}
+        return sorted(found.values(), key=lambda column: column.nbytes)
+
     def nbytes(self) -> int:
         """Bytes of everything needed."""
-        columns = {id(feature.column): feature.column for feature in self.features.values()}
-        return sum(len(column) * column.row_bytes for column in columns.values())
+        return sum(column.nbytes for column in self.columns())
 
-    def hold(self, device: torch.device) -> None:
-        """Bring everything needed to the device."""
-        for feature in self.features.values():
-            if feature.column.held is None:
-                feature.column.hold(device)
+    def hold(self, device: torch.device, most: int | None = None) -> None:
+        """Bring everything needed to the device, or the smallest columns that take at most `most` bytes together."""
+        for column in self.columns():
+            if most is not None:
+                most -= column.nbytes
+                if most < 0:
+                    return
+            if column.held is None:
+                column.hold(device)
 
     # --- opening
 
@@ -235,6 +245,9 @@ class Loader:
     pure function of (seed, epoch, step), so a run resumes at any step, on any number of ranks, without replaying. The
     samples left over at the end of an epoch wait for another epoch's order.
 
+    The smallest tensors stay in memory as long as they take at most `kept` bytes together (a GiB, or a sixteenth of the
+    memory); the others are read ahead for every batch.
+
     On a CPU a batch lies in reused memory: it is valid until the batch after the next is asked for.
     """
 
@@ -251,6 +264,7 @@ class Loader:
         dtype: torch.dtype = torch.float32,
         resident: str | bool = "auto",
         threads: int = 2,
+        kept: int | None = None,
     ):
         self.cache, self.split, self.seed, self.dtype = cache, split, seed, dtype
         self.device, self.rank, self.world, self.threads = torch.device(device), rank, world, threads
@@ -261,6 +275,7 @@ class Loader:
         if self.batch < world:
             raise ValueError(f"a batch of {self.batch} cannot be shared by {world} ranks")
         self.steps = len(self.samples) // self.batch
+        self.kept = min(KEPT, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 16) if kept is None else kept
         self.waited = 0.0  # seconds that `epoch` has kept its caller waiting
         self._slots: list[Slot] | None = None
         self.resident = self._fits() if resident == "auto" else bool(resident)
@@ -314,6 +329,7 @@ class Loader:
 
     def _ahead(self, steps: Iterator[np.ndarray]) -> Iterator[tuple[Features, Slot]]:
         """Batches in order, each filled by a background thread while the earlier ones are used."""
+        self.cache.hold(torch.device("cpu"), self.kept)
         slots = self._slots or [Slot(self.device.type == "cuda") for _ in range(self.threads + 3)]
         self._slots = None  # a second iteration running beside this one makes its own
         free, used, coming = (
