@@ -8,9 +8,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from pipeline.shards import Shard, files, read, write
 from tests import worlds
 from train import checkpoint, methods, trainer
 from train import run as command
@@ -39,7 +41,7 @@ def settings(name):
     return shared | SETTINGS.get(name, {})
 
 
-def go(shards, folder, name="unitrim", seed=0, resume=False, **more):
+def go(shards, folder, name="unitrim", seed=0, resume=None, **more):
     return command.run(shards, folder, name, seed, settings(name) | more, resume=resume)
 
 
@@ -95,10 +97,9 @@ def test_numbers_too_small_to_matter_are_zero_while_training(shards, tmp_path):
     assert (torch.full((4,), 1e-40) * 1).max() == 0
 
 
-@pytest.mark.parametrize("step", [0, 3, 4, 7, 13, 18])  # 4 steps an epoch; phase 2 begins at step 12
-def test_a_stopped_run_goes_on_to_the_same_bits(shards, whole, tmp_path, monkeypatch, step):
-    taken = []
-    update = trainer.Trainer.step
+def stopped(monkeypatch, step, run):
+    """Let `run` train until the power fails after so many steps."""
+    taken, update = [], trainer.Trainer.step
 
     def failing(self, *arguments):
         taken.append(1)
@@ -109,11 +110,16 @@ def test_a_stopped_run_goes_on_to_the_same_bits(shards, whole, tmp_path, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(trainer.Trainer, "step", failing)
         with pytest.raises(Stop):
-            go(shards, tmp_path / "unitrim")
+            run()
+
+
+@pytest.mark.parametrize("step", [0, 3, 4, 7, 13, 18])  # 4 steps an epoch; phase 2 begins at step 12
+def test_a_stopped_run_goes_on_to_the_same_bits(shards, whole, tmp_path, monkeypatch, step):
+    stopped(monkeypatch, step, lambda: go(shards, tmp_path / "unitrim"))
     if step >= 4:
         with pytest.raises(ValueError, match="has not finished training; run: .*--resume"):
             checkpoint.load(tmp_path / "unitrim")
-    go(shards, tmp_path / "unitrim", resume=True)
+    go(shards, tmp_path / "unitrim", resume="only")
     assert same_run(whole, tmp_path / "unitrim")
 
 
@@ -140,7 +146,7 @@ def test_a_killed_process_leaves_a_run_that_goes_on(shards, tmp_path):
     process.stderr.close()
     assert checkpoint.read(folder)["training"] is not None
     assert not checkpoint.facts(folder)["complete"]
-    go(shards, folder, epochs=12, resume=True)
+    go(shards, folder, epochs=12, resume="only")
     go(shards, tmp_path / "whole", epochs=12)
     assert same_run(folder, tmp_path / "whole")
 
@@ -148,15 +154,44 @@ def test_a_killed_process_leaves_a_run_that_goes_on(shards, tmp_path):
 def test_a_complete_run_is_left_alone_and_another_one_is_not(shards, whole):
     before = (whole / "checkpoint.pt").stat().st_mtime_ns
     assert "is complete" in go(shards, whole)
-    assert "is complete" in go(shards, whole, resume=True)
+    assert "is complete" in go(shards, whole, resume="only")
     assert (whole / "checkpoint.pt").stat().st_mtime_ns == before
 
 
 def test_resuming_with_other_settings_is_refused(shards, tmp_path):
     go(shards, tmp_path / "clip4clip", "clip4clip", epochs=1)
     with pytest.raises(ValueError, match="other settings"):
-        go(shards, tmp_path / "clip4clip", "clip4clip", epochs=2, resume=True)
+        go(shards, tmp_path / "clip4clip", "clip4clip", epochs=2, resume="only")
     assert "trained" in go(shards, tmp_path / "clip4clip", "clip4clip", epochs=2)
+
+
+def test_trying_to_resume_goes_on_or_starts_again(shards, tmp_path, monkeypatch):
+    """What `dvc repro` does after Ctrl-C, and after a change."""
+    folder = tmp_path / "clip4clip"
+    stopped(monkeypatch, 10, lambda: go(shards, folder, "clip4clip"))
+    stopped(monkeypatch, 3, lambda: go(shards, folder, "clip4clip", resume="try"))  # no more than 4 are left of 12
+    assert "trained" in go(shards, folder, "clip4clip", resume="try")
+    go(shards, tmp_path / "whole", "clip4clip")
+    assert same_run(folder, tmp_path / "whole")
+    assert "is complete" in go(shards, folder, "clip4clip", resume="try")
+    stopped(monkeypatch, 10, lambda: go(shards, folder, "clip4clip", epochs=4))
+    assert "trained" in go(shards, folder, "clip4clip", epochs=3, resume="try")
+    assert same_run(folder, tmp_path / "whole")
+
+
+def test_other_triplets_are_another_run(tmp_path):
+    shards = worlds.cache(tmp_path / "toy", videos=8)
+    before = command.identity(shards)
+    assert command.identity(shards) == before
+    path = files(shards / "text")[0]
+    old = Shard(path, "text")
+    tensors = {
+        name: np.array(value) if isinstance(value, np.ndarray) else value for name, value in read(path, "text").items()
+    }
+    assert len(tensors["triplet"])
+    tensors["triplet"][0] = 1 - min(tensors["triplet"][0], 1)
+    write(path, "text", tensors, old.attributes)
+    assert command.identity(shards) != before
 
 
 def test_the_second_phase_can_be_trained_alone(shards, tmp_path):

@@ -1,8 +1,8 @@
 """Train one method on one dataset's shards: `python -m train.run --shards cache/demo --method unitrim`.
 
 Writes `cache/<dataset>/runs/<method>[-seed<k>]/`: checkpoint.pt after every epoch, history.jsonl, run.json. A run that was
-stopped goes on with --resume and ends, on a CPU, with the very bits of a run that was not. On a GPU the steps run under
-bf16 autocast.
+stopped goes on with --resume and ends, on a CPU, with the very bits of a run that was not; --resume try starts again where
+settings, shards or code have changed. On a GPU the steps run under bf16 autocast.
 """
 
 import argparse
@@ -30,7 +30,13 @@ def main() -> None:
     parser.add_argument("--shards", type=Path, required=True, help="cache/<dataset>")
     parser.add_argument("--method", default="unitrim", help=", ".join(methods.names()))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--resume", action="store_true", help="go on with a stopped run")
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="only",
+        choices=("only", "try"),
+        help="go on with a stopped run; `try`: if it is of these settings, shards and code, else start again",
+    )
     parser.add_argument("--out", type=Path, help="the run's folder, if not cache/<dataset>/runs/<method>[-seed<k>]")
     parser.add_argument(
         "--set", nargs="*", type=pair, default=[], metavar="key=value", help="settings for this run alone"
@@ -54,8 +60,10 @@ def pair(word: str) -> tuple[str, str]:
     return key, value
 
 
-def run(shards: Path, folder: Path, name: str, seed: int, settings: dict[str, Any], *, resume: bool = False) -> str:
-    """Train and write a run; the answer says in one line what was done."""
+def run(
+    shards: Path, folder: Path, name: str, seed: int, settings: dict[str, Any], *, resume: str | None = None
+) -> str:
+    """Train and write a run; the answer says in one line what was done. `resume`: `only`, `try` or None, as above."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_flush_denormal(True)  # sharp softmaxes leave weights near 1e-40, on which a CPU is 30 times slower
     method = methods.load(name)
@@ -70,7 +78,7 @@ def run(shards: Path, folder: Path, name: str, seed: int, settings: dict[str, An
     if same and before.get("complete") and (folder / "checkpoint.pt").exists():
         return f"{folder} is complete with these settings; remove it to train it again"
     history = History(folder / "history.jsonl")
-    training = resumed(folder, model, same) if resume else None
+    training = resumed(folder, model, same) if resume == "only" or (resume == "try" and same) else None
     checkpoint.describe(folder, facts | {"complete": False})
     history.cut(training["history"] if training else 0)
     trainer = Trainer(folder, name, seed, model, device, history)
@@ -147,13 +155,19 @@ def describe(shards: Path, name: str, seed: int, model: Method, cache: Cache) ->
 
 
 def identity(shards: Path) -> str:
-    """A digest of which rows the shards hold: their fingerprints say content, sampling, CLIP and stage version."""
+    """A digest of which rows the shards hold: their fingerprints say content, sampling, CLIP and stage version; which phrases
+    belong to a caption stands beside.
+    """
     from pipeline.shards import Shard, files
 
     digest = hashlib.blake2b(digest_size=16)
     for kind in ("visual", "text"):
         for path in files(shards / kind):
-            digest.update("\n".join(map(str, Shard(path, kind)["fingerprint"])).encode())
+            shard = Shard(path, kind)
+            digest.update("\n".join(map(str, shard["fingerprint"])).encode())
+            if kind == "text":
+                digest.update(str(shard.attributes.get("phrases")).encode())
+                digest.update(shard["triplet_offset"].tobytes() + shard["triplet"].tobytes())
     digest.update((shards / "keyframes.parquet").read_bytes())
     return digest.hexdigest()
 
