@@ -21,7 +21,16 @@ def arguments(doc: str | None, **options: dict[str, Any]) -> argparse.Namespace:
     parser.add_argument("--dataset", required=True, help="a name under `datasets` in params.yaml")
     for name, keywords in options.items():
         parser.add_argument(f"--{name.replace('_', '-')}", **keywords)
+    sys.excepthook = unless_stopped
     return parser.parse_args()
+
+
+def unless_stopped(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Ctrl-C gets a sentence, for every stage goes on where it was; any other end is shown whole."""
+    if issubclass(kind, KeyboardInterrupt):
+        print("stopped; the same command goes on from here", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
 
 
 def parameters(path: Path = PARAMS) -> dict[str, Any]:

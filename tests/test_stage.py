@@ -104,3 +104,17 @@ def test_enabling_a_dataset_keeps_comments_and_order(tmp_path):
         enable.enable(path, "nope", None)
     with pytest.raises(ValueError, match="is not a folder"):
         enable.enable(path, "msvd", str(tmp_path / "absent"))
+
+
+def test_ctrl_c_is_a_sentence_and_an_error_is_whole(tmp_path):
+    start = "import sys; from pipeline import stage; sys.argv = ['x', '--dataset', 'd']; stage.arguments(None); "
+    for error, said in (
+        ("KeyboardInterrupt", "stopped; the same command goes on from here\n"),
+        ("KeyError('x')", "Trace"),
+    ):
+        command = [sys.executable, "-c", f"{start} raise {error}"]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+        )
+        assert done.returncode and done.stderr.startswith(said)
+        assert ("Traceback" in done.stderr) == (error != "KeyboardInterrupt")

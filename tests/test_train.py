@@ -179,6 +179,16 @@ def test_trying_to_resume_goes_on_or_starts_again(shards, tmp_path, monkeypatch)
     assert same_run(folder, tmp_path / "whole")
 
 
+def test_ctrl_c_says_how_to_go_on(shards, tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "run", interrupted)
+    monkeypatch.setattr(sys, "argv", ["run", "--shards", str(shards), "--out", str(tmp_path / "runs" / "x")])
+    with pytest.raises(SystemExit, match="stopped; the same command with --resume goes on"):
+        command.main()
+
+
 def test_other_triplets_are_another_run(tmp_path):
     shards = worlds.cache(tmp_path / "toy", videos=8)
     before = command.identity(shards)

@@ -50,6 +50,8 @@ def main() -> None:
             print(run(args.shards, folder, args.method, args.seed, settings, resume=args.resume))
     except (ValueError, BlockingIOError) as error:
         raise SystemExit(f"train: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit("train: stopped; the same command with --resume goes on from the last epoch") from None
 
 
 def pair(word: str) -> tuple[str, str]:
