@@ -12,10 +12,11 @@ from typing import Any
 
 from pipeline import stage
 
-VERSION = "2"
+VERSION = "3"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that is there is the one that counts
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's own, where preprocessor_config.json is silent
 DEVIATION = (0.26862954, 0.26130258, 0.27577711)
+NEAR = 1e-3  # share by which a tower's answer may differ from transformers'
 
 
 def locate(name: str, revision: str | None, folder: Path) -> Path:
@@ -74,6 +75,21 @@ def read_model(source: Path) -> Any:
     return model
 
 
+def read_weights(source: Path, *prefixes: str) -> dict[str, Any]:
+    """Float32 tensors of a directory whose names begin so."""
+    import torch
+    from safetensors import safe_open
+
+    path = weights(source)
+    if path.suffix == ".safetensors":
+        with safe_open(path, "pt") as file:
+            found = {name: file.get_tensor(name) for name in file.keys() if name.startswith(prefixes)}  # noqa: SIM118
+    else:
+        whole = torch.load(path, map_location="cpu", weights_only=True)
+        found = {name: tensor for name, tensor in whole.items() if name.startswith(prefixes)}
+    return {name: tensor.float() for name, tensor in found.items()}
+
+
 def read_tokenizer(source: Path) -> Any:
     """The CLIP tokenizer of a directory."""
     from transformers import CLIPTokenizer
@@ -87,13 +103,12 @@ def read_tokenizer(source: Path) -> Any:
 
 
 def describe(name: str, revision: str | None, source: Path) -> dict[str, Any]:
-    """What clip.json says of a model that loads whole."""
+    """What clip.json says of a model that loads whole and whose towers, as this project computes them, are transformers'."""
     model = read_model(source)
-    read_tokenizer(source)
     vision, text = model.config.vision_config, model.config.text_config
     preprocess = source / "preprocessor_config.json"
     settings = json.loads(preprocess.read_text()) if preprocess.exists() else {}
-    return identity(name, revision, source) | {
+    record = identity(name, revision, source) | {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "image_size": vision.image_size,
         "patch_size": vision.patch_size,
@@ -104,6 +119,41 @@ def describe(name: str, revision: str | None, source: Path) -> dict[str, Any]:
         "mean": list(settings.get("image_mean", MEAN)),
         "deviation": list(settings.get("image_std", DEVIATION)),
     }
+    for part, own in (("vision", vision), ("text", text)):
+        facts = {"heads": own.num_attention_heads, "epsilon": own.layer_norm_eps, "activation": own.hidden_act}
+        record[part] = facts
+    agree(model, source, record)
+    return record
+
+
+def agree(model: Any, source: Path, record: dict[str, Any]) -> None:
+    """ValueError if the towers do not give what transformers' model gives for a picture and a text."""
+    import torch
+
+    from pipeline.towers import Towers
+    from pipeline.transformer import ACTIVATIONS
+
+    for part in ("vision", "text"):
+        if record[part]["activation"] not in ACTIVATIONS:
+            raise ValueError(
+                f"{source}: its {part} tower has the activation {record[part]['activation']}, of which nothing is known"
+            )
+    towers = Towers(source, record, "cpu", "fp32")
+    side = towers.size
+    picture = (torch.arange(side * side * 3) * 7919 % 256).to(torch.uint8).view(1, side, side, 3)
+    ids = torch.tensor(towers.tokens(["a photo of two dogs"], towers.context))
+    model.eval()
+    with torch.inference_mode():
+        image = (picture.permute(0, 3, 1, 2).float() / 255 - towers.mean) / towers.deviation
+        hidden = model.vision_model(pixel_values=image).last_hidden_state
+        expected = model.visual_projection(model.vision_model.post_layernorm(hidden))[0]
+        word = model.text_projection(model.text_model(input_ids=ids).last_hidden_state)[0]
+    frame, patch = towers.images(picture)
+    found = torch.cat([frame[:, None], patch], 1)[0], towers.texts(["a photo of two dogs"], towers.context)[0][1]
+    for part, ours, theirs in zip(("image", "text"), found, (expected, word)):
+        apart = float((ours - theirs).norm() / theirs.norm())
+        if not apart < NEAR:
+            raise ValueError(f"{source}: the {part} tower's answer is {apart:.1e} off what transformers computes")
 
 
 def identity(name: str, revision: str | None, source: Path) -> dict[str, Any]:

@@ -4,18 +4,19 @@
 
 import json
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor
 
 from pipeline import clip
 from pipeline.prefixes import Prefixes
-from pipeline.transformer import Transformer
+from pipeline.transformer import Norm, Parameters, Transformer
 
-STEEP = 1.702  # CLIP's activation is x * sigmoid(1.702 x)
 CHUNK = {"image": 200, "text": 128}  # rows that go through a layer together on a CPU, about: what lies in its cache
 MANY = 1 << 13  # the same on a GPU
 TEXTS = 4096  # texts in one tree, which bounds the memory
@@ -29,33 +30,32 @@ class Towers:
     image embedding, the last row (EOT) of a text the text embedding (X-CLIP, module_clip.py).
     """
 
-    def __init__(self, model: Any, tokenizer: Any, record: dict[str, Any], device: str, precision: str):
-        self.model, self.tokenizer, self.record = model, tokenizer, record
+    def __init__(self, source: Path, record: dict[str, Any], device: str, precision: str):
+        self.source, self.record = source, record
         self.device, self.precision = torch.device(device), precision
-        vision = model.config.vision_config
-        self.size: int = vision.image_size
-        self.patches: int = (vision.image_size // vision.patch_size) ** 2
-        self.dimension: int = model.config.projection_dim
-        self.context: int = model.config.text_config.max_position_embeddings
+        self.size: int = record["image_size"]
+        self.patches: int = record["patches"]
+        self.dimension: int = record["dimension"]
+        self.context: int = record["context"]
         self.sha256: str = record["sha256"]
         self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
         self.mean = torch.tensor(record["mean"], device=self.device).view(1, 3, 1, 1)
         self.deviation = torch.tensor(record["deviation"], device=self.device).view(1, 3, 1, 1)
-        lighten(model)
-        model.to(self.device, self.dtype).eval().requires_grad_(False)
         self.transformers: dict[tuple[str, int | None], Transformer] = {}
 
     @classmethod
     def load(cls, folder: Path | str, device: str = "cpu", precision: str = "auto") -> "Towers":
         """Load the CLIP that `folder`/clip.json names.
 
-        Errors: ValueError where clip.json is missing, the weights are not the pinned ones, or some are missing or surplus.
+        Errors: ValueError where clip.json is missing or of an older format, or the weights are not the pinned ones.
         """
         folder = Path(folder)
         path = folder / "clip.json"
         if not path.exists():
             raise ValueError(f"{path} is missing; run: dvc repro clip@{folder.parent.name}")
         record = json.loads(path.read_text())
+        if record.get("version") != clip.VERSION:
+            raise ValueError(f"{path} is of an older format; run: dvc repro clip@{folder.parent.name}")
         source = clip.locate(record["name"], record["revision"], folder)
         found = clip.checksum(clip.weights(source))
         if found != record["sha256"]:
@@ -63,7 +63,40 @@ class Towers:
                 f"the weights in {source} have sha256 {found[:12]}…, {path} pins {record['sha256'][:12]}…; "
                 f"run: dvc repro clip@{folder.parent.name} (everything encoded by the old weights is then encoded again)"
             )
-        return cls(clip.read_model(source), clip.read_tokenizer(source), record, device, resolve(precision, device))
+        return cls(source, record, device, resolve(precision, device))
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The CLIP's own; it and transformers come when the first text does."""
+        return clip.read_tokenizer(self.source)
+
+    @cached_property
+    def image(self) -> tuple[dict[str, Tensor], Norm, Parameters]:
+        """The image tower: its embeddings by name, the norm behind them, its transformer."""
+        weights, at = clip.read_weights(self.source, "vision_model.", "visual_projection."), "vision_model."
+        names = {"class": "class_embedding", "patch": "patch_embedding.weight", "position": "position_embedding.weight"}
+        embeddings = {name: self.place(weights[f"{at}embeddings.{long}"]) for name, long in names.items()}
+        facts = self.record["vision"]
+        first = Parameters.norm_of(weights, f"{at}pre_layrnorm", facts, self.place)
+        return (
+            embeddings,
+            first,
+            Parameters.of(weights, at, "post_layernorm", "visual_projection.weight", facts, self.place),
+        )
+
+    @cached_property
+    def text(self) -> tuple[dict[str, Tensor], Parameters]:
+        """The text tower: its embeddings by name and its transformer."""
+        weights, at = clip.read_weights(self.source, "text_model.", "text_projection."), "text_model."
+        embeddings = {
+            name: self.place(weights[f"{at}embeddings.{name}_embedding.weight"]) for name in ("token", "position")
+        }
+        facts = self.record["text"]
+        return embeddings, Parameters.of(weights, at, "final_layer_norm", "text_projection.weight", facts, self.place)
+
+    def place(self, tensor: Tensor) -> Tensor:
+        """A weight on the device and in the type of this CLIP."""
+        return tensor.to(self.device, self.dtype)
 
     @torch.inference_mode()
     def images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -76,8 +109,10 @@ class Towers:
             raise ValueError(f"pixels: expected uint8 (N, {side}, {side}, 3), got {pixels.dtype} {tuple(pixels.shape)}")
         image = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
         image = image.sub_(self.mean).div_(self.deviation).to(self.dtype)
-        tower = self.model.vision_model
-        hidden = tower.pre_layrnorm(tower.embeddings(image))  # (N, 1 + P, W)
+        embeddings, first, _ = self.image
+        patch = F.conv2d(image, embeddings["patch"], stride=self.record["patch_size"]).flatten(2).transpose(1, 2)
+        start = embeddings["class"].expand(len(patch), 1, -1)
+        hidden = first(torch.cat([start, patch], 1) + embeddings["position"])  # (N, 1 + P, W)
         count, length, width = hidden.shape
         chunks = -(-count * length // self.chunk("image"))
         transformer = self.transformer("image", -(-count * length // chunks))
@@ -86,7 +121,7 @@ class Towers:
             """Every token hears all of its image."""
             query = query.view(count, length, transformer.heads, -1).transpose(1, 2)
             key, value = memory.view(count, length, 2, transformer.heads, -1).permute(2, 0, 3, 1, 4)
-            return nn.functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(-1, width)
+            return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(-1, width)
 
         token = transformer(hidden.reshape(-1, width), attend).float().cpu().view(count, length, -1)
         return token[:, 0], token[:, 1:]
@@ -116,9 +151,8 @@ class Towers:
     @torch.inference_mode()
     def tree(self, ids: list[list[int]], alone: bool) -> list[Tensor]:
         """Word tokens (L, D) float32 of each text."""
-        tree, table = Prefixes.of(ids), self.model.text_model.embeddings
-        token, depth = tree.token.to(self.device), tree.depth.to(self.device)
-        hidden = table.token_embedding.weight[token] + table.position_embedding.weight[depth]
+        tree, embeddings = Prefixes.of(ids), self.text[0]
+        hidden = embeddings["token"][tree.token.to(self.device)] + embeddings["position"][tree.depth.to(self.device)]
         transformer = self.transformer("text", None if alone else self.chunk("text"))
         size = NODES if self.device.type == "cpu" else MANY
         paths = [part.to(self.device) for path in tree.paths for part in path.split(size)]
@@ -131,7 +165,7 @@ class Towers:
                 own = query[first : first + count].view(count, 1, transformer.heads, -1).transpose(1, 2)
                 around = memory.index_select(0, path.reshape(-1)).view(count, length, 2, transformer.heads, -1)
                 key, value = around.permute(2, 0, 3, 1, 4)
-                one = nn.functional.scaled_dot_product_attention(own, key, value)
+                one = F.scaled_dot_product_attention(own, key, value)
                 heard[first : first + count] = one.reshape(count, -1)
                 first += count
             return heard
@@ -146,29 +180,8 @@ class Towers:
     def transformer(self, kind: str, rows: int | None) -> Transformer:
         """A tower's layers for chunks of `rows` rows, made when first asked for."""
         if (kind, rows) not in self.transformers:
-            model = self.model
-            if kind == "image":
-                parts = model.vision_model.encoder.layers, model.vision_model.post_layernorm, model.visual_projection
-            else:
-                parts = model.text_model.encoder.layers, model.text_model.final_layer_norm, model.text_projection
-            self.transformers[kind, rows] = Transformer(*parts, rows)
+            self.transformers[kind, rows] = Transformer((self.image if kind == "image" else self.text)[-1], rows)
         return self.transformers[kind, rows]
-
-
-@torch.no_grad()
-def lighten(model: Any) -> None:
-    """Let the towers compute CLIP's activation in one pass in place: x sigmoid(1.702 x) = silu(1.702 x) / 1.702.
-
-    Both factors go into the weights around it. transformers makes three passes with two new tensors.
-    """
-    from transformers.models.clip.modeling_clip import CLIPMLP
-
-    for layer in model.modules():
-        if isinstance(layer, CLIPMLP) and layer.config.hidden_act == "quick_gelu":
-            layer.fc1.weight.mul_(STEEP)
-            layer.fc1.bias.mul_(STEEP)
-            layer.fc2.weight.div_(STEEP)
-            layer.activation_fn = torch.nn.SiLU(inplace=True)
 
 
 def half(values: np.ndarray) -> np.ndarray:

@@ -85,3 +85,16 @@ def test_another_model_takes_the_place_of_a_scratch_one(tmp_path, monkeypatch):
     clip.main()
     assert [path.name for path in folder.iterdir() if not path.name.startswith(".")] == ["clip.json"]
     assert Path(json.loads((folder / "clip.json").read_text())["name"]) == source
+
+
+def test_a_clip_that_is_computed_otherwise_is_refused(tmp_path, monkeypatch):
+    source = tiny.clip(tmp_path / "model")
+    monkeypatch.setattr("pipeline.transformer.STEEP", 1.6)
+    with pytest.raises(ValueError, match="image tower's answer is .* off what transformers computes"):
+        clip.describe(str(source), None, source)
+    monkeypatch.undo()
+    settings = json.loads((source / "config.json").read_text())
+    settings["text_config"]["hidden_act"] = "relu"
+    (source / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match="its text tower has the activation relu"):
+        clip.describe(str(source), None, source)

@@ -1,14 +1,20 @@
 """The frozen towers: the pinned weights, CLIP's own outputs, and the same bytes whatever is encoded beside."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from pipeline import clip
 from pipeline.towers import Towers
 from tests import tiny
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -84,9 +90,7 @@ def test_pixels_of_the_wrong_size_are_refused(folder):
 def wide(tmp_path_factory) -> Towers:
     """Towers as wide as real ones, so that products and their blocks are real ones too."""
     model = tiny.clip(tmp_path_factory.mktemp("wide") / "model", width=512, dimension=512)
-    return Towers(
-        clip.read_model(model), clip.read_tokenizer(model), clip.describe(str(model), None, model), "cpu", "fp32"
-    )
+    return Towers(model, clip.describe(str(model), None, model), "cpu", "fp32")
 
 
 def some_texts(count: int) -> list[str]:
@@ -110,12 +114,12 @@ def test_order_and_company_change_no_byte_of_a_text(wide):
 
 
 def test_a_tree_of_texts_says_what_clip_says_of_each(wide):
-    texts = [*some_texts(20), "word " * 30]
+    texts, model = [*some_texts(20), "word " * 30], clip.read_model(wide.source).eval()
     answers, lone = wide.texts(texts), wide.texts(texts, alone=True)
     for (token, word), (_, other) in zip(answers, lone):
         ids = torch.from_numpy(token)[None].long()
         with torch.inference_mode():
-            expected = wide.model.text_projection(wide.model.text_model(input_ids=ids).last_hidden_state)[0]
+            expected = model.text_projection(model.text_model(input_ids=ids).last_hidden_state)[0]
         torch.testing.assert_close(word, expected, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(other, expected, atol=1e-4, rtol=1e-4)
 
@@ -128,7 +132,7 @@ def test_other_images_change_no_byte_of_an_image(wide):
     assert not torch.equal(frame[:6], other[:6])
 
 
-@pytest.mark.parametrize("act", ["quick_gelu", "gelu"])
+@pytest.mark.parametrize("act", ["quick_gelu", "gelu", "gelu_pytorch_tanh"])
 def test_either_activation_is_clips_own(tmp_path, act):
     """OpenAI's towers have quick_gelu, others gelu; the first is folded into the weights around it."""
     source = tiny.clip(tmp_path / "model")
@@ -137,8 +141,7 @@ def test_either_activation_is_clips_own(tmp_path, act):
         settings[part]["hidden_act"] = act
     (source / "config.json").write_text(json.dumps(settings))
     reference = clip.read_model(source).eval()
-    record = clip.describe(str(source), None, source)
-    towers = Towers(clip.read_model(source), clip.read_tokenizer(source), record, "cpu", "fp32")
+    towers = Towers(source, clip.describe(str(source), None, source), "cpu", "fp32")
     token, word = towers.texts(["a red ball"])[0]
     with torch.inference_mode():
         hidden = reference.text_model(input_ids=torch.from_numpy(token)[None].long()).last_hidden_state
@@ -154,3 +157,26 @@ def test_half_precision_is_near(folder):
 
 def test_no_text_is_no_answer(folder):
     assert Towers.load(folder).texts([]) == []
+
+
+def test_weights_in_a_bin_file_are_the_same(tmp_path):
+    source = tiny.clip(tmp_path / "model")
+    first = Towers(source, clip.describe(str(source), None, source), "cpu", "fp32")
+    expected = first.texts(["a red ball"])[0][1], first.images(pixels(2))[1]
+    torch.save(load_file(source / "model.safetensors"), source / "pytorch_model.bin")
+    (source / "model.safetensors").unlink()
+    towers = Towers(source, clip.describe(str(source), None, source), "cpu", "fp32")
+    assert torch.equal(towers.texts(["a red ball"])[0][1], expected[0])
+    assert torch.equal(towers.images(pixels(2))[1], expected[1])
+
+
+def test_frames_are_encoded_without_transformers(folder):
+    """Importing CLIPModel takes two seconds of every start."""
+    code = (
+        "import sys, torch; from pathlib import Path; from pipeline.towers import Towers\n"
+        f"towers = Towers.load(Path({str(folder)!r})); towers.images(torch.zeros(1, 32, 32, 3, dtype=torch.uint8))\n"
+        "assert not [name for name in sys.modules if name.startswith('transformers')]\n"
+        "towers.texts(['a red ball'])\n"
+        "assert 'transformers.models.clip.modeling_clip' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

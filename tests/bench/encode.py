@@ -101,14 +101,14 @@ def sentences(count: int) -> list[str]:
     return ["".join(random.choice(list("abcdefghijklmnopqrstuvwxyz0123456789"), length - 2)) for length in lengths]
 
 
-def padded(towers, texts: list[str]) -> list[torch.Tensor]:
-    """Everything padded to 77, 32 texts at a time: the plain way."""
+def padded(towers, model, texts: list[str]) -> list[torch.Tensor]:
+    """Everything padded to 77, 32 texts at a time, by transformers' model: the plain way."""
     answer = []
     for first in range(0, len(texts), 32):
         batch = towers.tokenizer(texts[first : first + 32], padding="max_length", max_length=77, return_tensors="pt")
         with torch.inference_mode():
-            hidden = towers.model.text_model(**batch).last_hidden_state
-            word = towers.model.text_projection(hidden)
+            hidden = model.text_model(**batch).last_hidden_state
+            word = model.text_projection(hidden)
         answer += [row[:length] for row, length in zip(word, batch["attention_mask"].sum(1).tolist())]
     return answer
 
@@ -133,18 +133,18 @@ def own_tokenizer():
     return CLIPTokenizer(vocab={entry: row for row, entry in enumerate(entries)}, merges=merges)
 
 
-def text(towers, texts: list[str], rounds: int) -> float:
+def text(towers, model, texts: list[str], rounds: int) -> float:
     """How many times faster a tree of texts is than padding each to 77; ValueError if the numbers differ."""
-    plain, ours = padded(towers, texts[:32]), towers.texts(texts[:32], 77)
+    plain, ours = padded(towers, model, texts[:32]), towers.texts(texts[:32], 77)
     apart = max(float((one - two).abs().max()) for one, (_, two) in zip(plain, ours))
     if apart > 1e-4:
         raise ValueError(f"texts in a tree and padded texts differ by {apart}")
     slow, fast = [], []
     for turn in range(rounds):
         part = texts[32 * turn : 32 * turn + 32]
-        slow.append(rate(lambda part=part: len(padded(towers, part)), 0.1))
+        slow.append(rate(lambda part=part: len(padded(towers, model, part)), 0.1))
         fast.append(rate(lambda: len(towers.texts(texts, 77)), 0.1))
-        slow[-1] = (slow[-1] + rate(lambda part=part: len(padded(towers, part)), 0.1)) / 2
+        slow[-1] = (slow[-1] + rate(lambda part=part: len(padded(towers, model, part)), 0.1)) / 2
     tokens = sum(map(len, towers.tokens(texts, 77))) / len(texts)
     print(
         f"text: {statistics.median(fast):.0f} texts/s as a tree, {statistics.median(slow):.1f} padded to 77; "
@@ -200,6 +200,7 @@ def measure(place: Path, options: argparse.Namespace) -> dict[str, float]:
     for name in ("manifest", "clip"):
         command = [sys.executable, "-m", f"pipeline.{name}", "--dataset", "bench"]
         subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": str(house.ROOT)})
+    from pipeline.clip import read_model
     from pipeline.towers import Towers
 
     folder = place / "cache/bench/clip"
@@ -208,10 +209,11 @@ def measure(place: Path, options: argparse.Namespace) -> dict[str, float]:
     torch.set_num_threads(1)
     result = images(towers, options.rounds)
     del towers["bf16"]
-    result["text_random"] = text(towers["fp32"], sentences(CAPTIONS), options.rounds)
+    plain = read_model(towers["fp32"].source).eval().requires_grad_(False)
+    result["text_random"] = text(towers["fp32"], plain, sentences(CAPTIONS), options.rounds)
     if (DATA / "msrvtt_mini").is_dir():
         letters, towers["fp32"].tokenizer = towers["fp32"].tokenizer, own_tokenizer()
-        result["text_buckets"] = text(towers["fp32"], captions(CAPTIONS), options.rounds)
+        result["text_buckets"] = text(towers["fp32"], plain, captions(CAPTIONS), options.rounds)
         towers["fp32"].tokenizer = letters
     else:
         print(f"{DATA} has no msrvtt_mini: text_buckets is left out")
