@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipeline import clip
 from pipeline.prefixes import Prefixes
-from pipeline.transformer import Norm, Parameters, Transformer
+from pipeline.transformer import Norm, Parameters, Transformer, Weights
 
 CHUNK = {"image": 200, "text": 128}  # rows that go through a layer together on a CPU, about: what lies in its cache
 MANY = 1 << 13  # the same on a GPU
@@ -73,30 +73,23 @@ class Towers:
     @cached_property
     def image(self) -> tuple[dict[str, Tensor], Norm, Parameters]:
         """The image tower: its embeddings by name, the norm behind them, its transformer."""
-        weights, at = clip.read_weights(self.source, "vision_model.", "visual_projection."), "vision_model."
+        weights = self.weights("vision_model.", "visual_projection.", facts=self.record["vision"])
         names = {"class": "class_embedding", "patch": "patch_embedding.weight", "position": "position_embedding.weight"}
-        embeddings = {name: self.place(weights[f"{at}embeddings.{long}"]) for name, long in names.items()}
-        facts = self.record["vision"]
-        first = Parameters.norm_of(weights, f"{at}pre_layrnorm", facts, self.place)
-        return (
-            embeddings,
-            first,
-            Parameters.of(weights, at, "post_layernorm", "visual_projection.weight", facts, self.place),
-        )
+        embeddings = {name: weights[f"vision_model.embeddings.{long}"] for name, long in names.items()}
+        parameters = Parameters.of(weights, "vision_model", "post_layernorm", "visual_projection.weight")
+        return embeddings, weights.norm("vision_model.pre_layrnorm"), parameters
 
     @cached_property
     def text(self) -> tuple[dict[str, Tensor], Parameters]:
         """The text tower: its embeddings by name and its transformer."""
-        weights, at = clip.read_weights(self.source, "text_model.", "text_projection."), "text_model."
-        embeddings = {
-            name: self.place(weights[f"{at}embeddings.{name}_embedding.weight"]) for name in ("token", "position")
-        }
-        facts = self.record["text"]
-        return embeddings, Parameters.of(weights, at, "final_layer_norm", "text_projection.weight", facts, self.place)
+        weights = self.weights("text_model.", "text_projection.", facts=self.record["text"])
+        names = {name: f"text_model.embeddings.{name}_embedding.weight" for name in ("token", "position")}
+        parameters = Parameters.of(weights, "text_model", "final_layer_norm", "text_projection.weight")
+        return {name: weights[long] for name, long in names.items()}, parameters
 
-    def place(self, tensor: Tensor) -> Tensor:
-        """A weight on the device and in the type of this CLIP."""
-        return tensor.to(self.device, self.dtype)
+    def weights(self, *prefixes: str, facts: dict[str, Any]) -> Weights:
+        """The weights of one tower, for the device and in the type of this CLIP."""
+        return Weights(clip.read_weights(self.source, *prefixes), facts, lambda part: part.to(self.device, self.dtype))
 
     @torch.inference_mode()
     def images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:

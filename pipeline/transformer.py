@@ -59,12 +59,45 @@ class Norm(NamedTuple):
 
 
 @dataclass
-class Parameters:
-    """What a tower's transformer is made of, by the names of a CLIPModel's weights behind `model` (`text_model.`).
-
-    CLIP's activation is computed in one pass in place, x sigmoid(1.702 x) = silu(1.702 x) / 1.702, both factors put into the
-    weights around it; transformers makes three passes with two new tensors.
+class Weights:
+    """One tower's float32 tensors by a CLIPModel's names, what clip.json says of the tower (heads, epsilon, activation), and
+    `place`, which puts a tensor where and as it is needed.
     """
+
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]
+    place: Callable[[Tensor], Tensor]
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.place(self.tensors[name])
+
+    def norm(self, name: str) -> Norm:
+        """The layer norm of this name."""
+        return Norm(self[f"{name}.weight"], self[f"{name}.bias"], self.facts["epsilon"])
+
+    def linear(self, *names: str) -> list[Tensor]:
+        """Weight and bias of linear layers of one input, as one layer."""
+        parts = ([self.tensors[f"{name}.{kind}"] for name in names] for kind in ("weight", "bias"))
+        return [torch.cat(part) if len(names) > 1 else part[0] for part in parts]
+
+    def layer(self, at: str) -> dict[str, Any]:
+        """The parameters of one layer.
+
+        CLIP's activation is computed in one pass in place, x sigmoid(1.702 x) = silu(1.702 x) / 1.702, both factors put into
+        the weights around it; transformers makes three passes with two new tensors.
+        """
+        up, down = self.linear(f"{at}mlp.fc1"), self.linear(f"{at}mlp.fc2")
+        if self.facts["activation"] == "quick_gelu":
+            up, down = [part * STEEP for part in up], [down[0] / STEEP, down[1]]
+        three = self.linear(*(f"{at}self_attn.{name}_proj" for name in "qkv"))
+        linear = {"three": three, "out": self.linear(f"{at}self_attn.out_proj"), "up": up, "down": down}
+        norms = {f"norm{number}": self.norm(f"{at}layer_norm{number}") for number in (1, 2)}
+        return norms | {name: tuple(map(self.place, pair)) for name, pair in linear.items()}
+
+
+@dataclass
+class Parameters:
+    """What a tower's transformer is made of."""
 
     layers: list[dict[str, Any]]
     norm: Norm
@@ -73,32 +106,13 @@ class Parameters:
     activation: str
 
     @classmethod
-    def of(
-        cls, weights: dict[str, Tensor], model: str, norm: str, projection: str, facts: dict[str, Any], place: Any
-    ) -> Self:
-        """`facts`: heads, epsilon and activation of the tower. `place`: puts a float32 tensor where and as it is needed."""
-        count = len({name.split(".")[3] for name in weights if name.startswith(f"{model}encoder.layers.")})
-        layers = []
-        for at in (f"{model}encoder.layers.{number}." for number in range(count)):
-            three = [[weights[f"{at}self_attn.{name}_proj.{kind}"] for name in "qkv"] for kind in ("weight", "bias")]
-            up, down, out = (
-                [weights[f"{at}{name}.{kind}"] for kind in ("weight", "bias")]
-                for name in ("mlp.fc1", "mlp.fc2", "self_attn.out_proj")
-            )
-            if facts["activation"] == "quick_gelu":
-                up, down = [part * STEEP for part in up], [down[0] / STEEP, down[1]]
-            linear = {"three": map(torch.cat, three), "out": out, "up": up, "down": down}
-            layer = {name: tuple(map(place, pair)) for name, pair in linear.items()}
-            layers.append(
-                layer | {f"norm{k}": cls.norm_of(weights, f"{at}layer_norm{k}", facts, place) for k in (1, 2)}
-            )
-        last = cls.norm_of(weights, model + norm, facts, place)
-        return cls(layers, last, place(weights[projection]), facts["heads"], facts["activation"])
-
-    @staticmethod
-    def norm_of(weights: dict[str, Tensor], name: str, facts: dict[str, Any], place: Any) -> Norm:
-        """The layer norm of this name."""
-        return Norm(place(weights[f"{name}.weight"]), place(weights[f"{name}.bias"]), facts["epsilon"])
+    def of(cls, weights: Weights, model: str, norm: str, projection: str) -> Self:
+        """The layers of `model` (`text_model`), its last norm and the projection behind it, by their names."""
+        at = f"{model}.encoder.layers."
+        count = len({name[len(at) :].split(".")[0] for name in weights.tensors if name.startswith(at)})
+        layers = [weights.layer(f"{at}{number}.") for number in range(count)]
+        facts = weights.facts
+        return cls(layers, weights.norm(f"{model}.{norm}"), weights[projection], facts["heads"], facts["activation"])
 
 
 class Transformer:

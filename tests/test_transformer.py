@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from pipeline import transformer
-from pipeline.transformer import Linear, Parameters, Transformer
+from pipeline.transformer import Linear, Parameters, Transformer, Weights
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -52,7 +52,8 @@ def random_weights(width: int, layers: int) -> dict[str, torch.Tensor]:
 def test_a_transformer_without_packing_gives_the_same(monkeypatch):
     torch.manual_seed(0)
     facts = {"heads": 2, "epsilon": 1e-5, "activation": "quick_gelu"}
-    parameters = Parameters.of(random_weights(64, 12), "m.", "norm", "p.weight", facts, lambda tensor: tensor)
+    weights = Weights(random_weights(64, 12), facts, lambda tensor: tensor)
+    parameters = Parameters.of(weights, "m", "norm", "p.weight")
     assert len(parameters.layers) == 12
     hidden = torch.randn(70, 64)
 
