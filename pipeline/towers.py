@@ -20,7 +20,7 @@ from pipeline.transformer import Norm, Parameters, Transformer, Weights
 CHUNK = {"image": 200, "text": 128}  # rows that go through a layer together on a CPU, about: what lies in its cache
 MANY = 1 << 13  # the same on a GPU
 TEXTS = 4096  # texts in one tree, which bounds the memory
-NODES = 16  # beginnings whose keys and values are brought together at a time, likewise for the cache
+NODES = 1 << 13  # numbers in the queries whose keys and values are brought together at a time, likewise for the cache
 
 
 class Towers:
@@ -147,7 +147,7 @@ class Towers:
         tree, embeddings = Prefixes.of(ids), self.text[0]
         hidden = embeddings["token"][tree.token.to(self.device)] + embeddings["position"][tree.depth.to(self.device)]
         transformer = self.transformer("text", None if alone else self.chunk("text"))
-        size = NODES if self.device.type == "cpu" else MANY
+        size = max(1, NODES // hidden.shape[1]) if self.device.type == "cpu" else MANY
         paths = [part.to(self.device) for path in tree.paths for part in path.split(size)]
 
         def attend(query: Tensor, memory: Tensor) -> Tensor:
