@@ -130,10 +130,11 @@ class Column:
         for shard, first in enumerate(self.bounds[:-1].tolist()):
             for start in range(first, int(self.bounds[shard + 1]), step):
                 count = min(step, int(self.bounds[shard + 1]) - start)
-                chunk = held[start : start + count] if device.type == "cpu" else torch.empty(count, *self.shape).half()
+                there = held[start : start + count]
+                chunk = there if device.type == "cpu" else torch.empty(there.shape, dtype=torch.float16)
                 self.read([Run(0, 0, start, count)], chunk[None])
-                if device.type != "cpu":
-                    held[start : start + count] = chunk.to(device)
+                if chunk is not there:
+                    there.copy_(chunk)
         self.held = held
 
     def gather(self, index: np.ndarray, out: torch.Tensor | None) -> torch.Tensor:
