@@ -173,8 +173,12 @@ class Towers:
     def transformer(self, kind: str, rows: int | None) -> Transformer:
         """A tower's layers for chunks of `rows` rows, made when first asked for."""
         if (kind, rows) not in self.transformers:
-            self.transformers[kind, rows] = Transformer((self.image if kind == "image" else self.text)[-1], rows)
+            self.transformers[kind, rows] = Transformer(self.read(kind), rows)
         return self.transformers[kind, rows]
+
+    def read(self, kind: str) -> Parameters:
+        """A tower's layers, read from the disk unless they are there."""
+        return (self.image if kind == "image" else self.text)[-1]
 
 
 def half(values: np.ndarray) -> np.ndarray:

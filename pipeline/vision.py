@@ -43,7 +43,9 @@ class Encoder:
         """Load the tower unless it is there; another thread may do so ahead."""
         with self.loading:
             if self.towers is None:
-                self.towers = towers.Towers.load(self.folder, self.device, self.recipe["precision"])
+                loaded = towers.Towers.load(self.folder, self.device, self.recipe["precision"])
+                loaded.read("image")
+                self.towers = loaded
 
     def __call__(self, frame: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray]:
         """Tokens (N, D) and (N, P, D) float16 of frames (N, S, S, 3).

@@ -133,6 +133,13 @@ def test_every_item_has_its_row_with_the_tokens_of_its_own_frames(clean):
     assert len(rows["film05"]["time"]) == 3 and len(rows["photo"]["time"]) == 1
 
 
+def test_the_tower_is_read_before_the_first_frame(clean):
+    """The stage does so beside the start of its workers; what is left to the first frame would keep everything waiting."""
+    encoder = visual.Encoder(clean.cache / "clip", "cpu", clean.settings)
+    encoder.load()
+    assert {"image"} == {"image", "text", "tokenizer"} & set(vars(encoder.towers))
+
+
 def test_thumbnails_are_small_jpegs_of_the_frames(clean):
     path = shards.files(clean.cache / "visual")[0]
     shard = shards.Shard(path, "visual")
