@@ -265,12 +265,8 @@ def test_a_shard_cut_while_training_stops_the_step(scratch, kept):
 
 def test_two_clips_are_refused(scratch):
     path = shards.files(scratch / "text")[0]
-    old = shards.Shard(path, "text")
-    tensors = {
-        name: np.array(value) if isinstance(value, np.ndarray) else value
-        for name, value in shards.read(path, "text").items()
-    }
-    shards.write(path, "text", tensors, old.attributes | {"clip": "large", "clip_sha256": "0" * 64})
+    tensors, attributes = worlds.taken(path, "text")
+    shards.write(path, "text", tensors, attributes | {"clip": "large", "clip_sha256": "0" * 64})
     with pytest.raises(ValueError, match=r"CLIP random .* by large .* dvc repro visual@toy text@toy"):
         Cache(scratch, ["sentence"])
 

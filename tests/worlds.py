@@ -14,6 +14,13 @@ SHA = "5e" * 32
 VERBS = ("moves", "grows", "shrinks", "blinks", "appears")
 
 
+def taken(path: Path, kind: str) -> tuple[dict[str, object], dict[str, object]]:
+    """A shard's tensors, free to be changed and written again, and its attributes."""
+    tensors = shards.read(path, kind)
+    own = {name: np.array(value) if isinstance(value, np.ndarray) else value for name, value in tensors.items()}
+    return own, shards.Shard(path, kind).attributes
+
+
 def cache(
     folder: Path,
     videos: int = 24,
