@@ -24,7 +24,7 @@ environment: .venv/.installed
 	touch $@
 
 parser: environment
-	@$(run) pipeline.corenlp --fetch || true
+	@$(run) pipeline.scene_graph.parsers.corenlp --fetch || true
 
 demo: environment parser
 	@dvc repro
@@ -44,7 +44,7 @@ seeds: environment
 
 # one more dataset, from outside: make dataset NAME=msrvtt_mini ROOT=/data/msrvtt_mini
 dataset: environment parser
-	@$(run) pipeline.enable $(NAME) --root "$(ROOT)"
+	@$(run) pipeline.datasets.enable $(NAME) --root "$(ROOT)"
 	@dvc repro report@$(NAME)
 	@$(run) eval.report --dataset $(NAME) --table
 

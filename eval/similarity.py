@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.stage import Progress
+from pipeline.progress import Progress
 
 ROWS = 64  # items or captions encoded at a time
 HELD = 1 << 30  # bytes of encoded videos or images held while all texts pass by
@@ -57,7 +57,7 @@ def matrices(method: Any, cache: Any, split: str, device: str = "cpu") -> Scores
     captions, items = cache.captions(split), cache.videos(split)
     if not len(captions) or not len(items):
         raise ValueError(f"split {split!r} has {len(captions)} captions and {len(items)} items; nothing to score")
-    photo, group = kinds(cache, items)
+    photo, group = item_kinds(cache, items)
     videos = items[~photo]
     return Scores(
         caption_id=names(cache.caption_id, captions),
@@ -75,7 +75,7 @@ def names(ids: Any, rows: Any) -> NDArray:
     return np.array([str(ids[row]) for row in rows], dtype=object)
 
 
-def kinds(cache: Any, items: NDArray) -> tuple[NDArray, dict[str, str]]:
+def item_kinds(cache: Any, items: NDArray) -> tuple[NDArray, dict[str, str]]:
     """Which items are photos (bool), and each item's group, from the manifest; without it all are videos, ungrouped."""
     path = Path(cache.folder) / "manifest" / "items.parquet"
     if not path.exists():
@@ -97,14 +97,14 @@ def matrix(method: Any, cache: Any, captions: NDArray, items: NDArray, kind: str
     scores = np.full((len(captions), len(items)), np.nan, np.float32)
     meter = Progress(scores.size, f"text-{kind} scores", "pair")
     begin = 0
-    for group in held(encoded(method, cache, items, kind, device), HELD):
+    for group in batch_by_bytes(encode_gallery(method, cache, items, kind, device), HELD):
         for at in range(0, len(captions), ROWS):
             text = encode(method, cache, captions[at : at + ROWS], "text", device)
             column = begin
             for block in group:
                 made = score(method, kind, text, block)
-                scores[at : at + size(text), column : column + size(block)] = made
-                column += size(block)
+                scores[at : at + item_bytes(text), column : column + item_bytes(block)] = made
+                column += item_bytes(block)
                 meter.add(made.size)
         begin = column
     meter.close()
@@ -117,13 +117,13 @@ def encode(method: Any, cache: Any, rows: NDArray, kind: str, device: str) -> di
     return getattr(method, f"encode_{kind}")({name: tensor.to(device) for name, tensor in features.items()})
 
 
-def encoded(method: Any, cache: Any, rows: NDArray, kind: str, device: str) -> Iterator[dict[str, torch.Tensor]]:
+def encode_gallery(method: Any, cache: Any, rows: NDArray, kind: str, device: str) -> Iterator[dict[str, torch.Tensor]]:
     """Encoded items, ROWS at a time."""
     for at in range(0, len(rows), ROWS):
         yield encode(method, cache, rows[at : at + ROWS], kind, device)
 
 
-def held(blocks: Iterator[dict[str, torch.Tensor]], limit: int) -> Iterator[list[dict[str, torch.Tensor]]]:
+def batch_by_bytes(blocks: Iterator[dict[str, torch.Tensor]], limit: int) -> Iterator[list[dict[str, torch.Tensor]]]:
     """Blocks in lists of at most `limit` bytes, at least one block each."""
     group, taken = [], 0
     for block in blocks:
@@ -139,18 +139,18 @@ def held(blocks: Iterator[dict[str, torch.Tensor]], limit: int) -> Iterator[list
 
 def score(method: Any, kind: str, text: dict[str, torch.Tensor], block: dict[str, torch.Tensor]) -> NDArray:
     """(texts, items) scores of two encoded batches, a few items at a time where their tokens would fill the memory."""
-    step = max(1, PAIRS // (size(text) * tokens(text) * tokens(block)))
+    step = max(1, PAIRS // (item_bytes(text) * tokens(text) * tokens(block)))
     parts = []
-    for at in range(0, size(block), step):
+    for at in range(0, item_bytes(block), step):
         some = {name: tensor[at : at + step] for name, tensor in block.items()}
         made = getattr(method, f"score_{kind}s")(text, some).float().cpu().numpy()
-        if made.shape != (size(text), size(some)):
-            raise ValueError(f"score_{kind}s: expected {(size(text), size(some))}, got {made.shape}")
+        if made.shape != (item_bytes(text), item_bytes(some)):
+            raise ValueError(f"score_{kind}s: expected {(item_bytes(text), item_bytes(some))}, got {made.shape}")
         parts.append(made)
     return np.concatenate(parts, axis=1)
 
 
-def size(features: dict[str, torch.Tensor]) -> int:
+def item_bytes(features: dict[str, torch.Tensor]) -> int:
     """Rows of a batch."""
     return len(next(iter(features.values())))
 

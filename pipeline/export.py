@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from pipeline import shards, stage
+from pipeline import files, params, progress, shards
 
 QUALITY = 95  # of the JPEGs
 MOMENT = 0.002  # seconds in which only the keyframe is on screen
@@ -19,28 +19,30 @@ def export(folder: Path, dataset: str) -> str:
     An image is the centre square that CLIP saw, in the file's own resolution; where the file cannot be read any more, it
     is the thumbnail of the shard.
     """
-    cache, root = stage.folder(dataset), Path(stage.dataset(dataset)["root"])
+    cache, root = params.cache_folder(dataset), Path(params.read_dataset(dataset)["root"])
     items = {row["video_id"]: row for row in read(cache / "manifest" / "items.parquet")}
     chosen = {row["video_id"]: row for row in read(cache / "keyframes.parquet")}
     folder.mkdir(parents=True, exist_ok=True)
     small = 0
-    rows = [(shard, row) for shard in map(opened, shards.files(cache / "visual")) for row in range(len(shard))]
-    for shard, row in stage.progress(rows, "export", "image"):
+    rows = [
+        (shard, row) for shard in map(open_gallery, shards.shard_paths(cache / "visual")) for row in range(len(shard))
+    ]
+    for shard, row in progress.progress(rows, "export", "image"):
         video_id = shard["video_id"][row]
         image = square(root / items[video_id]["path"], chosen[video_id]["time"])
         small += image is None
-        stage.write(folder / image_name(video_id), image or thumbnail(shard, row, chosen[video_id]["index"]))
+        files.write(folder / image_name(video_id), image or thumbnail(shard, row, chosen[video_id]["index"]))
     captions = [row for row in read(cache / "manifest" / "captions.parquet") if row["video_id"] in chosen]
     lines = io.StringIO(newline="")
     writer = csv.writer(lines)
     writer.writerow(("text", "image", "video"))
     for caption in captions:
         writer.writerow((caption["text"], image_name(caption["video_id"]), items[caption["video_id"]]["path"]))
-    stage.write(folder / TABLE, lines.getvalue())
+    files.write(folder / TABLE, lines.getvalue())
     return f"{folder}: {len(rows)} images ({small} of them thumbnails), {len(captions)} text-image-video triplets"
 
 
-def opened(path: Path) -> shards.Shard:
+def open_gallery(path: Path) -> shards.Shard:
     """One visual shard."""
     return shards.Shard(path, "visual")
 
@@ -63,7 +65,8 @@ def square(path: Path, time: float) -> bytes | None:
     """The centre square of what the file shows at `time` seconds, as JPEG; None where the file cannot be decoded."""
     from PIL import Image
 
-    from pipeline.decode import DecodeError, decode
+    from pipeline.video.decode import decode
+    from pipeline.video.request import DecodeError
 
     try:
         frame = decode(path, 1, side(path), start=time, end=time + MOMENT).frame[0]
@@ -78,16 +81,16 @@ def side(path: Path) -> int:
     """Pixels of the shorter side of a video or photo. Raises DecodeError."""
     from PIL import Image
 
-    from pipeline import container, decode, pictures
+    from pipeline.video import decode, demux, images, request
 
-    if pictures.known(decode.readable(path), path):
+    if images.is_picture(decode.read_head(path), path):
         try:
             with Image.open(path) as image:
                 return min(image.size)
         except OSError as error:
-            raise decode.DecodeError("damaged", str(error)) from None
-    with container.opened(path) as file:
-        context = container.stream_of(file).codec_context
+            raise request.DecodeError("damaged", str(error)) from None
+    with demux.open_container(path) as file:
+        context = demux.stream_of(file).codec_context
         return max(1, min(context.width, context.height))
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import shards, stage
+from pipeline import params, progress, shards, stage
+from pipeline.files import lock, write_table
 
 TIE = 1e-9  # row sums closer than rounding are equal: two frames always tie
 
@@ -65,21 +66,21 @@ def table(found: list[dict[str, Any]]) -> Any:
 
 
 def main() -> None:
-    args = stage.arguments(
+    args = stage.parse_arguments(
         __doc__, export=dict(metavar="DIR", help="also write the keyframes as JPEGs, and triplets.csv")
     )
-    stage.dataset(args.dataset)
-    cache = stage.folder(args.dataset)
-    files = shards.files(stage.need(cache / "visual", "visual", args.dataset))
+    params.read_dataset(args.dataset)
+    cache = params.cache_folder(args.dataset)
+    files = shards.shard_paths(stage.require(cache / "visual", "visual", args.dataset))
     if not files:
         raise SystemExit(f"{cache / 'visual'} has no shards; run: dvc repro visual@{args.dataset}")
-    with stage.lock(cache / "keyframes.parquet"):
+    with lock(cache / "keyframes.parquet"):
         try:
             opened = [shards.Shard(path, "visual") for path in files]
-            found = [row for shard in stage.progress(opened, "keyframes", "shard") for row in rows(shard)]
+            found = [row for shard in progress.progress(opened, "keyframes", "shard") for row in rows(shard)]
         except ValueError as error:
             raise SystemExit(str(error)) from None
-        stage.write_table(cache / "keyframes.parquet", table(found))
+        write_table(cache / "keyframes.parquet", table(found))
     if args.export:
         # Found by name, not imported: the export is no output of the stage, and its code must not make the stage run again.
         print(importlib.import_module("pipeline.export").export(Path(args.export), args.dataset))

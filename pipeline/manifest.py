@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pipeline import datasets, protocol, stage
-from pipeline.datasets import files
-from pipeline.memo import Memo, Standing
-from pipeline.sieve import Manifest, Reject, build, caption_id
+from pipeline import datasets, files, params, stage
+from pipeline.datasets import media, protocol
+from pipeline.datasets.hashes import HashMemo, RunMemo
+from pipeline.datasets.validate import Manifest, RejectRow, build, caption_id
 
 OUTPUTS = ("items.parquet", "captions.parquet", "rejects.parquet", "manifest.json")
 
@@ -61,7 +61,7 @@ def write(folder: Path, manifest: Manifest, facts: dict[str, Any]) -> None:
     ]
     columns = dict(video_id=text, path=text, split=text, kind=text, hash=text, size=number)
     columns |= dict(start=seconds, end=seconds, group=text)
-    stage.write_table(folder / "items.parquet", table(rows, columns))
+    files.write_table(folder / "items.parquet", table(rows, columns))
     rows = []
     for caption, split in manifest.captions:
         whole = caption.text.strip()
@@ -70,9 +70,9 @@ def write(folder: Path, manifest: Manifest, facts: dict[str, Any]) -> None:
     columns = dict(
         caption_id=text, video_id=text, split=text, index=pyarrow.int32(), text=text, parts=pyarrow.list_(text)
     )
-    stage.write_table(folder / "captions.parquet", table(rows, columns))
+    files.write_table(folder / "captions.parquet", table(rows, columns))
     write_rejects(folder, manifest)
-    stage.write(folder / "manifest.json", json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+    files.write(folder / "manifest.json", json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_rejects(folder: Path, manifest: Manifest) -> None:
@@ -81,7 +81,7 @@ def write_rejects(folder: Path, manifest: Manifest) -> None:
 
     rejects = [*manifest.rejected_items, *manifest.rejected_captions]
     rows = [(reject.id, "manifest", reject.reason, reject.detail) for reject in rejects]
-    stage.write_table(
+    files.write_table(
         folder / "rejects.parquet", table(rows, dict.fromkeys(("id", "stage", "reason", "detail"), pyarrow.string()))
     )
 
@@ -108,7 +108,7 @@ def too_many(manifest: Manifest, share: float) -> str:
     )
 
 
-def reasons(rejects: Iterable[Reject]) -> str:
+def reasons(rejects: Iterable[RejectRow]) -> str:
     """Rejects counted by reason, each with an example."""
     rejects = list(rejects)
     examples = {reject.reason: reject.id for reject in reversed(rejects)}
@@ -117,16 +117,16 @@ def reasons(rejects: Iterable[Reject]) -> str:
 
 
 def main() -> None:
-    args = stage.arguments(
+    args = stage.parse_arguments(
         __doc__,
         check=dict(action="store_true", help="print expected and found counts, write nothing"),
         annotations_only=dict(action="store_true", help="with --check: do not look for the files"),
     )
     if args.annotations_only and not args.check:
         raise SystemExit("--annotations-only goes with --check: a manifest without its files is of no use")
-    config, folder = stage.dataset(args.dataset), stage.folder(args.dataset, "manifest")
+    config, folder = params.read_dataset(args.dataset), params.cache_folder(args.dataset, "manifest")
     try:
-        with stage.lock(folder):
+        with files.lock(folder):
             if args.check:
                 sys.exit(check(config, not args.annotations_only))
             make(config, folder)
@@ -137,20 +137,20 @@ def main() -> None:
 def make(config: dict[str, Any], folder: Path) -> None:
     """Write the manifest, unless nothing changed since the last time."""
     memory = memo_folder(config)
-    code = [*Path(__file__).parent.glob("datasets/*.py"), Path(__file__), Path(__file__).with_name("memo.py")]
+    code = [*Path(__file__).parent.glob("datasets/**/*.py"), Path(__file__)]
     outputs = [folder / name for name in OUTPUTS]
-    standing = Standing(memory / "manifest.state", config, Path(config["root"]), code + outputs)
+    standing = RunMemo(memory / "manifest.state", config, Path(config["root"]), code + outputs)
     if standing.unchanged():
         print("manifest: nothing changed", file=sys.stderr)
         return
-    memo = Memo(memory / "manifest.json")
+    memo = HashMemo(memory / "manifest.json")
     manifest, facts = collect(config, memo)
     if trouble := too_many(manifest, config.get("max_rejects", 0.02)):
         write_rejects(folder, manifest)
         raise ValueError(f"{trouble}; see {folder / 'rejects.parquet'}, mend them or raise max_rejects in params.yaml")
     write(folder, manifest, facts)
     standing.save()
-    for line in spoken(manifest, len(memo.hashed)):
+    for line in print_summary(manifest, len(memo.hashed)):
         print(f"manifest: {line}", file=sys.stderr)
 
 
@@ -161,9 +161,9 @@ def check(config: dict[str, Any], look: bool) -> int:
     if hasattr(reader, "prepare") and not root.is_dir():
         raise ValueError(f"{root} is not made yet; run: python -m pipeline.manifest --dataset {config['name']}")
     items, captions = reader.read(config)
-    memo = Memo(memo_folder(config) / "manifest.json") if look else None
+    memo = HashMemo(memo_folder(config) / "manifest.json") if look else None
     manifest = build(root, items, captions, memo)
-    surplus = sorted(set(files.media(root)) - {item.path for item in items}) if look else []
+    surplus = sorted(set(media.media(root)) - {item.path for item in items}) if look else []
     if memo:
         memo.save()
     lines, differences = protocol.compare(datasets.expected(reader, config), items, manifest, surplus)
@@ -172,7 +172,7 @@ def check(config: dict[str, Any], look: bool) -> int:
     return 1 if differences else 0
 
 
-def collect(config: dict[str, Any], memo: Memo) -> tuple[Manifest, dict[str, Any]]:
+def collect(config: dict[str, Any], memo: HashMemo) -> tuple[Manifest, dict[str, Any]]:
     """Read a dataset: its manifest and the facts of manifest.json."""
     reader = datasets.load(config["reader"])
     if hasattr(reader, "prepare"):
@@ -184,10 +184,10 @@ def collect(config: dict[str, Any], memo: Memo) -> tuple[Manifest, dict[str, Any
 
 def memo_folder(config: dict[str, Any]) -> Path:
     """Where this stage remembers; never an output."""
-    return stage.folder(config["name"], ".memo")
+    return params.cache_folder(config["name"], ".memo")
 
 
-def spoken(manifest: Manifest, hashed: int) -> list[str]:
+def print_summary(manifest: Manifest, hashed: int) -> list[str]:
     """What a run says in the end."""
     lines = [f"{len(manifest.items)} items, {len(manifest.captions)} captions; {hashed} files hashed"]
     for name, rejects in (("items", manifest.rejected_items), ("captions", manifest.rejected_captions)):

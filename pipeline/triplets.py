@@ -16,9 +16,11 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from pipeline import scene_graph, stage
-from pipeline.scene_graph import CHOICES, Trees, describe, sentences
-from pipeline.scene_graph.server import ServerError
+from pipeline import files, params, progress, scene_graph, stage
+from pipeline.scene_graph import CHOICES, describe
+from pipeline.scene_graph.parsers.server import ServerError
+from pipeline.scene_graph.parsers.trees import Trees
+from pipeline.scene_graph.sentence import sentences
 
 TRIPLET = pyarrow.struct([(name, pyarrow.string()) for name in ("subject", "relation", "object", "kind")])
 SPANS = pyarrow.list_(pyarrow.list_(pyarrow.int32()))
@@ -76,16 +78,18 @@ def chosen(args: argparse.Namespace) -> dict[str, Any]:
 
 def run(name: str, parser: str | None = None) -> None:
     """The stage: cache/<name>/manifest/captions.parquet -> cache/<name>/triplets.parquet."""
-    config = scene_graph.settings(stage.dataset(name).get("triplets", {}) | ({"parser": parser} if parser else {}))
-    source = stage.need(stage.folder(name, "manifest", "captions.parquet"), "manifest", name)
+    config = scene_graph.settings(
+        params.read_dataset(name).get("triplets", {}) | ({"parser": parser} if parser else {})
+    )
+    source = stage.require(params.cache_folder(name, "manifest", "captions.parquet"), "manifest", name)
     captions = pyarrow.parquet.read_table(source).select(["caption_id", "video_id", "text", "parts"])
-    output = stage.folder(name, "triplets.parquet")
-    store = stage.CACHE / ".parses" / "parses.sqlite"
+    output = params.cache_folder(name, "triplets.parquet")
+    store = params.CACHE / ".parses" / "parses.sqlite"
     begin = time.monotonic()
-    with stage.lock(output), Trees(config["parser"], store) as trees:
+    with files.lock(output), Trees(config["parser"], store) as trees:
         prepare(trees, (line for parts in captions["parts"].to_pylist() for line in scene_graph.lines(parts)))
         table = derive(captions, trees, config)
-        stage.write_table(output, table)
+        files.write_table(output, table)
         print(coverage(table, trees, time.monotonic() - begin))
 
 
@@ -94,7 +98,7 @@ def prepare(trees: Trees, lines: Iterator[str]) -> None:
     distinct = list(dict.fromkeys(lines))
     meter = None
     for count in trees.prepare(distinct):
-        meter = meter or stage.Progress(trees.lacking, "parse", "sentence")
+        meter = meter or progress.Progress(trees.lacking, "parse", "sentence")
         meter.add(count)
     if meter:
         meter.close()
@@ -142,7 +146,7 @@ def text(source: Path, output: Path, config: dict[str, Any]) -> None:
     captions = source.read_text(encoding="utf-8", errors="replace").split("\n")
     captions = captions[:-1] if captions[-1] == "" else captions
     captions = [caption.rstrip("\r") for caption in captions]
-    with Trees(config["parser"]) as trees, stage.replacing(output) as part:
+    with Trees(config["parser"]) as trees, files.replacing(output) as part:
         prepare(trees, (line for caption in captions for line in scene_graph.lines([caption])))
         with open(part, "w", encoding="utf-8") as file:
             for caption in captions:

@@ -12,8 +12,8 @@ import pyarrow.parquet as parquet
 import pytest
 import torch
 
-from tests import tiny
-from tests.commands import command
+from tests.support import tiny
+from tests.support.commands import command
 
 ROOT = Path(__file__).parent.parent
 COLOURS = ["red", "green", "blue", "yellow", "white", "black", "cyan", "magenta", "orange", "brown", "gray", "pink"]
@@ -119,7 +119,9 @@ def test_every_item_is_encoded_or_a_reject_with_a_reason(journey):
     from pipeline import shards
 
     encoded = [
-        name for path in shards.files(journey / "cache/tiny/visual") for name in shards.read(path, "visual")["video_id"]
+        name
+        for path in shards.shard_paths(journey / "cache/tiny/visual")
+        for name in shards.read(path, "visual")["video_id"]
     ]
     rejects = {
         row["id"]: row["reason"]
@@ -141,7 +143,9 @@ def test_every_caption_has_triplets_and_tensors(journey):
     captions = [row["caption_id"] for row in rows(journey, "manifest/captions.parquet")]
     parsed = {row["caption_id"]: row for row in rows(journey, "triplets.parquet")}
     encoded = [
-        name for path in shards.files(journey / "cache/tiny/text") for name in shards.read(path, "text")["caption_id"]
+        name
+        for path in shards.shard_paths(journey / "cache/tiny/text")
+        for name in shards.read(path, "text")["caption_id"]
     ]
     assert sorted(encoded) == sorted(parsed) == sorted(captions)
     said = parsed["video0#000"]["triplets"]

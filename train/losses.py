@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class Sigmoid(nn.Module):
+class SigLIPLoss(nn.Module):
     """SigLIP's loss with its own temperature exp(t) and bias b: every pair is a yes-or-no question (Zhai et al. 2023)."""
 
     def __init__(self, temperature: float = 20.0):
@@ -37,23 +37,23 @@ class Sigmoid(nn.Module):
         self.b.copy_((low + high) / 2)
 
 
-def matches(label: Tensor) -> Tensor:
+def same_video(label: Tensor) -> Tensor:
     """(B, B) True where two samples of a batch show the same video: several captions of a video are all right."""
     return label[:, None] == label[None]
 
 
-def contrast(score: Tensor, scale: Tensor) -> Tensor:
+def clip_loss(score: Tensor, scale: Tensor) -> Tensor:
     """Symmetric cross-entropy of scaled scores whose diagonal is right (CLIP)."""
     logit = score.float() * scale
     truth = torch.arange(len(logit), device=logit.device)
     return (F.cross_entropy(logit, truth) + F.cross_entropy(logit.T, truth)) / 2
 
 
-def overlap(one: Tensor, other: Tensor) -> Tensor:
+def squared_cosine(one: Tensor, other: Tensor) -> Tensor:
     """Mean squared cosine: 0 when orthogonal (the paper's plain cosine is smallest when opposite)."""
     return F.cosine_similarity(one.float(), other.float(), dim=-1).square().mean()
 
 
-def distance(one: Tensor, other: Tensor) -> Tensor:
+def squared_distance(one: Tensor, other: Tensor) -> Tensor:
     """Mean squared length of the difference."""
     return (one.float() - other.float()).square().sum(-1).mean()

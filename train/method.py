@@ -2,7 +2,7 @@
 
 # Axes: B batch, T texts, V videos, I images, D embedding.
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -95,34 +95,3 @@ class Method(nn.Module):
 def unit(vector: Tensor) -> Tensor:
     """Scale to length 1 along the last axis."""
     return F.normalize(vector, dim=-1)
-
-
-def groups(modules: dict[str, nn.Module], config: Config, rate: float) -> list[dict]:
-    """Optimizer groups: matrices decay; biases, norms and identity-started matrices do not; scalars have a rate of their own."""
-    kinds: dict[str, list[nn.Parameter]] = {"matrix": [], "plain": [], "scalar": []}
-    for name, parameter in parameters(modules):
-        kinds[kind(name, parameter)].append(parameter)
-    rates = {"matrix": (rate, config.decay), "plain": (rate, 0.0), "scalar": (config.scalar_rate, 0.0)}
-    return [
-        {"params": found, "lr": rates[which][0], "base_lr": rates[which][0], "weight_decay": rates[which][1]}
-        for which, found in kinds.items()
-        if found
-    ]
-
-
-def parameters(modules: dict[str, nn.Module]) -> Iterator[tuple[str, nn.Parameter]]:
-    """Every parameter of some modules once, with its name."""
-    seen: set[int] = set()
-    for name, module in modules.items():
-        for path, parameter in module.named_parameters(prefix=name):
-            if id(parameter) not in seen:
-                seen.add(id(parameter))
-                yield path, parameter
-
-
-def kind(name: str, parameter: nn.Parameter) -> str:
-    """Which optimizer group a parameter belongs to: scalar, plain or matrix."""
-    if parameter.ndim == 0:
-        return "scalar"
-    started_as_identity = name.split(".")[-1].startswith("mix")  # layers name them so: decay would pull them to zero
-    return "plain" if parameter.ndim == 1 or started_as_identity else "matrix"

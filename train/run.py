@@ -6,13 +6,12 @@ settings, shards or code have changed. On a GPU the steps run under bf16 autocas
 """
 
 import argparse
-import ast
 import contextlib
 import fcntl
 import hashlib
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,11 @@ import torch
 
 from train import checkpoint, methods
 from train.data import Cache, Loader
+from train.data.cache import identity
+from train.history import History
 from train.method import Config, Method
-from train.trainer import History, Trainer
+from train.settings import configure, parse_setting, read_stored_settings
+from train.trainer import Trainer
 
 
 def main() -> None:
@@ -39,27 +41,19 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, help="the run's folder, if not cache/<dataset>/runs/<method>[-seed<k>]")
     parser.add_argument(
-        "--set", nargs="*", type=pair, default=[], metavar="key=value", help="settings for this run alone"
+        "--set", nargs="*", type=parse_setting, default=[], metavar="key=value", help="settings for this run alone"
     )
     args = parser.parse_args()
     suffix = f"-seed{args.seed}" if args.seed else ""
     folder = args.out or args.shards / "runs" / f"{args.method}{suffix}"
     try:
-        settings = stored(args.shards.name, args.method) | dict(args.set)
+        settings = read_stored_settings(args.shards.name, args.method) | dict(args.set)
         with lock(folder):
             print(run(args.shards, folder, args.method, args.seed, settings, resume=args.resume))
     except (ValueError, BlockingIOError) as error:
         raise SystemExit(f"train: {error}") from None
     except KeyboardInterrupt:
         raise SystemExit("train: stopped; the same command with --resume goes on from the last epoch") from None
-
-
-def pair(word: str) -> tuple[str, str]:
-    """`key=value` in two."""
-    key, equals, value = word.partition("=")
-    if not equals:
-        raise argparse.ArgumentTypeError(f"{word!r} is not key=value")
-    return key, value
 
 
 def run(
@@ -80,7 +74,7 @@ def run(
     if same and before.get("complete") and (folder / "checkpoint.pt").exists():
         return f"{folder} is complete with these settings; remove it to train it again"
     history = History(folder / "history.jsonl")
-    training = resumed(folder, model, same) if resume == "only" or (resume == "try" and same) else None
+    training = load_resume(folder, model, same) if resume == "only" or (resume == "try" and same) else None
     checkpoint.describe(folder, facts | {"complete": False})
     history.cut(training["history"] if training else 0)
     trainer = Trainer(folder, name, seed, model, device, history)
@@ -88,44 +82,6 @@ def run(
     checkpoint.save(folder, name, model)
     checkpoint.describe(folder, facts | {"complete": True, "seconds": round(trainer.seconds, 1)})
     return f"{folder}: {facts['parameters']:,} parameters trained in {trainer.seconds:.0f} s"
-
-
-def stored(dataset: str, method: str, path: Path = Path("params.yaml")) -> dict[str, Any]:
-    """Settings in params.yaml: datasets.<dataset>.train.<method> over defaults.train.<method>; none without the file."""
-    if not path.exists():
-        return {}
-    import yaml
-
-    whole = yaml.safe_load(path.read_text()) or {}
-    sections = [whole.get("defaults") or {}, (whole.get("datasets") or {}).get(dataset) or {}]
-    settings: dict[str, Any] = {}
-    for section in sections:
-        shared = {"words": section.get("words"), "triplets": (section.get("triplets") or {}).get("cap")}
-        settings |= {key: value for key, value in shared.items() if value is not None}
-        settings |= (section.get("train") or {}).get(method) or {}
-    return settings
-
-
-def configure(kind: type[Config], settings: dict[str, Any]) -> Config:
-    """A Config with these settings; text from the command line becomes the type that the field has."""
-    default = kind()
-    if unknown := set(settings) - {field.name for field in fields(kind)}:
-        raise ValueError(f"no setting {', '.join(sorted(unknown))}; there are: {', '.join(asdict(default))}")
-    return kind(**{key: cast(key, value, getattr(default, key)) for key, value in settings.items()})
-
-
-def cast(key: str, value: Any, like: Any) -> Any:
-    """`value` as the type of `like`; a list may be written a,b,c."""
-    try:
-        if isinstance(like, list):
-            return value.split(",") if isinstance(value, str) else list(value)
-        if isinstance(value, str) and not isinstance(like, str):
-            value = ast.literal_eval(value)
-        if isinstance(like, bool) != isinstance(value, bool) or (isinstance(like, int) and value != int(value)):
-            raise ValueError
-        return type(like)(value)
-    except (ValueError, SyntaxError, TypeError):
-        raise ValueError(f"{key} is a {type(like).__name__}, like {like!r}; not {value!r}") from None
 
 
 def open_cache(shards: Path, needs: frozenset[str], config: Config) -> Cache:
@@ -151,35 +107,19 @@ def describe(shards: Path, name: str, seed: int, model: Method, cache: Cache) ->
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "clip_sha256": cache.clip_sha256,
         "shards": identity(shards),
-        "code": digest(sorted(Path(__file__).parent.glob("*.py")) + [Path(methods.__path__[0]) / f"{name}.py"]),
+        "code": code_digest(name),
         "torch": torch.__version__,
     }
 
 
-def identity(shards: Path) -> str:
-    """A digest of which rows the shards hold: their fingerprints say content, sampling, CLIP and stage version; which phrases
-    belong to a caption stands beside.
-    """
-    from pipeline.shards import Shard, files
-
-    digest = hashlib.blake2b(digest_size=16)
-    for kind in ("visual", "text"):
-        for path in files(shards / kind):
-            shard = Shard(path, kind)
-            digest.update("\n".join(map(str, shard["fingerprint"])).encode())
-            if kind == "text":
-                digest.update(str(shard.attributes.get("phrases")).encode())
-                digest.update(shard["triplet_offset"].tobytes() + shard["triplet"].tobytes())
-    digest.update((shards / "keyframes.parquet").read_bytes())
-    return digest.hexdigest()
-
-
-def digest(paths: list[Path]) -> str:
-    """One hash of some files."""
+def code_digest(name: str) -> str:
+    """One hash of the trainer's code: all of it but the other methods."""
+    home, others = Path(__file__).parent, Path(methods.__path__[0])
+    paths = [path for path in sorted(home.rglob("*.py")) if path.parent != others or path.stem in ("__init__", name)]
     return hashlib.blake2b(b"\0".join(path.read_bytes() for path in paths), digest_size=16).hexdigest()
 
 
-def resumed(folder: Path, model: Method, same: bool) -> dict[str, Any] | None:
+def load_resume(folder: Path, model: Method, same: bool) -> dict[str, Any] | None:
     """The place of a stopped run, its weights loaded; None where it never reached its first checkpoint."""
     if not (folder / "checkpoint.pt").exists():
         return None

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from pipeline.datasets import SPLITS, Caption, Item, files
+from pipeline.datasets import SPLITS, Caption, Item, media
 
 END = 31.0  # seconds: videos were cut to 30 s for annotation (CLIP4Clip takes 0 to 31)
 EXPECTED = {"train": 8392, "val": 1065, "test": 1004}  # the lists that papers use
@@ -27,12 +27,12 @@ def parts(config: dict[str, Any]) -> list[str]:
 def read(config: dict[str, Any]) -> tuple[list[Item], list[Caption]]:
     """Every listed video with its file, if one is there, and its paragraph."""
     root = Path(config["root"])
-    found = files.videos(root)
+    found = media.videos(root)
     items, captions = [], []
     for split in parts(config):
-        said = descriptions(files.annotation(root, f"{split}_data.json"))
-        for name in files.read_lines(files.annotation(root, f"{split}_list.txt")):
-            video_id = files.key(name)
+        said = descriptions(media.annotation(root, f"{split}_data.json"))
+        for name in media.read_lines(media.annotation(root, f"{split}_list.txt")):
+            video_id = media.key(name)
             known = video_id in said
             items.append(
                 Item(
@@ -57,15 +57,15 @@ def descriptions(path: Path) -> dict[str, list[str]]:
     matches whole names drops a part of their descriptions.
     """
     found: dict[str, list[str]] = {}
-    data = files.read_json(path)
+    data = media.read_json(path)
     if not isinstance(data, list):
-        raise ValueError(f"{path}: expected a list of annotations, got {type(data).__name__}; {files.AGAIN}")
+        raise ValueError(f"{path}: expected a list of annotations, got {type(data).__name__}; {media.AGAIN}")
     for number, row in enumerate(data):
         where = f"{path}, annotation {number}"
-        name, text = (files.field(row, column, where) for column in ("video", "description"))
+        name, text = (media.field(row, column, where) for column in ("video", "description"))
         if not isinstance(name, str) or not isinstance(text, str):
             raise ValueError(f"{where}: `video` and `description` must be text, got {str(row)[:80]}")
-        sentences = found.setdefault(files.key(name), [])
+        sentences = found.setdefault(media.key(name), [])
         if text.strip():
             sentences.append(text.strip())
     return found

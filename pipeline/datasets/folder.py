@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.datasets import SPLITS, Caption, Item, files
+from pipeline.datasets import SPLITS, Caption, Item, media
 
 TABLES = ("captions.csv", "captions.jsonl", "captions.parquet")
 FILE = ("file", "path", "name", "file_name", "video", "image")
@@ -18,7 +18,7 @@ def read(config: dict[str, Any]) -> tuple[list[Item], list[Caption]]:
     .jsonl or .parquet at the root. Without a split column all is test.
     """
     root = Path(config["root"])
-    paths = files.media(root)
+    paths = media.media(root)
     table = table_of(root, config.get("captions"))
     splits, captions = assign(root, table, paths) if table else ({}, [])
     return [Item(path, splits.get(path, "test"), path=path, kind=kind(root / path)) for path in paths], captions
@@ -26,7 +26,7 @@ def read(config: dict[str, Any]) -> tuple[list[Item], list[Caption]]:
 
 def kind(path: Path) -> str:
     """image or video; GIF and animated WebP are videos."""
-    if path.suffix.lower() not in files.IMAGE:
+    if path.suffix.lower() not in media.IMAGE:
         return "video"
     return "video" if path.suffix.lower() == ".webp" and animated(path) else "image"
 
@@ -59,11 +59,11 @@ def rows(path: Path) -> list[dict[str, Any]]:
     """The rows of a CSV, JSONL or Parquet file."""
     suffix = path.suffix.lower()
     if suffix == ".csv":
-        return files.read_csv(path)
+        return media.read_csv(path)
     if suffix in (".jsonl", ".ndjson"):
         return [
             line(text, f"{path}, line {number}")
-            for number, text in enumerate(files.read_text(path).split("\n"), 1)
+            for number, text in enumerate(media.read_text(path).split("\n"), 1)
             if text.strip()
         ]
     if suffix == ".parquet":
@@ -73,7 +73,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
         try:
             return pyarrow.parquet.read_table(path).to_pylist()
         except pyarrow.ArrowInvalid as error:
-            raise ValueError(f"{path} is not whole Parquet: {error}; {files.AGAIN}") from None
+            raise ValueError(f"{path} is not whole Parquet: {error}; {media.AGAIN}") from None
     raise ValueError(f"{path}: captions come from .csv, .jsonl or .parquet")
 
 
@@ -82,7 +82,7 @@ def line(text: str, where: str) -> dict[str, Any]:
     try:
         row = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{where} is not whole JSON: {error.msg} at column {error.colno}; {files.AGAIN}") from None
+        raise ValueError(f"{where} is not whole JSON: {error.msg} at column {error.colno}; {media.AGAIN}") from None
     if not isinstance(row, dict):
         raise ValueError(f"{where}: expected an object with a file and a caption, got {text[:80]}")
     return row

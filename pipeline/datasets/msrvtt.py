@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from pipeline.datasets import Caption, Item, files
+from pipeline.datasets import Caption, Item, media
 
 JSON = "MSRVTT_data.json"
 # Each split by name: its list of train videos, its list of test videos, and where a test video's query comes from.
@@ -51,11 +51,11 @@ def name(config: dict[str, Any]) -> str:
 def read(config: dict[str, Any]) -> tuple[list[Item], list[Caption]]:
     """Every video of the split with its file, if one is there, and its captions."""
     root, split = Path(config["root"]), name(config)
-    path = files.annotation(root, JSON)
+    path = media.annotation(root, JSON)
     videos, captions = annotations(path)
     members, sentences = lists(root, split, videos)
     members = hold_out(members, int(config.get("val") or 0))
-    found = files.videos(root)
+    found = media.videos(root)
     items = []
     for video_id, part in members:
         known = video_id in videos
@@ -73,15 +73,15 @@ def read(config: dict[str, Any]) -> tuple[list[Item], list[Caption]]:
 
 def annotations(path: Path) -> tuple[dict[str, str], dict[str, list[Any]]]:
     """From the JSON: the split field of each video, and the captions of each video in order."""
-    data = files.read_json(path)
+    data = media.read_json(path)
     videos = {}
-    for number, video in enumerate(files.field(data, "videos", str(path))):
-        videos[files.field(video, "video_id", f"{path}, video {number}")] = video.get("split", "")
+    for number, video in enumerate(media.field(data, "videos", str(path))):
+        videos[media.field(video, "video_id", f"{path}, video {number}")] = video.get("split", "")
     captions: dict[str, list[Any]] = {}
-    for number, sentence in enumerate(files.field(data, "sentences", str(path))):
+    for number, sentence in enumerate(media.field(data, "sentences", str(path))):
         where = f"{path}, sentence {number}"
-        captions.setdefault(files.field(sentence, "video_id", where), []).append(
-            files.field(sentence, "caption", where)
+        captions.setdefault(media.field(sentence, "video_id", where), []).append(
+            media.field(sentence, "caption", where)
         )
     return videos, captions
 
@@ -99,8 +99,8 @@ def lists(root: Path, split: str, videos: dict[str, str]) -> tuple[list[tuple[st
     if query == "first":
         members = [(key, part) for part, names in (("train", train), ("test", test)) for key in id_list(root, names)]
         return members, {}
-    rows = files.read_csv(files.annotation(root, test), "video_id", "sentence")
-    members = [(row["video_id"], "train") for row in files.read_csv(files.annotation(root, train), "video_id")]
+    rows = media.read_csv(media.annotation(root, test), "video_id", "sentence")
+    members = [(row["video_id"], "train") for row in media.read_csv(media.annotation(root, train), "video_id")]
     return members + [(row["video_id"], "test") for row in rows], {
         row["video_id"]: row["sentence"] for row in reversed(rows)
     }
@@ -108,7 +108,7 @@ def lists(root: Path, split: str, videos: dict[str, str]) -> tuple[list[tuple[st
 
 def id_list(root: Path, file: str) -> list[str]:
     """The ids of a list file."""
-    return files.read_lines(files.annotation(root, file))
+    return media.read_lines(media.annotation(root, file))
 
 
 def hold_out(members: list[tuple[str, str]], count: int) -> list[tuple[str, str]]:

@@ -4,7 +4,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-from pipeline.datasets import SPLITS, Caption, Item, files
+from pipeline.datasets import SPLITS, Caption, Item, media
 
 CAPTIONS = "raw-captions.pkl"
 MAPPING = "youtube_mapping.txt"  # optional: `<id> vidN`, for video folders that use the short names
@@ -20,11 +20,11 @@ def expected(config: dict[str, Any]) -> dict[str, dict[str, int]]:
 def read(config: dict[str, Any]) -> tuple[list[Item], list[Caption]]:
     """Every listed video with its file, if one is there, and all its captions."""
     root = Path(config["root"])
-    path = files.annotation(root, CAPTIONS)
-    texts, found, short = captions(path), files.videos(root), names(root)
+    path = media.annotation(root, CAPTIONS)
+    texts, found, short = captions(path), media.videos(root), names(root)
     items, spoken = [], []
     for split in SPLITS:
-        for video_id in files.read_lines(files.annotation(root, f"{split}_list.txt")):
+        for video_id in media.read_lines(media.annotation(root, f"{split}_list.txt")):
             known = video_id in texts
             items.append(
                 Item(
@@ -43,7 +43,7 @@ def names(root: Path) -> dict[str, str]:
     """From id to short name, by the mapping file where there is one."""
     for path in (root / MAPPING, *sorted(root.glob(f"*/{MAPPING}"))):
         if path.is_file():
-            pairs = [line.split() for line in files.read_lines(path)]
+            pairs = [line.split() for line in media.read_lines(path)]
             if bad := [pair for pair in pairs if len(pair) != 2]:
                 raise ValueError(f"{path}: expected `<id> <name>` on each line, got {' '.join(bad[0])!r}")
             return dict(pairs)
@@ -55,7 +55,7 @@ def captions(path: Path) -> dict[str, list[str]]:
     whole = unpickle(path)
     if not isinstance(whole, dict):
         raise ValueError(
-            f"{path}: expected a dictionary from id to captions, got {type(whole).__name__}; {files.AGAIN}"
+            f"{path}: expected a dictionary from id to captions, got {type(whole).__name__}; {media.AGAIN}"
         )
     found = {}
     for video_id, texts in whole.items():
@@ -93,4 +93,4 @@ def unpickle(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         raise ValueError(f"{path} is refused: {error}") from None
     except (EOFError, IndexError, KeyError, TypeError, ValueError, AttributeError, MemoryError, OverflowError) as error:
-        raise ValueError(f"{path} is not a whole pickle ({type(error).__name__}: {error}); {files.AGAIN}") from None
+        raise ValueError(f"{path} is not a whole pickle ({type(error).__name__}: {error}); {media.AGAIN}") from None

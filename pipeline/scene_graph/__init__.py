@@ -6,15 +6,15 @@
 from pathlib import Path
 from typing import Any
 
-from pipeline.scene_graph import phrases as wording
-from pipeline.scene_graph import stanford
-from pipeline.scene_graph.conventions import Triplet, Video
-from pipeline.scene_graph.factual import Factual
-from pipeline.scene_graph.graph import Graph
-from pipeline.scene_graph.repairs import repaired
-from pipeline.scene_graph.rules import facts
+from pipeline.scene_graph import phrases
+from pipeline.scene_graph.parsers.repairs import repaired
+from pipeline.scene_graph.parsers.trees import Trees
+from pipeline.scene_graph.rules import stanford
+from pipeline.scene_graph.rules.extended import facts
+from pipeline.scene_graph.rules.factual import Factual
+from pipeline.scene_graph.rules.graph import Graph
+from pipeline.scene_graph.rules.video import Triplet, Video
 from pipeline.scene_graph.sentence import Sentence, sentences
-from pipeline.scene_graph.trees import Trees
 
 CONVENTIONS = {"video": Video, "factual": Factual}
 RULES = ("extended", "stanford")
@@ -30,7 +30,7 @@ CHOICES = {
     "parser": ("auto", "corenlp", "shallow"),
     "rules": RULES,
     "conventions": tuple(CONVENTIONS),
-    "style": wording.STYLES,
+    "style": phrases.STYLES,
     "form": ("surface", "lemma"),
 }
 
@@ -79,15 +79,15 @@ def describe(text: str, parts: list[str], trees: Trees, config: dict[str, Any]) 
             found.update(dict.fromkeys(derive(tree, config)))
             if place >= 0:
                 tree = tree.shifted([place + one for one in offset])
-                nouns += wording.nouns(tree)
-                verbs += wording.verbs(tree)
+                nouns += phrases.nouns(tree)
+                verbs += phrases.verbs(tree)
         begin = place + len(part) if place >= 0 else begin
     triplets = list(found)
     return {
         "parser": "shallow" if "shallow" in parsers or trees.parser == "shallow" else "corenlp",
         "fallback": not triplets,
         "triplets": triplets,
-        "phrases": wording.phrases(triplets, config["style"], config["cap"]) or [text],
+        "phrases": phrases.phrases(triplets, config["style"], config["cap"]) or [text],
         "nouns": nouns,
         "verbs": verbs,
     }

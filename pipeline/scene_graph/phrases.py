@@ -1,7 +1,7 @@
 """Triplets as phrases for a text encoder, and the nouns and verbs of a caption."""
 
 from pipeline.scene_graph import words
-from pipeline.scene_graph.conventions import Triplet
+from pipeline.scene_graph.rules.video import Triplet
 from pipeline.scene_graph.sentence import Sentence
 
 STYLES = ("paper", "reverse", "is")

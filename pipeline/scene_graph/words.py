@@ -13,7 +13,6 @@ AUXILIARY = frozenset({"aux", "aux:pass", "cop"})
 COMPOUND = frozenset({"compound", "flat"})
 SHARE_SUBJECT = frozenset({"xcomp", "advcl", "conj", "ccomp", "dep", "parataxis"})
 APART = frozenset({"or", "nor", "not", "but"})
-
 # "on the side of a road" is one preposition
 RELATIONAL = listed(
     """front middle top side sides back center centre bottom edge edges corner end left right rear inside outside base
@@ -21,12 +20,10 @@ RELATIONAL = listed(
 )
 # adverbs that with their preposition make one: "next to", "close to", "up to", "out of"
 ADVERBS = listed("next close adjacent up down out away back off over near far through along outside inside around")
-
 # prepositions that parsers take for adverbs
 PLACES = listed(
     "above down up over under through across along around behind beneath below near inside past off in on by"
 )
-
 # what captions tell of, where a tagger may see a plural noun: "the red moon changes", "the ball flashes"
 DEEDS = listed(
     """move go slide grow get shrink appear show vanish disappear flash blink bounce hop follow swap change stay roll jump
@@ -37,7 +34,6 @@ DEEDS = listed(
 )
 # words that begin a clause
 CLAUSE = listed("while as when because if after before where whilst until since then")
-
 # "a group of people" is people
 GROUPS = listed(
     """group crowd bunch pair couple lot lots number bit set series variety kind type sort row stack pile herd flock
@@ -48,7 +44,6 @@ GROUPS = listed(
 )
 LIGHT = listed("try use attempt begin start seem appear continue want go get prepare")  # "trying to catch": catch
 STATIC = listed("walk stand sit run ride drive go pass fly stop park lie lay come wait jump move sail kneel")
-
 COUNTING = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 NUMBERS = {word: str(number) for number, word in enumerate(COUNTING)}
 COLOURS = listed(

@@ -27,9 +27,10 @@ from pathlib import Path
 import pyarrow.parquet
 
 from pipeline import shards
+from pipeline.encoders.image import ImageEncoder
+from pipeline.encoders.text import TextEncoder
 from pipeline.shards import Shard, ShardError
-from tests import worlds
-from tests.bench import house
+from tests.support import house, worlds
 
 NAME, SLOW = "bench", 0.03
 SHARES = {"visual": 0.35, "text": 0.3, "triplets": 0.1, "train": 0.25}
@@ -108,7 +109,7 @@ def slow(module: str, log: Path) -> None:
 
         checkpoint.save = noted
     elif module in ("pipeline.visual", "pipeline.text"):
-        encoder = importlib.import_module(module).Encoder
+        encoder = ImageEncoder if module == "pipeline.visual" else TextEncoder
         encode = encoder.__call__
 
         def watched(self, what, *rest):
@@ -199,7 +200,7 @@ class Stage:
                 shard = Shard(path, self.name)
                 kept = [row for row in range(len(shard)) if dice.random() < 0.5]
                 tensors = {name: shard[name] for name in shards.TENSORS[self.name]}
-                shards.write(path, self.name, shards.take(self.name, tensors, kept), shard.attributes)
+                shards.write(path, self.name, shards.take_rows(self.name, tensors, kept), shard.attributes)
 
     def unit(self) -> float:
         """Rows of the largest shard: what one kill may cost."""

@@ -21,7 +21,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import av
 import numpy as np
+import torch
+from PIL import Image
+
+from pipeline.video import decode, demux, planned, request, timeline
+from pipeline.video.backends import ffmpeg_program
+from pipeline.video.resize import resize, shape
 
 SIZE = 224
 MESH = 6  # fields a side that bend by themselves
@@ -43,19 +50,6 @@ def borrow_ffmpeg() -> None:
     environment = os.environ | {"LD_LIBRARY_PATH": ":".join(paths), "UNITRIM_BENCH": str(links), "OMP_NUM_THREADS": "1"}
     os.execve(sys.executable, [sys.executable, "-m", "tests.bench.decode", *sys.argv[1:]], environment)
 
-
-if __name__ == "__main__":
-    borrow_ffmpeg()
-
-import av  # noqa: E402
-import torch  # noqa: E402
-from PIL import Image  # noqa: E402
-
-from pipeline import container as boxes  # noqa: E402
-from pipeline import decode as own  # noqa: E402
-from pipeline import packets  # noqa: E402
-from pipeline.peers import ffmpeg_program  # noqa: E402
-from pipeline.resize import resize, shape  # noqa: E402
 
 # --- clips
 
@@ -157,16 +151,16 @@ def texture(chance: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 
 def ours(path: str, numbers: list[int], count: int) -> torch.Tensor:
-    return own.decode(path, count, SIZE).frame
+    return decode.decode(path, count, SIZE).frame
 
 
 def bound(path: str, numbers: list[int], count: int) -> None:
     """The same packets decoded, nothing converted."""
-    with boxes.opened(path) as container:
-        stream = boxes.stream_of(container)
-        found = boxes.scan(container, stream)
+    with demux.open_container(path) as container:
+        stream = demux.stream_of(container)
+        found = demux.scan(container, stream)
         times = found.times()
-        for _ in packets.planned(stream.codec_context, found, {times[number] for number in numbers}, None):
+        for _ in planned.plan_packets(stream.codec_context, found, {times[number] for number in numbers}, None):
             pass
 
 
@@ -226,7 +220,7 @@ def pyav_sequential(path: str, numbers: list[int], count: int) -> torch.Tensor:
 
 def ffmpeg(path: str, numbers: list[int], count: int) -> torch.Tensor:
     """The `ffmpeg` program, by ffmpeg-python."""
-    return own.decode(path, count, SIZE, decoder="ffmpeg").frame
+    return decode.decode(path, count, SIZE, decoder="ffmpeg").frame
 
 
 def pillow(picture: np.ndarray) -> torch.Tensor:
@@ -247,8 +241,6 @@ METHODS: dict[str, Callable] = {
     "pyav_sequential": pyav_sequential,
     "ffmpeg": ffmpeg,
 }
-
-
 # --- measuring
 
 
@@ -279,12 +271,12 @@ def spent() -> float:
 
 def numbers_of(path: str, count: int) -> list[int]:
     """The frames that our sampling wants."""
-    with boxes.opened(path) as container:
-        stream = boxes.stream_of(container)
-        found = boxes.scan(container, stream)
+    with demux.open_container(path) as container:
+        stream = demux.stream_of(container)
+        found = demux.scan(container, stream)
         times = found.times()
         stop = found.end(times)
-        return boxes.choose(times, stop, stop, boxes.Want(count, SIZE), found.clock)[0]
+        return timeline.choose_frames(times, stop, stop, request.FrameRequest(count, SIZE), found.clock)[0]
 
 
 def measure(clips: list[str], count: int, methods: dict[str, Callable], rounds: int) -> dict[str, tuple[float, float]]:
@@ -338,7 +330,7 @@ def two_cores(clips: list[str], count: int, rounds: int) -> tuple[float, float]:
     """Work a second of two processes against one: by the clock, and by CPU time (what remains of it if nothing else runs)."""
     code = (
         "import sys, time, torch; torch.set_num_threads(1)\n"
-        "from pipeline.decode import decode\n"
+        "from pipeline.video.decode import decode\n"
         "decode(sys.argv[2], 2, 224); print('ready', flush=True)\n"
         "for line in sys.stdin:\n"
         "    begin = time.process_time()\n"
@@ -370,7 +362,7 @@ def growth(small: str, large: str, count: int) -> float:
     """MiB by which decoding `large` raises the peak of a process that has all libraries loaded and has decoded `small`."""
     code = (
         "import re, sys, torch; torch.set_num_threads(1)\n"
-        "from pipeline.decode import decode\n"
+        "from pipeline.video.decode import decode\n"
         "peak = lambda: int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1]) / 1024\n"
         "decode(sys.argv[1], 2, 224); before = peak()\n"
         "decode(sys.argv[2], int(sys.argv[3]), 224); print(peak() - before)"
@@ -436,6 +428,10 @@ def rounded(value: object) -> object:
     if isinstance(value, dict):
         return {key: rounded(inner) for key, inner in value.items()}
     return round(value, 3) if isinstance(value, float) else value
+
+
+if __name__ == "__main__":
+    borrow_ffmpeg()
 
 
 if __name__ == "__main__":

@@ -25,8 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tests import tiny
-from tests.bench import house
+from tests.support import house, tiny
 
 FRAMES, SIZE = 12, 224
 WIDTH, TOKENS, LAYERS, DIMENSION = 768, 50, 12, 512
@@ -158,16 +157,17 @@ def stage(place: Path, towers, videos: int) -> float:
     import pyarrow.parquet
 
     from pipeline import visual
-    from pipeline.stage import dataset
+    from pipeline.encoders import image
+    from pipeline.params import read_dataset
 
-    config = dataset("bench")
+    config = read_dataset("bench")
     items = pyarrow.parquet.read_table("cache/bench/manifest/items.parquet").to_pylist()[:videos]
-    encoder = visual.Encoder(place / "cache/bench/clip", "cpu", config)
+    encoder = image.ImageEncoder(place / "cache/bench/clip", "cpu", config)
     encoder.towers = towers
     frame = np.random.default_rng(0).integers(0, 255, (FRAMES, SIZE, SIZE, 3), np.uint8)
     alone = [rate(lambda: len(encoder(frame, "video")[:1]), 10.0, time.perf_counter)]
     began = time.perf_counter()
-    visual.build(Path("cache/bench/visual"), items, encoder, config, None)
+    visual.update_visual(Path("cache/bench/visual"), items, encoder, config, None)
     whole = len(items) / (time.perf_counter() - began)
     alone.append(rate(lambda: len(encoder(frame, "video")[:1]), 10.0, time.perf_counter))
     print(f"visual stage: {whole:.2f} items/s; encoder alone: {alone[0]:.2f} before, {alone[1]:.2f} after")
@@ -200,11 +200,11 @@ def measure(place: Path, options: argparse.Namespace) -> dict[str, float]:
     for name in ("manifest", "clip"):
         command = [sys.executable, "-m", f"pipeline.{name}", "--dataset", "bench"]
         subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": str(house.ROOT)})
-    from pipeline.clip import read_model
-    from pipeline.towers import Towers
+    from pipeline.encoders.check import read_model
+    from pipeline.encoders.towers import FrozenCLIP
 
     folder = place / "cache/bench/clip"
-    towers = {name: Towers.load(folder, "cpu", name) for name in ("fp32", "bf16")}
+    towers = {name: FrozenCLIP.load(folder, "cpu", name) for name in ("fp32", "bf16")}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     result = images(towers, options.rounds)

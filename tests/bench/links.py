@@ -19,9 +19,8 @@ import tempfile
 from pathlib import Path
 
 from pipeline.shards import Shard
-from tests import tiny
-from tests.bench import house
 from tests.bench.pipeline import copy
+from tests.support import house, tiny
 
 TARGETS = ("visual@bench", "keyframes@bench", "text@bench")
 VIDEOS = 24

@@ -24,7 +24,7 @@ import pyarrow
 import torch
 
 from pipeline import shards
-from pipeline.stage import write_table
+from pipeline.files import write_table
 from tests.bench import formats
 from train.data import Cache, Loader
 
@@ -78,7 +78,7 @@ class Ours:
                 "jpeg": np.zeros(0, np.uint8),
                 "jpeg_offset": np.zeros(total + 1, np.int64),
             }
-            shards.write(shards.file_of(folder / "visual", part), "visual", visual, made)
+            shards.write(shards.shard_path(folder / "visual", part), "visual", visual, made)
         text = {
             "caption_id": captions,
             "video_id": [name.split("#")[0] for name in captions],
@@ -87,7 +87,7 @@ class Ours:
             "triplet": np.arange(len(tensors["triplet"]), dtype=np.int32),
         }
         text |= {name: tensors[name] for name in ("sentence", "word_offset", "word", "triplet_offset")}
-        shards.write(shards.file_of(folder / "text", 0), "text", text, made)
+        shards.write(shards.shard_path(folder / "text", 0), "text", text, made)
         phrases = {"phrase": [str(row) for row in range(len(tensors["triplet"]))], "embedding": tensors["triplet"]}
         shards.write(folder / "text" / "phrases.h5", "phrases", phrases, made)
         items = {"video_id": names, "path": names, "split": ["train"] * videos, "group": names}

@@ -22,8 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests import tiny
-from tests.bench import house
+from tests.support import house, tiny
 
 MORE = 10
 

@@ -22,11 +22,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests import worlds
+from tests.support import worlds
 from train import methods
 from train.data import Cache, Loader
-from train.method import Features, Method, groups
-from train.trainer import AdamW
+from train.method import Features, Method
+from train.optimizer import AdamW, parameter_groups
 
 BATCH, FRAMES, WORDS, TRIPLETS, PATCHES, SIZE = 64, 12, 32, 8, 49, 512
 MSRVTT_SAMPLES = 180_000  # captions of MSR-VTT's 9k split: one epoch
@@ -204,7 +204,9 @@ def steps(device: str, repeats: int) -> dict[str, float]:
     """Seconds a step of both, of the same model."""
     model, losses, features = peers(device)
     print(f"gradients agree to {agree(model, losses, features):.1e}")
-    optimizer = AdamW([group | {"lr": 0.0} for group in groups(model.learned(model.phases()[0]), model.config, 0.0)])
+    optimizer = AdamW(
+        [group | {"lr": 0.0} for group in parameter_groups(model.learned(model.phases()[0]), model.config, 0.0)]
+    )
     work = {name: lambda loss=loss: step(model, loss, features, optimizer) for name, loss in losses.items()}
     timed(work, 1)
     return {name: statistics.median(seconds) for name, seconds in timed(work, repeats).items()}
@@ -275,7 +277,7 @@ def waiting(device: str, steps: int) -> float:
         loader = Loader(Cache(path, methods.load("unitrim").needs), "train", BATCH, 0, device)
         model = methods.build("unitrim", {}).to(device).train()
         phase = model.phases()[0]
-        optimizer = AdamW(groups(model.learned(phase), model.config, phase.rate))
+        optimizer = AdamW(parameter_groups(model.learned(phase), model.config, phase.rate))
         began, waited, done = 0.0, 0.0, 0
         for epoch in range(1 + steps // loader.steps):
             for features in loader.epoch(epoch):

@@ -20,8 +20,10 @@ from pathlib import Path
 
 from lemminflect import getLemma
 
-from pipeline import corenlp, scene_graph
-from pipeline.scene_graph import Trees, describe
+from pipeline import scene_graph
+from pipeline.scene_graph import describe
+from pipeline.scene_graph.parsers import corenlp
+from pipeline.scene_graph.parsers.trees import Trees
 
 DATA = Path(os.environ.get("UNITRIM_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 TRIPLET = re.compile(r"\(([^()]*)\)")

@@ -11,12 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from train import layers, losses
-from train.method import Config as Base
-from train.method import Features, Method, Phase, unit
+from train.method import Config, Features, Method, Phase, unit
 
 
 @dataclass
-class Config(Base):
+class Config(Config):
     """CLIP4Clip's settings."""
 
     similarity: str = "seqTransf"  # or meanP: no temporal transformer
@@ -58,7 +57,7 @@ class Clip4Clip(Method):
         """Unit video (B, D)."""
         frame, mask = features["frame"], features["frame_mask"]
         frame = self.temporal(frame, mask) if self.config.similarity == "seqTransf" else unit(frame)
-        return {"video": layers.video(frame, mask)}
+        return {"video": layers.mean_video(frame, mask)}
 
     def score_videos(self, text: Features, video: Features) -> Tensor:
         """Cosine of sentence and video."""
@@ -72,4 +71,4 @@ class Clip4Clip(Method):
     def loss(self, batch: Features, progress: float) -> dict[str, Tensor]:
         """The diagonal of a batch is right, as published: further captions of a video count as wrong."""
         score = self.score_videos(self.encode_text(batch), self.encode_video(batch))
-        return {"sentence_video": losses.contrast(score, self.scale())}
+        return {"sentence_video": losses.clip_loss(score, self.scale())}

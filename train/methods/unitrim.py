@@ -13,15 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from train import layers, losses
-from train.method import Config as Base
-from train.method import Features, Method, Phase, unit
+from train.layers import blocks
+from train.method import Config, Features, Method, Phase, unit
 
 ALIGNMENTS = ("sentence_video", "triplet_frame", "word_patch", "sentence_frame", "triplet_video")
 IMAGE_TEXT = ("disentangled", "spatial_only", "sentence_linear", "raw_T", "raw_sentence")
 
 
 @dataclass
-class Config(Base):
+class Config(Config):
     """UniTriM's settings."""
 
     layers: int = 4  # of the temporal encoder
@@ -62,19 +62,19 @@ class UniTriM(Method):
         of_text, of_video = (config.inner, config.outer), (config.inner_video, config.outer_video)
         self.temporal = layers.TemporalEncoder(size, config.layers, max(77, config.frames))
         if wanted - {"word_patch"}:
-            self.map_global = nn.Sequential(layers.Mix(size), layers.Mix(size))
+            self.map_global = nn.Sequential(layers.IdentityLinear(size), layers.IdentityLinear(size))
         if "word_patch" in wanted:
             k = min(config.k, config.patches)
-            self.map_local = nn.Sequential(layers.Mix(size), layers.Mix(size))
+            self.map_local = nn.Sequential(layers.IdentityLinear(size), layers.IdentityLinear(size))
             self.selector = layers.PatchSelector(size, k, config.selector, config.samples, config.sigma)
             self.word_patch = layers.TokenSimilarity(config.words, k * config.frames, of_text, of_video)
         if "triplet_frame" in wanted:
             self.triplet_frame = layers.TokenSimilarity(config.triplets, config.frames, of_text, of_video)
         if "sentence_frame" in wanted:
-            self.sentence_frame = layers.Interaction(config.frames, *of_video)
+            self.sentence_frame = layers.ISA(config.frames, *of_video)
         if "triplet_video" in wanted:
-            self.triplet_video = layers.Interaction(config.triplets, *of_text)
-        self.scale = nn.ModuleDict({name: losses.Sigmoid(config.temperature) for name in config.alignments})
+            self.triplet_video = layers.ISA(config.triplets, *of_text)
+        self.scale = nn.ModuleDict({name: losses.SigLIPLoss(config.temperature) for name in config.alignments})
         self.image = ImageText(config)
 
     @classmethod
@@ -112,7 +112,7 @@ class UniTriM(Method):
         """video (B, D), frame (B, N, D), and the chosen patches (B, N·k, D)."""
         mask = features["frame_mask"]
         encoded = self.temporal(features["frame"], mask)
-        video = {"video": layers.video(encoded, mask), "frame_mask": mask}
+        video = {"video": layers.mean_video(encoded, mask), "frame_mask": mask}
         video["frame"] = encoded if self.config.frame == "after" else unit(features["frame"])
         if "word_patch" in self.scale:
             video["patch"] = self.selector(features["patch"], video["video"])
@@ -138,7 +138,7 @@ class UniTriM(Method):
     def score_sentence_frame(self, text: Features, video: Features) -> Tensor:
         """(T, V): ISA over the frames."""
         similarity = torch.einsum("td,vnd->tnv", text["sentence"], video["frame"])
-        mask = layers.partial(video["frame_mask"])
+        mask = blocks.drop_full_mask(video["frame_mask"])
         return self.sentence_frame(similarity, None if mask is None else mask.T, 1)
 
     def score_triplet_video(self, text: Features, video: Features) -> Tensor:
@@ -169,7 +169,7 @@ class UniTriM(Method):
     def alignment_loss(self, batch: Features, progress: float) -> dict[str, Tensor]:
         """One SigLIP loss a granularity, each with its own temperature and bias (3.4.1)."""
         scores = self.align(self.align_text(batch), self.encode_video(batch))
-        positive = losses.matches(batch["label"])
+        positive = losses.same_video(batch["label"])
         return {name: self.scale[name](score, positive, first=progress == 0) for name, score in scores.items()}
 
     def image_loss(self, batch: Features, progress: float) -> dict[str, Tensor]:
@@ -191,20 +191,20 @@ class ImageText(nn.Module):
         self.config, size, hidden = config, config.dimension, config.disentangler
         encoded = config.image_text in ("disentangled", "spatial_only")
         if config.unified == "gated" and encoded:
-            self.gate_triplet, self.gate_word = layers.Gate(size), layers.Gate(size)
+            self.gate_triplet, self.gate_word = layers.GatedMean(size), layers.GatedMean(size)
         if encoded:
             self.spatial = layers.mlp(size, hidden, size)
         if encoded and config.residual:
-            self.sentence = layers.Mix(size)
+            self.sentence = layers.IdentityLinear(size)
             nn.init.zeros_(self.spatial[-1].weight)
             nn.init.zeros_(self.spatial[-1].bias)
         if config.image_text == "disentangled":
             self.temporal = layers.mlp(size, hidden, size)
             self.rebuild = layers.mlp(2 * size, hidden, size)
         if config.image_text == "sentence_linear":
-            self.sentence = layers.Mix(size)
+            self.sentence = layers.IdentityLinear(size)
         if not config.image_text.startswith("raw"):
-            self.scale = losses.Sigmoid(config.temperature)
+            self.scale = losses.SigLIPLoss(config.temperature)
 
     @staticmethod
     def needed(config: Config) -> frozenset[str]:
@@ -242,13 +242,13 @@ class ImageText(nn.Module):
         """Named terms, weighted. No gradient of the reconstruction reaches E_spat: its inputs are E_temp(T) and the image."""
         unified = self.unify(features)
         spatial = self.look(features, unified)
-        positive = losses.matches(features["label"])
+        positive = losses.same_video(features["label"])
         terms = {"text_image": self.scale(unit(spatial) @ image.T, positive, first)}
         if self.config.image_text == "disentangled":
             temporal = self.temporal(unified)
             rebuilt = self.rebuild(torch.cat([temporal, image], -1))
-            terms["orthogonality"] = self.config.w_orth * losses.overlap(spatial, temporal)
-            terms["reconstruction"] = self.config.w_rec * losses.distance(unified.detach(), rebuilt)
+            terms["orthogonality"] = self.config.w_orth * losses.squared_cosine(spatial, temporal)
+            terms["reconstruction"] = self.config.w_rec * losses.squared_distance(unified.detach(), rebuilt)
         return terms
 
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from train.layers import video
+from train.layers import mean_video
 from train.method import Features, Method, unit
 
 
@@ -17,7 +17,7 @@ class ZeroShot(Method):
 
     def encode_video(self, features: Features) -> Features:
         """Unit mean (B, D) of the unit frames."""
-        return {"video": video(unit(features["frame"]), features["frame_mask"])}
+        return {"video": mean_video(unit(features["frame"]), features["frame_mask"])}
 
     def score_videos(self, text: Features, video: Features) -> Tensor:
         """Cosine of sentence and video."""

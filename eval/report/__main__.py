@@ -1,0 +1,102 @@
+"""Stage: scores, runs and shards -> one self-contained HTML page; with `--table` the numbers alone.
+
+python -m eval.report --dataset demo            writes cache/demo/report/index.html
+python -m eval.report --table [--dataset demo]  prints the table of all runs; --markdown for a README
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from eval.report import page
+from eval.report.figures import LETTERS, choose_runs, figure_five, figure_six, read_history, run_facts
+from eval.tables import build_tables, gather_metrics, print_tables, to_markdown, to_text
+from pipeline import files, params
+from pipeline.shards import VideoReader
+
+READING = """<ul class="reading">
+<li><b>R@K</b>: percentage of queries whose right item is among the first K. Every caption is a query. <b>MdR</b>, <b>MnR</b>:
+median and mean rank. <b>Rsum</b>: R@1 + R@5 + R@10. Equal scores rank at their expectation.</li>
+<li><b>video → text</b>, <b>image → text</b>: an item finds its captions; where there are several, the best one counts.</li>
+<li><b>joint gallery</b>: all test videos and images in one list. Their scores are brought to one scale by standardising
+each kind within the query (how far an item stands out from its own kind). <b>Either</b>: the video or its image;
+<b>both</b>: the two of them within K. <b>images in 10</b>: percentage of images among the first ten.</li>
+<li><b>look-alikes</b>: items made to differ in one thing only (what happens, or which thing does it). <b>group R@K</b>: any of
+them counts. <b>in-group</b>: how often the right one leads its look-alikes; <b>chance</b> beside it.</li>
+<li><b>n</b>: queries over gallery size. <b>±</b>: sample standard deviation over seeds. <b>Bold</b>: the best of a column.</li>
+</ul>"""
+
+
+def build(folder: Path, runs: dict[str, list[dict[str, Any]]]) -> str:
+    """The whole page, the same bytes for the same files."""
+    run, told = choose_runs(folder, runs)
+    visual = VideoReader(folder)
+    queries = figure_six(folder, run, visual)
+    lettered = list(zip(queries, LETTERS))
+    numbers, line = run_facts(folder, told)
+    header = (
+        "<h1>UniTriM <small>one sentence finds the images and the videos</small></h1>"
+        f'<p class="lead">{line}</p>{page.tiles(numbers)}'
+    )
+    grids = '<div class="tables">' + "".join(map(page.table, build_tables(runs))) + "</div>"
+    drawn = "".join(read_history(folder, method) for method in runs) or '<p class="quiet">Nothing was trained.</p>'
+    parts = [
+        ("results", "Results", "All methods on the same frozen features; mean over seeds.", grids),
+        (
+            "queries",
+            "One sentence, images and videos",
+            f"What {run} finds: nouns and verbs, triplets, the five best images and the five best videos (keyframe above "
+            "first, middle and last frame). Shown by rule, hits and misses alike.",
+            "".join(page.query(*pair) for pair in lettered),
+        ),
+        (
+            "joint",
+            "Images and videos in one list",
+            "The ten best of the joint gallery; the right image and the right video both count. "
+            "The score is calibrated: deviations above the mean of its own kind, for this query.",
+            "".join(page.joint(*pair) for pair in lettered[:3]),
+        ),
+        (
+            "keyframe",
+            "How a video's image is chosen",
+            "The keyframe is the frame most like all others: the largest row sum of the frames' cosine similarities.",
+            figure_five(folder, visual),
+        ),
+        ("training", "Training", "Loss terms over steps; one line a seed, each chart on its own scale.", drawn),
+        ("reading", "How to read the numbers", "", READING),
+    ]
+    sections = [(name, title, page.section(name, title, lead, body)) for name, title, lead, body in parts]
+    style = (Path(__file__).parent / "report.css").read_text()
+    return page.page(f"UniTriM: {folder.name}", style, header, sections)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", help="a name under `datasets` in params.yaml; --table without it takes all")
+    parser.add_argument("--table", action="store_true", help="print the numbers of all runs and write nothing")
+    parser.add_argument("--markdown", action="store_true", help="the same as Markdown")
+    args = parser.parse_args()
+    if not args.dataset and not (args.table or args.markdown):
+        parser.error("--dataset is needed to write a report")
+    every = sorted(path for path in params.CACHE.glob("*") if path.is_dir())
+    folders = [params.cache_folder(args.dataset)] if args.dataset else every
+    found = [folder for folder in folders if gather_metrics(folder)]
+    if not found:
+        where = args.dataset or "any dataset"
+        raise SystemExit(
+            f"no scores of {where} in {params.CACHE}; run: dvc repro   (or python -m eval.run --run … --shards …)"
+        )
+    if args.table or args.markdown:
+        print_tables(found, to_markdown if args.markdown else to_text)
+        return
+    try:
+        written = build(found[0], gather_metrics(found[0]))
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(f"report of {args.dataset}: {error}; run: dvc repro report@{args.dataset}") from None
+    path = found[0] / "report" / "index.html"
+    files.write(path, written)
+    print(f"wrote {path} ({len(written) / 1e6:.1f} MB, self-contained)")
+
+
+if __name__ == "__main__":
+    main()

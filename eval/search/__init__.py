@@ -1,0 +1,1 @@
+"""One sentence -> the images and videos that match it."""

@@ -1,0 +1,81 @@
+"""Find images and videos by one sentence.
+
+python -m eval.search --run cache/demo/runs/unitrim --shards cache/demo "a red ball rolls to the left"
+
+Without a sentence it reads one a line, so that the models are loaded once. The encoded gallery is kept beside the shards,
+in `.search/`, for as long as the checkpoint and the shards stay what they are.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from eval.search.engine import Search
+
+SPLITS = ("all", "train", "val", "test")
+
+
+def format_answer(answer: dict[str, Any]) -> str:
+    """Results as a person reads them."""
+    lines = [f"“{answer['query']}”"]
+    if answer["phrases"]:
+        lines.append(f"  {' · '.join(answer['phrases'])}")
+    for kind in ("images", "videos"):
+        lines += ["", kind]
+        for one in answer[kind]:
+            where = {
+                "photo": "",
+                "keyframe": f"  keyframe at {format_clock(one['time'])}",
+                "video": f"  best at {format_clock(one['time'])}",
+            }
+            lines.append(f"{one['rank']:>3}  {one['score']:6.3f}  {one['path']}{where[one['kind']]}")
+        if not answer[kind]:
+            lines.append("     none")
+    return "\n".join(lines)
+
+
+def format_clock(seconds: float | None) -> str:
+    """Seconds as 4.2 s or 12:05."""
+    if seconds is None:
+        return ""
+    return f"{seconds:.1f} s" if seconds < 60 else f"{int(seconds // 60)}:{int(seconds % 60):02d}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("query", nargs="?", help="a sentence; without it, one a line is read")
+    parser.add_argument("--run", type=Path, required=True, help="cache/<dataset>/runs/<run>")
+    parser.add_argument("--shards", type=Path, required=True, help="cache/<dataset>: what is searched")
+    parser.add_argument("--top", type=int, default=5, help="how many images and how many videos")
+    parser.add_argument("--split", default="all", choices=SPLITS, help="what of the dataset is searched")
+    parser.add_argument("--json", action="store_true", help="one JSON object a sentence")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    args = parser.parse_args()
+    if args.top < 1:
+        parser.error("--top must be 1 or more")
+    if args.query is not None and not args.query.strip():
+        parser.error("the sentence is empty")
+    from eval.load import choose_device
+
+    search = Search(args.run, args.shards, args.split, choose_device(args.device))
+    for query in [args.query] if args.query is not None else read_queries():
+        answer = search(query, args.top)
+        print(json.dumps(answer, ensure_ascii=False) if args.json else format_answer(answer), flush=True)
+
+
+def read_queries() -> Any:
+    """Sentences from the terminal or a pipe, one a line, blank lines left out."""
+    while True:
+        if sys.stdin.isatty():
+            print("\nsentence (Ctrl-D ends): ", end="", file=sys.stderr, flush=True)
+        line = sys.stdin.readline()
+        if not line:
+            return
+        if line.strip():
+            yield line.strip()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""The encoded gallery, kept beside the cache for the next search."""
+
+import hashlib
+import pickle
+from pathlib import Path
+from typing import Any
+
+from pipeline.shards import Shard, shard_paths
+
+VERSION = 1  # of the kept gallery
+
+
+def read_gallery(path: Path, key: str) -> Any:
+    """The encoded gallery in a file, None where there is none, it is damaged, or it was made from something else."""
+    import torch
+
+    if not path.exists():
+        return None
+    try:
+        content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError):
+        return None
+    return content["gallery"] if isinstance(content, dict) and content.get("key") == key else None
+
+
+def to_half(tensor: Any) -> Any:
+    """Float tensors as float16 on the CPU: what is kept takes half the room."""
+    return (tensor.half() if tensor.is_floating_point() else tensor).cpu()
+
+
+def to_full(tensor: Any, device: str) -> Any:
+    """Float tensors as float32 on the device."""
+    return (tensor.float() if tensor.is_floating_point() else tensor).to(device)
+
+
+def gallery_identity(run: Path, shards: Path) -> str:
+    """What an encoded gallery depends on: the checkpoint, every visual row, the keyframes."""
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(f"{VERSION}".encode())
+    digest.update((run / "checkpoint.pt").read_bytes())
+    for path in shard_paths(shards / "visual"):
+        digest.update("\n".join(Shard(path, "visual")["fingerprint"]).encode() + b"\0")
+    for path in (shards / "keyframes.parquet", shards / "manifest" / "items.parquet"):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

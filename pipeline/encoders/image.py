@@ -1,0 +1,61 @@
+"""The frozen vision tower as the visual stage uses it, and the recipe that its rows depend on."""
+
+# Axes: N frames of a video, P patches, D embedding, S size.
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.encoders import towers
+from pipeline.video import decode
+
+VERSION = "3"
+RESIZE = "shorter side, bicubic antialias, centre crop"
+
+
+class ImageEncoder:
+    """The vision tower, loaded when the first frame needs it; `recipe` is known without it."""
+
+    def __init__(self, folder: Path, device: str | None, config: dict[str, Any]):
+        record = json.loads((folder / "clip.json").read_text())
+        self.folder, self.device = folder, device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.size, self.patches, self.dimension = record["image_size"], record["patches"], record["dimension"]
+        self.frames, self.name = config["frames"], record["name"]
+        self.towers: Any = None
+        self.loading = threading.Lock()
+        self.recipe = {
+            "clip_sha256": record["sha256"],
+            "precision": towers.resolve_precision(config["precision"], self.device),
+            "frames": config["frames"],
+            "size": self.size,
+            "sampling": config["sampling"],
+            "decoder": decode.decoder_version(config["decoder"]),
+            "pictures": decode.decoder_version("pillow"),
+            "resize": RESIZE,
+            "thumbnail": config["thumbnail"],
+            "version": VERSION,
+        }
+
+    def load(self) -> None:
+        """Load the tower unless it is there; another thread may do so ahead."""
+        with self.loading:
+            if self.towers is None:
+                loaded = towers.FrozenCLIP.load(self.folder, self.device, self.recipe["precision"])
+                loaded.read("image")
+                self.towers = loaded
+
+    def __call__(self, frame: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens (N, D) and (N, P, D) float16 of frames (N, S, S, 3).
+
+        A batch has the shape that its kind has, filled up with black, so that the bytes do not depend on other items.
+        """
+        self.load()
+        count = len(frame)
+        batch = torch.zeros(1 if kind == "image" else self.frames, *frame.shape[1:], dtype=torch.uint8)
+        batch[:count] = torch.from_numpy(frame)
+        token, patch = self.towers.images(batch)
+        return towers.to_half(token[:count].numpy()), towers.to_half(patch[:count].numpy())

@@ -1,0 +1,198 @@
+"""Run a function over items in supervised worker processes; a hang or a crash costs the item that caused it, no other.
+
+    for outcome in run(work, items, workers=2, seconds=60, memory=4 << 30):
+        outcome.value if outcome.ok else (outcome.reason, outcome.detail)
+
+Each worker holds one item at a time. When it outlives its time, grows past its memory or dies, it is killed and replaced; its
+item is tried once more with nothing beside it, and the second failure is its outcome. Results come back through shared memory
+while the caller works on earlier ones. Workers are forked from a nursery, a fresh interpreter that has imported what the
+function needs and does nothing else, so that a new one costs milliseconds. Nothing outlives the caller: all die with it.
+"""
+
+import contextlib
+import pickle
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Pipe, wait
+from typing import Any
+
+from pipeline.engine.workers import STARTING, ForkServer, Worker
+
+__all__ = ["Outcome", "run"]
+POLL = 0.05  # seconds between looks at clocks and memory
+
+
+@dataclass
+class Outcome:
+    """What became of one item: its value, or the reason why there is none."""
+
+    index: int
+    item: Any
+    value: Any = None
+    reason: str = ""
+    detail: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is a value."""
+        return not self.reason
+
+
+def run(
+    function: Callable[[Any], Any],
+    items: Iterable[Any],
+    *,
+    workers: int = 1,
+    seconds: float = 60.0,
+    memory: int = 4 << 30,
+    ahead: int = 8,
+) -> Iterator[Outcome]:
+    """Outcomes as they come, one for each item; RuntimeError if they do not add up.
+
+    `function` is importable (not of `__main__`) and raises Reject for a bad item; `seconds` and `memory` (bytes) bound one
+    item; at most `ahead` finished results wait for the caller.
+    """
+    if getattr(function, "__module__", None) == "__main__":
+        raise ValueError(f"{function} is defined in __main__; a worker can only import it from a module")
+    items = list(items)
+    supervisor = Supervisor(function, items, min(max(workers, 1), max(len(items), 1)), seconds, memory, ahead)
+    seen: set[int] = set()
+    supervisor.start()
+    try:
+        while len(seen) < len(items):
+            outcome = supervisor.finished.get()
+            if outcome is None:
+                raise RuntimeError(supervisor.failure or "the supervisor of the workers ended early")
+            supervisor.ring()
+            if outcome.index in seen:
+                raise RuntimeError(f"item {outcome.index} came back twice")
+            seen.add(outcome.index)
+            yield outcome
+    finally:
+        supervisor.stop()
+
+
+class Supervisor(threading.Thread):
+    """Keeps the workers busy, alive and within their limits, beside the caller's own work."""
+
+    def __init__(self, function: Callable, items: list, workers: int, seconds: float, memory: int, ahead: int):
+        super().__init__(name="engine", daemon=True)
+        self.function, self.items, self.nursery = pickle.dumps(function), items, ForkServer.of(function)
+        self.seconds, self.memory, self.ahead = seconds, memory, ahead
+        self.count = workers
+        self.waiting = deque(range(len(items)))
+        self.suspects: deque[int] = deque()  # items whose worker failed, to be tried once more alone
+        self.workers: list[Worker] = []
+        self.finished: queue.SimpleQueue[Outcome | None] = queue.SimpleQueue()
+        self.open = len(items)  # items without an outcome
+        self.ending = False
+        self.failure = ""
+        self.bell, self.rope = Pipe(duplex=False)
+
+    def run(self) -> None:
+        """The thread: hand out, listen, look after the clocks, until every item has an outcome."""
+        try:
+            while self.open and not self.ending:
+                self.hand_out()
+                ready = wait([self.bell, *(worker.pipe for worker in self.workers)], POLL)
+                if self.bell in ready:
+                    self.bell.recv_bytes()
+                for worker in [worker for worker in self.workers if worker.pipe in ready]:
+                    self.listen(worker)
+                for worker in list(self.workers):
+                    self.look_after(worker)
+        except RuntimeError as error:
+            self.failure = str(error)
+        finally:
+            with contextlib.suppress(RuntimeError):
+                for worker in self.workers:
+                    worker.forget()
+            self.finished.put(None)
+
+    def hand_out(self) -> None:
+        """Give idle workers items, unless enough results wait; a suspect runs in a fresh worker with nothing beside it."""
+        busy = [worker for worker in self.workers if worker.index is not None]
+        if self.suspects:
+            if not busy:
+                for worker in self.workers:
+                    worker.forget()
+                self.workers = [self.hire()]
+                self.workers[0].give(self.suspects[0], self.items[self.suspects[0]])
+            return
+        while len(self.workers) < self.count and len(self.workers) < len(busy) + len(self.waiting):
+            self.workers.append(self.hire())
+        for worker in self.workers:
+            if worker.index is None and self.waiting and self.finished.qsize() + len(busy) < self.ahead + self.count:
+                index = self.waiting.popleft()
+                worker.give(index, self.items[index])
+                busy.append(worker)
+
+    def hire(self) -> Worker:
+        """A new worker process."""
+        return Worker(self.function, self.nursery)
+
+    def listen(self, worker: Worker) -> None:
+        """Take a worker's message: it is ready, or its item is done; or it is dead."""
+        try:
+            message = worker.hear()
+        except (EOFError, OSError, pickle.UnpicklingError):
+            self.lose(worker, "crashed", worker.last_words())
+            return
+        if message is not None:
+            value, reason, detail = message
+            index, worker.index = worker.index, None
+            if self.suspects and self.suspects[0] == index:
+                self.suspects.popleft()
+            self.settle(Outcome(index, self.items[index], value, reason, detail))
+
+    def look_after(self, worker: Worker) -> None:
+        """Kill a worker that is past its time or its memory."""
+        if worker not in self.workers:
+            return
+        spent = time.monotonic() - worker.since
+        if not worker.started:
+            if spent > STARTING:
+                self.fail(f"a worker did not start within {STARTING:.0f} s")
+        elif worker.index is not None and spent > self.seconds:
+            self.lose(worker, "timeout", f"took longer than {self.seconds:g} s")
+        elif worker.index is not None and worker.memory() > self.memory:
+            self.lose(worker, "memory", f"took more than {self.memory / 2**20:.0f} MiB")
+
+    def lose(self, worker: Worker, reason: str, detail: str) -> None:
+        """Replace a worker; its item becomes a suspect, or has failed for the second time."""
+        worker.forget()
+        self.workers.remove(worker)
+        if not worker.started:
+            self.fail(f"a worker died before its first item: {detail}")
+        elif worker.index is not None:
+            if self.suspects and self.suspects[0] == worker.index:
+                self.suspects.popleft()
+                self.settle(Outcome(worker.index, self.items[worker.index], None, reason, f"{detail}, twice"))
+            else:
+                self.suspects.append(worker.index)
+
+    def fail(self, why: str) -> None:
+        """End everything: no worker can start."""
+        self.failure, self.ending = why, True
+
+    def settle(self, outcome: Outcome) -> None:
+        """Pass on what became of an item."""
+        self.open -= 1
+        self.finished.put(outcome)
+
+    def ring(self) -> None:
+        """Wake the thread: the caller took an outcome, so there is room for another, or it wants to end."""
+        with contextlib.suppress(OSError):
+            self.rope.send_bytes(b"!")
+
+    def stop(self) -> None:
+        """End the thread and every worker."""
+        self.ending = True
+        self.ring()
+        self.join()
+        self.bell.close()
+        self.rope.close()

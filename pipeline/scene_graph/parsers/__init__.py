@@ -1,0 +1,1 @@
+"""Captions -> dependency trees: CoreNLP, or the shallow parser."""

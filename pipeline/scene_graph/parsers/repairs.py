@@ -1,0 +1,331 @@
+"""Mistakes that parsers make on captions, put right in the tree before the rules read it."""
+
+from pipeline.scene_graph import words
+from pipeline.scene_graph.parsers.lexicon import kinds, lemma
+from pipeline.scene_graph.sentence import Sentence
+
+# nouns in -ing that no one does
+THINGS = words.listed(
+    """building ceiling clothing railing wing ring string king spring wedding awning icing frosting evening morning
+    thing something nothing anything everything earring opening lighting painting lightning sling pudding siding
+    writing landing crossing covering housing flooring stuffing molding topping dressing filling wiring bedding
+    sibling dumpling duckling viking being drawing meeting recording stocking sewing"""
+)
+
+
+def repaired(sentence: Sentence) -> Sentence:
+    """A tree with these mistakes mended; the sentence given stays as it is."""
+    tree = Sentence(
+        sentence.word,
+        list(sentence.lemma),
+        list(sentence.tag),
+        [head if 0 <= head < len(sentence) and head != index else -1 for index, head in enumerate(sentence.head)],
+        list(sentence.relation),
+        sentence.start,
+        sentence.end,
+    )
+    tags(tree)
+    for index, word in enumerate(tree.word):
+        if word == "to":
+            next_to(tree, index)
+        elif word == "there":
+            existential(tree, index)
+        elif len(word) > 4 and word.endswith("ing") and word not in THINGS:
+            gerund(tree, index)
+        elif word == "of":
+            group(tree, index)
+        elif word == "with":
+            absolute(tree, index)
+        elif tree.tag[index] == "IN":
+            preposition(tree, index)
+        elif tree.relation[index][:5] == "csubj":
+            clausal(tree, index)
+        if tree.tag[index][0] == "V" and tree.head[index] < 0:
+            reduced(tree, index)
+        if tree.relation[index] in ("acl", "advcl"):
+            lifted(tree, index)
+        elif tree.relation[index] == "amod":
+            outward(tree, index)
+    return tree
+
+
+def tags(tree: Sentence) -> None:
+    """Words tagged against what they can be: "man" as an interjection, "building" as a verb, "can" after "trash"."""
+    for index, tag in enumerate(tree.tag):
+        word = tree.word[index]
+        if tag in ("UH", "FW", "LS", "SYM", "NNP", "NNPS") and word.isalpha():
+            tree.tag[index] = "NNS" if tag == "NNPS" else "NN"
+        elif tag == "VBG" and word in THINGS and not auxiliaries(tree, index):
+            nominal(tree, index)
+        elif tag == "VB" and tree.head[index] == index + 1 and tree.tag[index + 1] in words.NOUN_TAGS:
+            tree.tag[index], tree.relation[index] = "NN", "compound"
+        elif tag == "VB" and index == 0 and len(tree) > 1:
+            opening(tree)
+        elif tag == "RB" and word in words.SIZES and tree.head[index] == index + 1 and tree.tag[index + 1][0] == "N":
+            tree.tag[index], tree.relation[index] = "JJ", "amod"
+        elif tag in ("JJS", "JJR", "JJ") and thinglike(tree, index):
+            tree.tag[index] = "NN"
+        elif tag == "NN" and word.endswith("ing") and "cop" in (tree.relation[child] for child in below(tree, index)):
+            verbal(tree, index)
+        elif word == "can" and tag == "MD" and index and tree.word[index - 1] in CANS:
+            container(tree, index)
+        loose = tree.relation[index] == "dep" and tree.tag[index] == "VBG" and 0 <= tree.head[index] < index
+        if loose and tree.tag[tree.head[index]][0] == "N":
+            tree.relation[index] = "acl"
+
+
+def thinglike(tree: Sentence, index: int) -> bool:
+    """Whether a word tagged an adjective has an article, or opens the caption and governs the rest."""
+    if index == 0 and tree.relation[index] == "root":
+        return not copula(tree, index)
+    return any(tree.relation[child] == "det" and child < index for child in below(tree, index))
+
+
+def opening(tree: Sentence) -> None:
+    """A caption gives no orders: "fall jacket", "wetsuit on the legs" open with a noun."""
+    if tree.head[1] == 0 and tree.relation[1] == "obj" and tree.tag[1][0] == "N":
+        tree.tag[0] = "NN"
+        replace(tree, 0, 1)
+        tree.relation[0] = "compound"
+        for child in below(tree, 0):
+            tree.head[child] = 1
+    elif not kinds(tree.word[0])[2]:
+        tree.tag[0] = "NN"
+
+
+def copula(tree: Sentence, index: int) -> bool:
+    return any(tree.relation[child] in ("cop", "nsubj", "expl", "csubj") for child in below(tree, index))
+
+
+def preposition(tree: Sentence, index: int) -> None:
+    """A preposition that governs its noun: the noun hangs where it hung."""
+    if tree.tag[index] not in ("IN", "TO") or tree.head[index] < 0 or tree.relation[index] in ("case", "mark", "fixed"):
+        return
+    nouns = [child for child in below(tree, index) if child > index and tree.tag[child] in words.THING_TAGS]
+    if not nouns or any(tree.tag[child][0] == "V" for child in below(tree, index)):
+        return
+    noun, head = nouns[0], tree.head[index]
+    tree.head[noun] = head
+    tree.relation[noun] = "obl" if tree.tag[head][0] == "V" else "nmod"
+    tree.head[index], tree.relation[index] = noun, "case"
+
+
+def clausal(tree: Sentence, index: int) -> None:
+    """ "man leaning on a wall is seen" read as leaning that is seen: the man is, and he leans."""
+    if tree.relation[index] not in ("csubj", "csubj:pass") or tree.tag[index][0] != "V":
+        return
+    subjects = [child for child in below(tree, index) if tree.relation[child] == "nsubj"]
+    if subjects:
+        replace(tree, index, subjects[0])
+        tree.relation[subjects[0]] = tree.relation[index].replace("csubj", "nsubj")
+        tree.head[index], tree.relation[index] = subjects[0], "acl"
+
+
+def nominal(tree: Sentence, index: int) -> None:
+    """ "a donut with brown topping" read as a donut that something tops: the topping is a noun."""
+    tree.tag[index] = "NN"
+    for child in below(tree, index):
+        if tree.relation[child] == "mark" and tree.tag[child] == "IN":
+            tree.relation[child] = "case"
+            tree.relation[index] = "nmod"
+        elif tree.relation[child] == "nsubj" and tree.tag[child] == "JJ":
+            tree.relation[child] = "amod"
+    left = index - 1
+    if left >= 0 and tree.head[index] == left and tree.tag[left][0] == "N" and tree.relation[index] in ("dep", "acl"):
+        replace(tree, left, index)
+        tree.relation[left] = "compound"
+        for child in below(tree, left):
+            tree.head[child] = index
+
+
+def below(tree: Sentence, index: int) -> list[int]:
+    """Children of a word."""
+    return [child for child, head in enumerate(tree.head) if head == index]
+
+
+def auxiliaries(tree: Sentence, index: int) -> bool:
+    return any(tree.relation[child] in ("aux", "aux:pass", "obj") for child in below(tree, index))
+
+
+def verbal(tree: Sentence, index: int) -> None:
+    """ "is swinging a bat" read as "is a swinging": the copula is an auxiliary."""
+    children = below(tree, index)
+    if tree.word[index] in THINGS or any(tree.relation[child] in ("det", "amod", "compound") for child in children):
+        return
+    tree.tag[index], tree.lemma[index] = "VBG", lemma(tree.word[index], "VBG")
+    for child in children:
+        tree.relation[child] = {"cop": "aux", "nmod": "obl"}.get(tree.relation[child], tree.relation[child])
+
+
+def container(tree: Sentence, index: int) -> None:
+    """ "trash can": the can is a noun, and takes the place of the trash."""
+    other = index - 1
+    if tree.head[index] == other:
+        replace(tree, other, index)
+    tree.tag[index] = "NN"
+    for child in below(tree, other):
+        tree.head[child] = index
+    tree.head[other], tree.relation[other] = index, "compound"
+
+
+def existential(tree: Sentence, index: int) -> None:
+    """ "there is a flag" read as "there" being a flag."""
+    head = tree.head[index]
+    if tree.relation[index] != "nsubj" or head < 0 or tree.tag[head][0] != "N":
+        return
+    tree.relation[index] = "expl"
+    for child in below(tree, head):
+        if tree.relation[child] == "cop":
+            tree.relation[child] = "aux"
+
+
+def outward(tree: Sentence, index: int) -> None:
+    """ "red metal roof" with a red metal: the adjective is the whole name's."""
+    head = tree.head[index]
+    inner = head > index and tree.relation[head] == "compound" and tree.head[head] > head
+    if (
+        inner
+        and tree.word[index] not in words.JOINED
+        and not (tree.word[index] in words.SHADES and tree.word[index + 1] in words.COLOURS)
+    ):
+        tree.head[index] = tree.head[head]
+
+
+CANS = words.listed("trash garbage soda beer tin watering spray recycling paint")
+
+
+def left_noun(tree: Sentence, index: int) -> bool:
+    return index > 0 and tree.tag[index - 1] in words.NOUN_TAGS
+
+
+def next_to(tree: Sentence, index: int) -> None:
+    """ "next to train platform" read as "to train a platform": the noun is what something is next to."""
+    verb = index + 1
+    if index == 0 or tree.word[index - 1] not in ("next", "close") or verb >= len(tree) or tree.tag[verb] != "VB":
+        return
+    thing = verb
+    for child in range(verb + 1, len(tree)):
+        if tree.head[child] == verb and tree.relation[child] == "obj":
+            thing = child
+    tree.tag[verb] = "NN"
+    if thing != verb:
+        replace(tree, verb, thing)
+        tree.relation[verb] = "compound"
+    tree.relation[thing] = "obl"
+    tree.head[index], tree.relation[index] = thing, "case"
+
+
+def absolute(tree: Sentence, index: int) -> None:
+    """ "girl with brown hair holding a donut" read as hair that holds: the noun is a phrase of its own."""
+    verb = tree.head[index]
+    if tree.relation[index] != "mark" or verb < 0 or tree.relation[verb] not in ("acl", "advcl"):
+        return
+    holder = tree.head[verb]
+    owned = [child for child in below(tree, verb) if tree.relation[child] in ("nsubj", "nsubj:pass")]
+    if holder < 0 or len(owned) != 1 or tree.tag[holder][0] != "N":
+        return
+    noun = owned[0]
+    tree.head[index], tree.relation[index] = noun, "case"
+    tree.head[noun], tree.relation[noun] = holder, "nmod"
+    tree.head[verb], tree.relation[verb] = noun, "acl"
+
+
+def reduced(tree: Sentence, index: int) -> None:
+    """ "the shirt the player is wearing" read as one clause: the first noun is what the rest describes."""
+    children = below(tree, index)
+    subjects = [child for child in children if tree.relation[child] == "nsubj" and child < index]
+    if len(subjects) == 1:
+        subjects += [child for child in below(tree, subjects[0]) if tree.relation[child] == "dep" and child < index]
+    if len(subjects) != 2 or any(tree.relation[child] == "obj" for child in children):
+        return
+    described, doer = subjects
+    between = tree.tag[described + 1]
+    if tree.tag[doer] not in words.THING_TAGS or between not in ("DT", "PRP", "PRP$", "NN", "NNS", "JJ"):
+        return
+    tree.head[described], tree.relation[described] = -1, "root"
+    tree.head[index], tree.relation[index] = described, "acl:relcl"
+    tree.head[doer], tree.relation[doer] = index, "nsubj"
+
+
+def gerund(tree: Sentence, index: int) -> None:
+    """ "girl riding" read as a compound, "man flying kite" as a kite that flies: someone does it."""
+    if not left_noun(tree, index):
+        return
+    doer, tag, relation, head = index - 1, tree.tag[index], tree.relation[index], tree.head[index]
+    if tag == "NN" and head == doer and relation in ("appos", "dep"):
+        tree.tag[index], tree.lemma[index], tree.relation[index] = "VBG", lemma(tree.word[index], "VBG"), "acl"
+        for child in below(tree, doer):
+            if child > index and tree.relation[child] in ("nmod", "obl"):
+                tree.head[child], tree.relation[child] = index, "obl"
+        return
+    if tag == "NN" and tree.head[doer] == index and tree.relation[doer] in ("compound", "discourse", "nsubj"):
+        tree.tag[index], tree.lemma[index] = "VBG", lemma(tree.word[index], "VBG")
+        replace(tree, index, doer)
+        tree.head[index], tree.relation[index] = doer, "acl"
+        for child in range(len(tree)):
+            if tree.head[child] == index and child < doer:
+                tree.head[child] = doer
+            elif tree.head[child] == index and tree.relation[child] == "nmod":
+                tree.relation[child] = "obl"
+            elif tree.head[child] == index and tree.relation[child] == "dep" and tree.tag[child][0] == "N":
+                tree.relation[child] = "obj"
+            elif tree.head[child] == index and tree.word[child] in ("next", "close"):
+                tree.relation[child] = "advmod"
+    elif (
+        relation in ("amod", "compound")
+        and head > index
+        and (tree.head[doer] == head or tree.head[head] in (doer, tree.head[doer]))
+    ):
+        if tree.relation[doer] not in ("compound", "discourse", "dep") and tree.relation[head] != "dep":
+            return
+        tree.tag[index], tree.lemma[index] = "VBG", lemma(tree.word[index], "VBG")
+        if tree.head[doer] == head:
+            replace(tree, head, doer)
+        tree.head[index], tree.relation[index] = doer, "acl"
+        tree.head[head], tree.relation[head] = index, "obj"
+        for child in range(doer):
+            if tree.head[child] == head:
+                tree.head[child] = doer
+
+
+def replace(tree: Sentence, old: int, new: int) -> None:
+    """Let `new` hang where `old` hung, and `old` below it."""
+    tree.head[new], tree.relation[new] = tree.head[old], tree.relation[old]
+    tree.head[old] = new
+
+
+def group(tree: Sentence, index: int) -> None:
+    """ "a group of people": the people take the group's place."""
+    thing = tree.head[index]
+    if thing < 0 or tree.relation[thing] != "nmod" or tree.tag[thing] not in words.NOUN_TAGS:
+        return
+    whole = tree.head[thing]
+    if whole < 0 or whole > index or tree.word[whole] not in words.GROUPS or tree.tag[whole][0] != "N":
+        return
+    case = [child for child in range(whole) if tree.head[child] == whole and tree.relation[child] == "case"]
+    replace(tree, whole, thing)
+    tree.relation[whole] = "group"
+    tree.relation[index] = "fixed"
+    for child in range(len(tree)):
+        if tree.head[child] != whole or child == thing:
+            continue
+        if child in case or child > thing or tree.relation[child] in ("nsubj", "cop", "conj", "cc", "amod", "expl"):
+            tree.head[child] = thing
+
+
+def lifted(tree: Sentence, index: int) -> None:
+    """ "man with grey hair wearing glasses": it is the man who wears them."""
+    holder = tree.head[index]
+    if tree.tag[index] != "VBG" or holder < 0 or tree.word[holder] in words.ANIMATE:
+        return
+    person = tree.head[holder]
+    if tree.relation[holder] == "conj" and person >= 0 and tree.word[person] not in words.ANIMATE:
+        holder, person = person, tree.head[person]
+    if tree.relation[holder] == "obj" and person >= 0 and tree.relation[person] == "acl":
+        wearer = tree.head[person]
+        if wearer >= 0 and tree.word[wearer] in words.ANIMATE and tree.word[holder] in words.CLOTHES:
+            tree.head[index] = wearer
+    if tree.relation[holder] == "nmod" and person >= 0 and tree.word[person] in words.ANIMATE:
+        cases = [tree.word[child] for child in range(holder) if tree.head[child] == holder]
+        if "with" in cases or "in" in cases:
+            tree.head[index] = person

@@ -1,0 +1,1 @@
+"""A small CLIP trained here, where no weights can be had."""

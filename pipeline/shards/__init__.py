@@ -1,0 +1,60 @@
+"""The HDF5 contract between pipeline and trainer: which tensors a shard holds, how it is written and read.
+
+A shard is written once and never edited. Its tensors are contiguous, uncompressed and page-aligned, so that the same
+bytes are readable with plain h5py, with mmap and with `preadv` at `Shard.place(name).offset`. `schema.py` has the table.
+"""
+
+from pipeline.shards.layout import cache_of, rebuild_command, remove_parts, shard_number, shard_path, shard_paths
+from pipeline.shards.reader import Shard, TensorPlace, iterate_rows, open_cache, read, read_sound, require_one_clip
+from pipeline.shards.rows import checksum, find_infinite, fingerprint, row_bounds, row_checksums, take_rows
+from pipeline.shards.schema import (
+    ATTRIBUTES,
+    EMBEDDINGS,
+    FORMAT,
+    KEYS,
+    OFFSETS,
+    ROWS,
+    TENSORS,
+    TEXT,
+    ShardError,
+    check_axes,
+    check_offsets,
+)
+from pipeline.shards.videos import VideoReader, read_columns
+from pipeline.shards.writer import write
+
+__all__ = [
+    "ATTRIBUTES",
+    "EMBEDDINGS",
+    "FORMAT",
+    "KEYS",
+    "OFFSETS",
+    "ROWS",
+    "Shard",
+    "ShardError",
+    "TENSORS",
+    "TEXT",
+    "TensorPlace",
+    "VideoReader",
+    "cache_of",
+    "check_axes",
+    "check_offsets",
+    "checksum",
+    "find_infinite",
+    "fingerprint",
+    "iterate_rows",
+    "open_cache",
+    "read",
+    "read_columns",
+    "read_sound",
+    "rebuild_command",
+    "remove_parts",
+    "require_one_clip",
+    "row_bounds",
+    "row_checksums",
+    "shard_number",
+    "shard_path",
+    "shard_paths",
+    "take_rows",
+    "write",
+]

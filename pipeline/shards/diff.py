@@ -1,0 +1,75 @@
+"""How far two caches are apart."""
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.shards import schema
+from pipeline.shards.reader import Shard, open_cache
+from pipeline.shards.rows import row_bounds
+from pipeline.shards.schema import EMBEDDINGS, KEYS, TENSORS
+
+WORST = 5
+
+
+def diff(one: Path, two: Path) -> list[str]:
+    """How far two caches are apart: rows that only one has, cosines of the others, the worst items."""
+    lines = []
+    for kind in TENSORS:
+        left, right = locate_rows(one, kind), locate_rows(two, kind)
+        both = sorted(set(left) & set(right))
+        lines.append(
+            f"{kind}: {len(both)} rows in both, {len(left) - len(both)} only in {one}, {len(right) - len(both)} only in {two}"
+        )
+        for name in EMBEDDINGS[kind]:
+            apart, other = [], []
+            for key in both:
+                a, b = read_part(left[key], name), read_part(right[key], name)
+                if a.shape != b.shape:
+                    other.append(key)
+                else:
+                    apart.append((cosine(a, b), key))
+            if apart:
+                lines.append(format_distance(name, apart))
+            if other:
+                lines.append(f"  {name}: {len(other)} rows of another shape, {other[0]} first")
+    return lines
+
+
+def locate_rows(folder: Path, kind: str) -> dict[str, tuple[Shard, int]]:
+    """Where each row of a cache is."""
+    found = [shard for shard in open_cache(folder) if shard.kind == kind]
+    return {key: (shard, row) for shard in found for row, key in enumerate(shard[KEYS[kind]])}
+
+
+def read_part(where: tuple[Shard, int], name: str) -> np.ndarray:
+    """One row's part of a tensor, (tokens, D) float32."""
+    shard, row = where
+    begin = row_starts(shard, name)
+    rows = shard[name][begin[row] : begin[row + 1]]
+    return rows.reshape(-1, rows.shape[-1]).astype(np.float32)
+
+
+@cache
+def row_starts(shard: Shard, name: str) -> np.ndarray:
+    """(rows + 1,) where each row begins in a tensor."""
+    tensors = {cut: shard[cut] for cut in schema.OFFSETS[shard.kind]} | {KEYS[shard.kind]: shard[KEYS[shard.kind]]}
+    return row_bounds(shard.kind, tensors, TENSORS[shard.kind][name][1].split()[0])
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> float:
+    """The smallest cosine between tokens at the same place; 1 where both are equal."""
+    if np.array_equal(a, b):
+        return 1.0
+    size = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return float(((a * b).sum(1) / np.maximum(size, 1e-12)).min())
+
+
+def format_distance(name: str, apart: list[tuple[float, str]]) -> str:
+    """One line on a tensor: how many rows are equal, the mean and the worst cosines."""
+    cosines = np.array([value for value, _ in apart])
+    equal = f"{int((cosines == 1.0).sum())} of {len(cosines)} rows equal"
+    line = f"  {name}: {equal}, cosine mean {cosines.mean():.6f}, least {cosines.min():.6f}"
+    worst = [f"{key} {value:.6f}" for value, key in sorted(apart)[:WORST] if value < 1.0]
+    return line + (f"; worst: {', '.join(worst)}" if worst else "")

@@ -1,0 +1,35 @@
+"""Where rows live: shard numbers, paths, and the command that makes them."""
+
+import hashlib
+from pathlib import Path
+
+
+def shard_number(video_id: str, shards: int) -> int:
+    """The shard in which a video's rows live: the same on every machine, whatever else is in the dataset."""
+    return int.from_bytes(hashlib.blake2b(video_id.encode(), digest_size=8).digest(), "big") % shards
+
+
+def shard_path(folder: Path, shard: int) -> Path:
+    """`<folder>/NNNNN.h5`."""
+    return folder / f"{shard:05d}.h5"
+
+
+def shard_paths(folder: Path) -> list[Path]:
+    """The numbered shards in a folder, in order."""
+    return sorted(path for path in Path(folder).glob("*.h5") if path.stem.isdigit())
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what a killed writer left half done; call it with the stage's lock held."""
+    for part in Path(folder).glob("*.part"):
+        part.unlink()
+
+
+def cache_of(path: Path) -> Path:
+    """`cache/<dataset>` of a shard."""
+    return Path(path).parent.parent
+
+
+def rebuild_command(path: Path) -> str:
+    """The command that makes a shard."""
+    return f"dvc repro {Path(path).parent.name}@{cache_of(path).name}"

@@ -1,0 +1,59 @@
+"""Drop what is damaged and run the stages that make it again."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from pipeline.files import lock
+from pipeline.shards import layout, reader, rows, writer
+from pipeline.shards.reader import Shard, open_cache
+from pipeline.shards.schema import TENSORS, ShardError
+from pipeline.shards.verify import verify
+
+
+def repair(folder: Path) -> list[str]:
+    """Drop what is damaged, then run the stages that are short of something; returns what was done."""
+    problems = verify(folder)
+    if not problems:
+        return [f"{folder} is whole"]
+    done = []
+    for stage in ("visual", "text"):
+        if any(problem.stage == stage for problem in problems):
+            with lock(folder / stage):
+                layout.remove_parts(folder / stage)
+                done += [
+                    prune(shard)
+                    for shard in open_cache(folder)
+                    if shard.path.parent.name == stage and not is_sound(shard)
+                ]
+    for stage in ("visual", "keyframes", "text"):
+        if any(problem.stage == stage for problem in problems):
+            command = [sys.executable, "-m", f"pipeline.{stage}", "--dataset", folder.name]
+            done.append(f"ran python -m pipeline.{stage} --dataset {folder.name}")
+            if subprocess.run(command, check=False).returncode:
+                raise ShardError(f"the {stage} stage failed; {folder} is not mended yet")
+    left = verify(folder)
+    if left:
+        raise ShardError("still wrong: " + "; ".join(problem.what for problem in left))
+    return [*done, f"{folder} is whole again"]
+
+
+def is_sound(shard: Shard) -> bool:
+    """Whether every byte is as written."""
+    return reader.read_sound(shard.path, shard.kind) is not None
+
+
+def prune(shard: Shard) -> str:
+    """Rewrite a damaged shard with its good rows only, or delete it where nothing can be told."""
+    good = shard.good_rows()
+    if not good:
+        shard.path.unlink()
+        return f"deleted {shard.path}"
+    tensors = {name: shard[name] for name in TENSORS[shard.kind]}
+    count = len(shard)
+    kept = rows.take_rows(shard.kind, tensors, good)
+    attributes = dict(shard.attributes)
+    if shard.kind == "phrases":
+        attributes["identity"] = "pruned"
+    writer.write(shard.path, shard.kind, kept, attributes)
+    return f"dropped {count - len(good)} of {count} rows of {shard.path}"

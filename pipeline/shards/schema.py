@@ -1,0 +1,76 @@
+"""The table of tensors: what a shard holds, by name, type and axes."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+EMBEDDINGS = {"visual": ("frame", "patch"), "text": ("sentence", "word"), "phrases": ("embedding",)}
+FORMAT = 1  # of the file layout; a reader refuses any other
+TEXT = "str"
+TENSORS = {
+    "visual": {
+        "video_id": (TEXT, "V"),
+        "fingerprint": (TEXT, "V"),
+        "offset": ("int64", "V+1"),  # frames of video v: offset[v] to offset[v + 1]
+        "frame": ("float16", "F D"),  # CLS, after final layer norm and projection, not normalised
+        "patch": ("float16", "F P D"),
+        "time": ("float64", "F"),  # seconds
+        "jpeg": ("uint8", "J"),  # thumbnails, one after another
+        "jpeg_offset": ("int64", "F+1"),
+    },
+    "text": {
+        "caption_id": (TEXT, "C"),
+        "video_id": (TEXT, "C"),
+        "fingerprint": (TEXT, "C"),
+        "sentence": ("float16", "C D"),  # EOT
+        "word_offset": ("int64", "C+1"),
+        "word": ("float16", "L D"),  # SOT to EOT
+        "token": ("int32", "L"),
+        "triplet_offset": ("int64", "C+1"),
+        "triplet": ("int32", "M"),  # rows of text/phrases.h5
+    },
+    "phrases": {
+        "phrase": (TEXT, "U"),
+        "embedding": ("float16", "U D"),
+    },
+}
+OFFSETS = {  # an offset tensor and the axis that it cuts
+    "visual": {"offset": "F", "jpeg_offset": "J"},
+    "text": {"word_offset": "L", "triplet_offset": "M"},
+    "phrases": {},
+}
+ROWS = "row_checksum"  # beside the tensors of every shard, written by `write`: which rows of a damaged shard are still good
+KEYS = {"visual": "video_id", "text": "caption_id", "phrases": "phrase"}
+ATTRIBUTES = {  # every shard says how it was made; a writer may add more
+    "visual": ("dataset", "clip", "clip_sha256", "version", "frames", "sampling", "decoder", "resize", "precision"),
+    "text": ("dataset", "clip", "clip_sha256", "version", "words", "precision"),
+    "phrases": ("dataset", "clip", "clip_sha256", "version", "words", "precision"),
+}
+
+
+class ShardError(ValueError):
+    """A shard that is missing, damaged, foreign, or does not fit its neighbours; says which and what to type."""
+
+
+# --- checking
+
+
+def check_axes(kind: str, shapes: Mapping[str, tuple[int, ...]], path: Path) -> dict[str, int]:
+    """The length of each axis, the same in every tensor that has it; ValueError where two disagree."""
+    lengths: dict[str, int] = {}
+    for name, (dtype, axes) in TENSORS[kind].items():
+        names, shape = axes.split(), shapes[name]
+        if len(names) != len(shape):
+            raise ShardError(f"{path}: {name}: expected {dtype} ({axes}), got shape {shape}")
+        for axis, length in zip(names, shape, strict=True):
+            axis, length = (axis[:-2], length - 1) if axis.endswith("+1") else (axis, length)
+            if lengths.setdefault(axis, length) != length:
+                raise ShardError(f"{path}: {name} {shape} does not fit: axis {axis} is {lengths[axis]} elsewhere")
+    return lengths
+
+
+def check_offsets(what: str, offset: np.ndarray, end: int) -> None:
+    """ShardError unless offsets rise from 0 to the length of the axis that they cut."""
+    if len(offset) < 1 or offset[0] != 0 or offset[-1] != end or (np.diff(offset) < 0).any():
+        raise ShardError(f"{what}: offsets must rise from 0 to {end}")

@@ -1,0 +1,161 @@
+"""Bring the text shards up to date: keep the rows that stand, encode the rest."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline import progress
+from pipeline.encoders.text import TextEncoder
+from pipeline.shards import layout, reader, writer
+from pipeline.shards.rows import describe_changes, fingerprint
+
+CHUNK = 4096  # phrases encoded between two safe points
+
+
+def distinct_phrases(captions: list[dict[str, Any]]) -> list[str]:
+    """The distinct phrases of all captions, as phrases.h5 numbers them."""
+    return sorted({phrase for row in captions for phrase in row["phrases"]})
+
+
+def encode_rows(
+    rows: list[dict[str, Any]],
+    old: dict[str, tuple[np.ndarray, np.ndarray]],
+    encoder: TextEncoder,
+    number: dict[str, int],
+) -> tuple[dict[str, Any], int]:
+    """Tensors of one shard, and how many of its captions were kept from `old` {fingerprint: (token, word)}."""
+    base = encoder_fingerprint(encoder.identity)
+    marks = [fingerprint(base, row["text"]) for row in rows]
+    missing = {mark: row["text"] for mark, row in zip(marks, rows) if mark not in old}
+    reused = sum(mark in old for mark in marks)
+    features = old | dict(zip(missing, encoder(list(missing.values()))))
+    token = [features[mark][0] for mark in marks]
+    word = [features[mark][1] for mark in marks]
+    triplet = [np.array([number[phrase] for phrase in row["phrases"]], np.int32) for row in rows]
+    nothing = np.zeros((0, encoder.dimension), np.float16)
+    return {
+        "caption_id": [row["caption_id"] for row in rows],
+        "video_id": [row["video_id"] for row in rows],
+        "fingerprint": marks,
+        "sentence": np.stack([values[-1] for values in word]) if rows else nothing,
+        "word_offset": offsets(word),
+        "word": np.concatenate([nothing, *word]),
+        "token": np.concatenate([np.zeros(0, np.int32), *token]),
+        "triplet_offset": offsets(triplet),
+        "triplet": np.concatenate([np.zeros(0, np.int32), *triplet]),
+    }, reused
+
+
+def offsets(parts: list[np.ndarray]) -> np.ndarray:
+    """Where each part begins in their concatenation, and its end: (len + 1) int64."""
+    return np.cumsum([0, *map(len, parts)], dtype=np.int64)
+
+
+def read_known(old: reader.Shard | None) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """{fingerprint: (token, word)} of an earlier, sound shard."""
+    if old is None:
+        return {}
+    spans = zip(old["word_offset"][:-1], old["word_offset"][1:])
+    return {mark: (old["token"][a:b], old["word"][a:b]) for mark, (a, b) in zip(old["fingerprint"], spans)}
+
+
+def is_same(old: reader.Shard | None, tensors: dict[str, Any], attributes: dict[str, Any]) -> bool:
+    """Whether an earlier, sound shard already is what would be written (equal fingerprints are equal words)."""
+    return (
+        old is not None
+        and all(old.attributes.get(name) == value for name, value in attributes.items())
+        and all(old[name] == tensors[name] for name in ("caption_id", "video_id", "fingerprint"))
+        and all(np.array_equal(old[name], tensors[name]) for name in ("triplet_offset", "triplet"))
+    )
+
+
+def update_phrases(
+    path: Path, spare: Path, distinct: list[str], encoder: TextEncoder, attributes: dict[str, Any]
+) -> int:
+    """Write phrases.h5 with one embedding a distinct phrase; returns how many had to be encoded.
+
+    Encoded chunks wait in `spare` until the whole is written, so that a crash costs one chunk.
+    """
+    have: dict[str, np.ndarray] = {}
+    for source in [path, *sorted(spare.glob("*.h5"))]:
+        old = reader.read_sound(source, "phrases", encoder=encoder_fingerprint(encoder.identity))
+        if old is not None:
+            have |= dict(zip(old["phrase"], old["embedding"]))
+    missing = [phrase for phrase in distinct if phrase not in have]
+    attributes = attributes | {"encoder": encoder_fingerprint(encoder.identity)}
+    meter = progress.Progress(len(missing), "phrases", "phrase")
+    for chunk in split_chunks(missing, CHUNK):
+        rows = np.stack([word[-1] for _, word in encoder(chunk)])
+        have |= dict(zip(chunk, rows))
+        if len(missing) > CHUNK:
+            name = fingerprint(*chunk)[:16]
+            writer.write(spare / f"{name}.h5", "phrases", {"phrase": chunk, "embedding": rows}, attributes)
+        meter.add(len(chunk))
+    meter.close()
+    nothing = np.zeros((0, encoder.dimension), np.float16)
+    embedding = np.concatenate([nothing, *(have[phrase][None] for phrase in distinct)])
+    if missing or len(have) != len(distinct) or not path.exists():
+        whole = attributes | {"identity": fingerprint(*distinct)}
+        writer.write(path, "phrases", {"phrase": distinct, "embedding": embedding}, whole)
+    return len(missing)
+
+
+def encoder_fingerprint(identity: dict[str, Any]) -> str:
+    """Fingerprint of everything but the text that an encoded text depends on."""
+    return fingerprint(*(f"{key}={value}" for key, value in identity.items()))
+
+
+def explain_text(folder: Path, captions: list[dict[str, Any]], encoder: TextEncoder, name: str) -> str:
+    """Why the row of a caption, or of each caption of a video, stands or is made anew: a sentence each."""
+    wanted = [row for row in captions if name in (row["caption_id"], row["video_id"])]
+    if not wanted:
+        return f"{name} is no caption and no video of the manifest; its rows, if there are any, will be dropped"
+    held: dict[str, tuple[reader.Shard, int]] = {}
+    for path in layout.shard_paths(folder):
+        shard = reader.read_sound(path, "text")
+        if shard is None:
+            print(f"{path} is damaged; its rows will be made anew")
+        else:
+            held |= {caption: (shard, row) for row, caption in enumerate(shard["caption_id"])}
+    table = reader.read_sound(folder / "phrases.h5", "phrases")
+    now = fingerprint(*distinct_phrases(captions))
+    return "\n".join(explain_text_row(row, held.get(row["caption_id"]), table, now, encoder) for row in wanted)
+
+
+def explain_text_row(
+    caption: dict[str, Any],
+    held: tuple[reader.Shard, int] | None,
+    table: reader.Shard | None,
+    phrases: str,
+    encoder: TextEncoder,
+) -> str:
+    """What differs between a caption's row, if there is one, and what would be written now for the list of `phrases`."""
+    name = caption["caption_id"]
+    if held is None:
+        return f"{name} has no row yet; it will be encoded"
+    shard, row = held
+    then = {key: shard.attributes.get(key) for key in encoder.identity}
+    changes = describe_changes(then, encoder.identity)
+    if shard["fingerprint"][row] != fingerprint(encoder_fingerprint(then), caption["text"]):
+        changes.append("its text has changed")
+    if changes:
+        return f"{name} will be encoded anew: {'; '.join(changes)}"
+    first, last = shard["triplet_offset"][row : row + 2]
+    if table is None or shard.attributes.get("phrases") != table.attributes.get("identity"):
+        return (
+            f"{name} keeps its words; its triplets will be numbered anew, because phrases.h5 is damaged or another one"
+        )
+    if [table["phrase"][number] for number in shard["triplet"][first:last]] != list(caption["phrases"]):
+        return f"{name} keeps its words; its triplets have changed and will be written anew"
+    if table.attributes.get("identity") != phrases:
+        return (
+            f"{name} keeps its words and triplets; they will be numbered anew, as other captions' phrases have changed"
+        )
+    return f"{name} is up to date ({shard.path}, row {row})"
+
+
+def split_chunks(items: list[str], size: int) -> Iterator[list[str]]:
+    """`items` in pieces of `size`."""
+    return (items[at : at + size] for at in range(0, len(items), size))

@@ -1,0 +1,245 @@
+"""The rows of the visual shards: kept from earlier shards, made fresh, and written shard by shard."""
+
+# Axes: N frames of a video, F frames of a shard, P patches, D embedding.
+
+import json
+from collections import Counter
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet as parquet
+
+from pipeline import files
+from pipeline.encoders.image import ImageEncoder
+from pipeline.rejects import REJECTS
+from pipeline.shards import layout, reader, schema, writer
+from pipeline.shards.rows import describe_changes, fingerprint
+
+CHECKERS = 4  # shards read at once to see whether they are whole
+
+
+@dataclass
+class VisualRow:
+    """What a shard holds of one item."""
+
+    frame: np.ndarray  # (N, D)
+    patch: np.ndarray  # (N, P, D)
+    time: np.ndarray  # (N,)
+    jpeg: list[np.ndarray]  # N times uint8
+    notes: list[str] = field(default_factory=list)
+
+
+def row_fingerprint(recipe: dict[str, Any], item: dict[str, Any]) -> str:
+    """Fingerprint of everything that an item's row depends on."""
+    parts = {key: value for key, value in recipe.items() if key != "pictures" or item["kind"] == "image"}
+    return fingerprint(parts, item["hash"], item["kind"], item["start"], item["end"])
+
+
+def read_standing_rejects(folder: Path, marks: dict[str, str], retry: str | None) -> dict[str, tuple[str, str]]:
+    """{id: (reason, detail)} of rejects that need no second look: the same content, and not asked for by `retry`."""
+    table, record = folder / "rejects.parquet", folder / "visual.json"
+    if not table.exists() or not record.exists():
+        return {}
+    known = json.loads(record.read_text()).get("rejected", {})
+    rows = parquet.read_table(table).to_pylist()
+    reasons = sorted({row["reason"] for row in rows})
+    if retry and retry != "all" and retry not in reasons:
+        raise ValueError(f"no item was rejected for {retry!r}; the reasons are: {', '.join(reasons) or 'none'}")
+    return {
+        row["id"]: (row["reason"], row["detail"])
+        for row in rows
+        if known.get(row["id"]) == marks.get(row["id"], "gone") and retry not in (row["reason"], "all")
+    }
+
+
+class VisualPlan:
+    """What to keep, what to make, what to leave out."""
+
+    def __init__(
+        self, folder: Path, items: list[dict[str, Any]], recipe: dict[str, Any], count: int, retry: str | None = None
+    ):
+        items = sorted(items, key=lambda item: (layout.shard_number(item["video_id"], count), item["video_id"]))
+        self.folder = folder
+        self.marks = {
+            item["video_id"]: row_fingerprint(recipe, item) for item in items
+        }  # {id: fingerprint}, in the order of the work
+        self.before: dict[Path, reader.Shard] = {}  # the sound shards there are; a damaged one counts as absent
+        self.old: dict[str, tuple[reader.Shard, int]] = {}  # {fingerprint: (shard, row)} of their rows
+        paths = layout.shard_paths(folder)
+        with ThreadPoolExecutor(CHECKERS) as checkers:
+            found = list(checkers.map(lambda path: reader.read_sound(path, "visual"), paths))
+        for path, shard in zip(paths, found):
+            if shard is not None:
+                for name in schema.TENSORS["visual"]:
+                    _ = shard[name]  # mapped now: the file may be replaced while its rows are still wanted
+                self.before[path] = shard
+                self.old |= {mark: (shard, row) for _, row, mark in reader.iterate_rows(shard)}
+        self.refused = read_standing_rejects(folder, self.marks, retry)  # {id: (reason, detail)}
+        self.todo = [item for item in items if self.new(item["video_id"])]
+
+    def new(self, name: str) -> bool:
+        """Whether an item must be decoded and encoded."""
+        return self.marks[name] not in self.old and name not in self.refused
+
+
+class VisualWriter:
+    """The shards being made: each is written as soon as its last item is settled, beside the work on the next."""
+
+    def __init__(self, plan: VisualPlan, encoder: ImageEncoder, config: dict[str, Any]):
+        self.folder, self.plan, self.encoder = plan.folder, plan, encoder
+        self.config, self.count = config, config["shards"]
+        self.marks, self.refused = plan.marks, plan.refused
+        self.members: dict[int, list[str]] = {shard: [] for shard in range(self.count)}
+        self.open: Counter[int] = Counter()
+        for name in sorted(self.marks):
+            shard = layout.shard_number(name, self.count)
+            self.members[shard].append(name)
+            self.open[shard] += plan.new(name)
+        self.fresh: dict[str, VisualRow] = {}
+        self.written = self.frames = 0
+        self.writer = ThreadPoolExecutor(1)
+        self.writing: Future | None = None
+        for shard in range(self.count):
+            if not self.open[shard]:
+                self.write(shard)
+
+    def __enter__(self) -> "VisualWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.writer.shutdown()  # a shard that is being written is finished, whatever happened
+
+    def settle(self, name: str) -> None:
+        """An item is encoded or rejected; the last one of a shard lets it be written."""
+        shard = layout.shard_number(name, self.count)
+        self.open[shard] -= 1
+        if not self.open[shard]:
+            self.write(shard)
+
+    def write(self, shard: int) -> None:
+        """Hand a complete shard to the writer, unless the one on disk already is it."""
+        path = layout.shard_path(self.folder, shard)
+        names = [name for name in self.members[shard] if name not in self.refused]
+        rows = [self.fresh.pop(name, None) or self.kept(self.marks[name]) for name in names]
+        self.frames += sum(len(row.time) for row in rows)
+        notes = {name: row.notes for name, row in zip(names, rows) if row.notes}
+        said = {"dataset": self.config["name"], "clip": self.encoder.name, "notes": json.dumps(notes, sort_keys=True)}
+        attributes = self.encoder.recipe | said
+        marks = [self.marks[name] for name in names]
+        found = self.plan.before.get(path)
+        same = found is not None and all(found.attributes.get(key) == value for key, value in attributes.items())
+        if same and found["video_id"] == names and found["fingerprint"] == marks:
+            return
+        self.wait()
+        tensors = join_rows(names, marks, rows, self.encoder)
+        self.writing = self.writer.submit(writer.write, path, "visual", tensors, attributes)
+        self.written += 1
+
+    def kept(self, mark: str) -> VisualRow:
+        """A row of an earlier shard."""
+        shard, row = self.plan.old[mark]
+        first, last = shard["offset"][row : row + 2]
+        edges = shard["jpeg_offset"][first : last + 1]
+        jpeg = [shard["jpeg"][a:b] for a, b in zip(edges, edges[1:])]
+        notes = json.loads(shard.attributes.get("notes", "{}")).get(shard["video_id"][row], [])
+        return VisualRow(*(shard[name][first:last] for name in ("frame", "patch", "time")), jpeg, notes)
+
+    def wait(self) -> None:
+        """Until the shard before is on disk; an error of the writer is raised here."""
+        if self.writing is not None:
+            self.writing.result()
+            self.writing = None
+
+    def close(self) -> None:
+        """The last shard, the rejects and the record; shards that are no longer counted are removed."""
+        self.wait()
+        for path in layout.shard_paths(self.folder):
+            if int(path.stem) >= self.count:
+                path.unlink()
+        rows = [
+            {"id": name, "stage": "visual", "reason": reason, "detail": detail}
+            for name, (reason, detail) in sorted(self.refused.items())
+        ]
+        files.write_table(self.folder / "rejects.parquet", pyarrow.Table.from_pylist(rows, REJECTS))
+        reasons = Counter(reason for reason, _ in self.refused.values())
+        record = self.encoder.recipe | {
+            "dataset": self.config["name"],
+            "clip": self.encoder.name,
+            "items": len(self.marks),
+            "ok": len(self.marks) - len(self.refused),
+            "frames_in_all": self.frames,
+            "reasons": dict(sorted(reasons.items())),
+            "rejected": {name: self.marks[name] for name in sorted(self.refused)},
+        }
+        files.write(self.folder / "visual.json", json.dumps(record, indent=1) + "\n")
+
+    def sum_up(self) -> str:
+        """items = kept + encoded + rejected, checked."""
+        rejected, items = len(self.refused), len(self.marks)
+        on_disk = sum(len(reader.Shard(path, "visual")) for path in layout.shard_paths(self.folder))
+        if on_disk + rejected != items:
+            raise RuntimeError(f"{items} items, but {on_disk} rows and {rejected} rejects")
+        encoded = sum(item["video_id"] not in self.refused for item in self.plan.todo)
+        return (
+            f"visual: {items} items = {on_disk - encoded} kept + {encoded} encoded + {rejected} rejected; "
+            f"{self.frames} frames; {self.written} of {self.count} shards written"
+        )
+
+    def worst(self) -> str:
+        """The reasons with their counts, and one example of the most frequent."""
+        reasons = Counter(reason for reason, _ in self.refused.values())
+        top = reasons.most_common(1)[0][0]
+        name, detail = next((name, detail) for name, (reason, detail) in self.refused.items() if reason == top)
+        counts = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
+        return f"{counts}; for one, {name}: {detail}; all are in {self.folder / 'rejects.parquet'}"
+
+
+def join_rows(names: list[str], marks: list[str], rows: list[VisualRow], encoder: ImageEncoder) -> dict[str, Any]:
+    """Rows as the tensors of one shard."""
+    jpeg = [file for row in rows for file in row.jpeg]
+    return {
+        "video_id": names,
+        "fingerprint": marks,
+        "offset": np.cumsum([0, *(len(row.time) for row in rows)], dtype=np.int64),
+        "frame": [row.frame for row in rows] or np.zeros((0, encoder.dimension), np.float16),
+        "patch": [row.patch for row in rows] or np.zeros((0, encoder.patches, encoder.dimension), np.float16),
+        "time": [row.time for row in rows] or np.zeros(0),
+        "jpeg": jpeg or np.zeros(0, np.uint8),
+        "jpeg_offset": np.cumsum([0, *map(len, jpeg)], dtype=np.int64),
+    }
+
+
+def explain_visual(folder: Path, items: list[dict[str, Any]], recipe: dict[str, Any], name: str) -> str:
+    """Why the row of one item stands or is made anew, in a sentence."""
+    item = next((item for item in items if item["video_id"] == name), None)
+    if item is None:
+        return f"{name} is not in the manifest; its row, if there is one, will be dropped"
+    now = row_fingerprint(recipe, item)
+    refused = read_standing_rejects(folder, {name: now}, None)
+    if name in refused:
+        return f"{name} was rejected and is not tried again: {': '.join(refused[name])}"
+    for path in layout.shard_paths(folder):
+        shard = reader.read_sound(path, "visual")
+        if shard is None:
+            print(f"{path} is damaged; its rows will be made anew")
+            continue
+        row = next((row for key, row, _ in reader.iterate_rows(shard) if key == name), None)
+        if row is not None:
+            return explain_visual_row(shard, row, item, recipe)
+    return f"{name} has no row yet; it will be decoded and encoded"
+
+
+def explain_visual_row(shard: reader.Shard, row: int, item: dict[str, Any], recipe: dict[str, Any]) -> str:
+    """What differs between the row and what would be written now."""
+    name, found = item["video_id"], shard["fingerprint"][row]
+    if found == row_fingerprint(recipe, item):
+        return f"{name} is up to date ({shard.path}, row {row})"
+    then = {key: shard.attributes.get(key) for key in recipe}
+    changes = describe_changes(then, recipe)
+    if found != row_fingerprint(then, item):
+        changes.append("the file's content or its span has changed")
+    return f"{name} will be made anew: {'; '.join(changes)}"

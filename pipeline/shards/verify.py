@@ -1,0 +1,154 @@
+"""Everything that may be wrong with a cache: bytes, numbers, rows, and how its parts fit."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow.parquet
+
+from pipeline.files import PART
+from pipeline.shards import layout, reader
+from pipeline.shards.reader import Shard, open_cache
+from pipeline.shards.rows import find_infinite
+from pipeline.shards.schema import EMBEDDINGS, KEYS, ShardError
+
+LOUD = 1000.0  # a norm this many times the median is no CLIP token
+
+
+class Problem(NamedTuple):
+    """Something wrong: what, and the stage that can put it right."""
+
+    stage: str
+    what: str
+
+
+def verify(folder: Path) -> list[Problem]:
+    """Everything that is wrong with a cache: bytes, numbers, rows, and how its parts fit."""
+    problems, whole = [], []
+    for shard in open_cache(folder):
+        stage = "visual" if shard.kind == "visual" else "text"
+        try:
+            shard.check()
+            whole.append(shard)
+        except ShardError as error:
+            good = shard.good_rows()
+            problems.append(Problem(stage, f"{error} ({len(good)} of its rows are good)"))
+    for shard in whole:
+        stage = "visual" if shard.kind == "visual" else "text"
+        problems += [Problem(stage, f"{shard.path}: {what}") for what in check_values(shard)]
+    try:
+        reader.require_one_clip(whole)
+    except ShardError as error:
+        problems.append(Problem("text", str(error)))
+    for part in sorted(folder.rglob(f"*{PART}")):
+        problems.append(Problem(part.parent.name, f"{part}: left by a killed writer"))
+    return problems + check_rows(folder, whole) + check_references(folder, whole)
+
+
+def check_values(shard: Shard) -> list[str]:
+    """What is wrong with the numbers and the order of one shard."""
+    found = []
+    keys = list(shard[KEYS[shard.kind]])
+    if keys != sorted(set(keys)):
+        found.append("its rows are not sorted, or one is there twice")
+    for name in EMBEDDINGS[shard.kind]:
+        tensor = shard[name]
+        if not tensor.size:
+            continue
+        bad = find_infinite(np.asarray(tensor))
+        if bad.any():
+            rows = np.unique(np.argwhere(bad)[:, 0])
+            found.append(f"{name}: NaN or infinity in {len(rows)} rows, the first {rows[0]}")
+            continue
+        size = norms(tensor)
+        middle = float(np.median(size))
+        if (size == 0).any():
+            found.append(f"{name}: {int((size == 0).sum())} tokens are zero, the first at {int(np.argmin(size))}")
+        if size.max() > LOUD * max(middle, 1e-6):
+            found.append(f"{name}: norm {size.max():.3g} at {int(size.argmax())}, the median is {middle:.3g}")
+    if shard.kind == "visual":
+        empty = np.flatnonzero(np.diff(shard["offset"]) == 0)
+        if len(empty):
+            found.append(f"{len(empty)} videos have no frame, {keys[empty[0]]} first")
+    return found
+
+
+def norms(tensor: np.ndarray) -> np.ndarray:
+    """Norm of every token, in order; read in pieces so that a shard need not fit in memory as float32."""
+    flat = tensor.reshape(-1, tensor.shape[-1])
+    pieces = [flat[at : at + 65536].astype(np.float32) for at in range(0, len(flat), 65536)]
+    return np.concatenate([np.linalg.norm(piece, axis=1) for piece in pieces])
+
+
+def read_column(folder: Path, name: str, key: str) -> list[Any] | None:
+    """One column of a Parquet file of the cache, None if the file is not there."""
+    path = folder / name
+    return pyarrow.parquet.read_table(path, columns=[key])[key].to_pylist() if path.exists() else None
+
+
+def check_rows(folder: Path, whole: list[Shard]) -> list[Problem]:
+    """Rows that nobody asked for, rows that are nowhere, rows in the wrong file."""
+    problems = []
+    for stage, table, key in (("visual", "items", "video_id"), ("text", "captions", "caption_id")):
+        wanted = read_column(folder, f"manifest/{table}.parquet", key)
+        mine = [shard for shard in whole if shard.kind == stage]
+        if wanted is None or not mine:
+            continue
+        have = Counter(name for shard in mine for name in shard[key])
+        rejected = set(read_column(folder, f"{stage}/rejects.parquet", "id") or ())
+        sets = {
+            "twice": {name for name, count in have.items() if count > 1},
+            "not in the manifest": set(have) - set(wanted),
+            "missing and not rejected": set(wanted) - set(have) - rejected,
+            "present and rejected": set(have) & rejected,
+        }
+        if len(mine) < len(layout.shard_paths(folder / stage)):
+            del sets["missing and not rejected"]  # they are in the damaged shards
+        problems += [
+            Problem(stage, f"{folder / stage}: {len(names)} rows are {what}, {min(names)} first")
+            for what, names in sets.items()
+            if names
+        ]
+        count = 1 + max(int(path.stem) for path in layout.shard_paths(folder / stage))
+        wrong = [
+            name
+            for shard in mine
+            for name in shard["video_id"]
+            if layout.shard_number(name, count) != int(shard.path.stem)
+        ]
+        if wrong:
+            problems.append(
+                Problem(stage, f"{folder / stage}: {len(wrong)} rows are in the wrong file, {wrong[0]} first")
+            )
+    return problems
+
+
+def check_references(folder: Path, whole: list[Shard]) -> list[Problem]:
+    """Keyframes and phrases that do not fit the shards."""
+    problems = []
+    frames = {
+        name: count
+        for shard in whole
+        if shard.kind == "visual"
+        for name, count in zip(shard["video_id"], np.diff(shard["offset"]).tolist())
+    }
+    ids, index = (read_column(folder, "keyframes.parquet", name) for name in ("video_id", "index"))
+    if ids is not None and frames:
+        bad = set(frames) ^ set(ids) | {name for name, at in zip(ids, index) if at >= frames.get(name, 0)}
+        if bad:
+            what = f"{folder / 'keyframes.parquet'}: {len(bad)} videos do not fit the visual shards, {min(bad)} first"
+            problems.append(Problem("keyframes", what))
+    phrases = next((shard for shard in whole if shard.kind == "phrases"), None)
+    text = [shard for shard in whole if shard.kind == "text"]
+    if phrases and text:
+        used = np.unique(np.concatenate([shard["triplet"] for shard in text]))
+        if len(used) and (used[0] < 0 or used[-1] >= len(phrases)):
+            problems.append(Problem("text", f"{phrases.path}: captions name phrases that are not there"))
+        elif len(used) < len(phrases):
+            problems.append(
+                Problem("text", f"{phrases.path}: {len(phrases) - len(used)} phrases are used by no caption")
+            )
+        if {shard.attributes.get("phrases") for shard in text} != {phrases.attributes.get("identity")}:
+            problems.append(Problem("text", f"{phrases.path} was written for other captions than the text shards hold"))
+    return problems

@@ -1,0 +1,1 @@
+"""One video or photo file -> sampled frames with their times."""

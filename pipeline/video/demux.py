@@ -1,0 +1,162 @@
+"""What a video file says of itself: its stream of moving pictures, its packets, when its frames are shown."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import av
+
+from pipeline.video.request import DecodeError, PlanError
+from pipeline.video.timeline import frame_ends, is_rising
+
+HELD = 96 << 20  # bytes of packets kept in memory; a larger file is read a second time instead
+SHORT = Fraction(1, 50)  # a file that ends earlier than its header says by more than this share was cut short
+TEXT = {"ansi", "bintext", "xbin", "idf"}  # what FFmpeg takes a text file for
+HEADED = {"skip_frame": "all", "probesize": "32"}  # decode nothing while opening
+
+
+@dataclass
+class Scan:
+    """What the packets of one video stream say, in decoding order."""
+
+    clock: Fraction  # seconds a tick
+    packet: list[av.Packet | None] = field(default_factory=list)  # None once more than HELD bytes have gone by
+    pts: list[int | None] = field(default_factory=list)
+    dts: list[int | None] = field(default_factory=list)
+    key: list[bool] = field(default_factory=list)
+    shown: list[bool] = field(default_factory=list)
+    corrupt: list[bool] = field(default_factory=list)
+    duration: list[int] = field(default_factory=list)
+    held: int = 0
+    cut: bool = False  # whether the file ends within a packet
+
+    def times(self) -> list[int]:
+        """Ascending presentation times of the frames that are shown; Unplanned if they cannot be trusted."""
+        times = [pts for pts, shown in zip(self.pts, self.shown) if shown]
+        if not times:
+            raise PlanError("no packet is shown")
+        if None in times:
+            raise PlanError("packets without timestamps")
+        if not is_rising([dts for dts in self.dts if dts is not None]):
+            raise PlanError("decoding times go back")
+        times.sort()
+        if not is_rising(times):
+            raise PlanError("repeated timestamps")
+        if (
+            self.cut and self.dts[-1] is not None
+        ):  # pictures shown after the last packet's turn may have lost a neighbour
+            times = [time for time in times if time <= self.dts[-1]] or times[:1]
+        return times
+
+    def end(self, times: list[int]) -> Fraction:
+        """When the last of `times` leaves the screen by its own packet's duration."""
+        return frame_ends(times, self.duration[self.pts.index(times[-1])])
+
+
+def open_container(path: str | os.PathLike, headed: bool = False) -> av.container.InputContainer:
+    """The container; a name is never taken for an address or a pattern. Raises DecodeError.
+
+    FFmpeg decodes the first pictures of a file to learn what it holds. `headed`: the header says enough, as an MP4's does.
+    """
+    try:
+        return av.open("file:" + os.fspath(path), options=HEADED if headed else {})
+    except MemoryError:
+        raise
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        raise DecodeError("not_a_video", f"no known video format: {explain(path, error)}") from None
+
+
+def explain(path: str | os.PathLike, error: Exception) -> str:
+    """Why a container does not open; the usual case is an MP4 whose index, at its end, did not arrive."""
+    with open(path, "rb") as file:
+        head = file.read(12)
+    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free"):
+        return "an MP4 without its index (moov); it was cut short or is damaged"
+    return getattr(error, "strerror", None) or str(error)
+
+
+def stream_of(container: av.container.InputContainer) -> av.VideoStream:
+    """The first stream that holds moving pictures; cover art does not count. DecodeError if there is none."""
+    still = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
+    for stream in container.streams.video:
+        context = stream.codec_context
+        if context is not None and not stream.disposition & still and context.name not in TEXT:
+            stream.thread_type = "NONE"
+            context.thread_count = 1
+            context.options = {"err_detect": "explode"}  # say so where data is damaged, instead of painting over it
+            return stream
+    if any(stream.codec_context is None for stream in container.streams.video):
+        raise DecodeError("damaged", "its header names no codec; it was cut short or is damaged")
+    kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
+    art = " (cover art)" if any(stream.disposition & still for stream in container.streams.video) else ""
+    raise DecodeError("no_video", f"holds no moving picture, only {kinds}{art}")
+
+
+def scan(container: av.container.InputContainer, stream: av.VideoStream) -> Scan:
+    """Read every packet of the stream once."""
+    found = Scan(stream.time_base)
+    hidden = invisible_vp8 if stream.codec_context.codec.canonical_name == "vp8" else never_shown
+    for packet in read(container, stream):
+        found.pts.append(packet.pts)
+        found.dts.append(packet.dts)
+        found.key.append(packet.is_keyframe)
+        found.shown.append(not (packet.is_discard or hidden(packet)))
+        found.corrupt.append(packet.is_corrupt)
+        found.duration.append(packet.duration or 0)
+        found.held += packet.size
+        found.packet.append(packet if found.held <= HELD else None)
+    if found.corrupt and found.corrupt[-1]:
+        found.cut = True
+        for column in (found.packet, found.pts, found.dts, found.key, found.shown, found.corrupt, found.duration):
+            column.pop()
+    return found
+
+
+def read(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
+    """Packets with something in them; what cannot be read any more is the end."""
+    try:
+        for packet in container.demux(stream):
+            if packet.size:
+                yield packet
+    except MemoryError:
+        raise
+    except (av.error.FFmpegError, EOFError):
+        return
+
+
+def never_shown(packet: av.Packet) -> bool:
+    """No packet is hidden."""
+    return False
+
+
+def invisible_vp8(packet: av.Packet) -> bool:
+    """A VP8 packet that only refreshes a reference has a clear show_frame bit (RFC 6386, 9.1)."""
+    return not bytes(memoryview(packet)[:1])[0] & 0x10
+
+
+def promised_duration(
+    container: av.container.InputContainer, stream: av.VideoStream, found: Scan, times: list, end: Fraction
+) -> Fraction:
+    """The end by the header where the file stops clearly short of it; else `end`, the one found."""
+    if 0 < stream.frames <= len(found.pts) and not found.cut:
+        return end  # all are there, be they shown or not
+    start = times[0] if stream.start_time is None else min(times[0], stream.start_time)
+    if stream.duration:
+        late = start + Fraction(stream.duration)
+    elif container.duration and len(container.streams) == 1:
+        late = Fraction(container.duration, av.time_base) / stream.time_base
+    else:
+        return end
+    return late if late - end > (late - start) * SHORT else end
+
+
+def reread(path: str | os.PathLike) -> Iterator[av.Packet]:
+    """The same packets once more, from a fresh reader."""
+    with open_container(path) as container:
+        yield from read(container, stream_of(container))
+
+
+def pyav_version() -> str:
+    """Name and release of the decoder, as rows of the cache record it."""
+    return f"pyav {av.__version__}"

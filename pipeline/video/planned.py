@@ -1,0 +1,126 @@
+"""Decode only what is needed: the groups of pictures that hold a wanted frame, as far as that frame.
+
+A group of pictures starts at a key frame. Between wanted frames the decoder leaves out pictures that no other picture refers
+to, which is exact. Where the packets do not say enough, or one is damaged, everything is decoded in order.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+
+import av
+
+from pipeline.video import demux, timeline
+from pipeline.video.demux import HELD, Scan, reread
+from pipeline.video.request import FrameRequest, PlanError, SampledFrames
+from pipeline.video.resize import Canvas
+from pipeline.video.timeline import to_seconds
+
+
+def decode_by_plan(path: str | os.PathLike, want: FrameRequest, headed: bool) -> SampledFrames:
+    """Decode only the groups of pictures that hold a wanted frame. `headed`: an MP4, whose header tells all about it."""
+    with demux.open_container(path, headed) as container:
+        stream = demux.stream_of(container)
+        plannable(container, stream)
+        found = demux.scan(container, stream)
+        times = found.times()
+        stop = found.end(times)
+        chosen, notes = timeline.choose_frames(
+            times, stop, demux.promised_duration(container, stream, found, times, stop), want, found.clock
+        )
+        slots = {times[index]: slot for slot, index in enumerate(chosen)}
+        canvas = Canvas(len(slots), want.size)
+        for picture in plan_packets(stream.codec_context, found, set(slots), lambda: reread(path)):
+            canvas.put(slots[picture.pts], picture)
+    return SampledFrames(canvas.finish(), to_seconds(times, chosen, found.clock), demux.pyav_version(), notes)
+
+
+# Codecs whose key frames are true entry points. Anything else is decoded from its first packet.
+ENTRY = {"h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mpeg1video", "mpeg2video", "mjpeg", "prores", "dnxhd", "theora"}
+# Codecs where leaving out a non-reference picture changes no other one. Not HEVC: a picture that its own temporal
+# layer does not refer to may still serve a higher layer.
+SPARE = {"h264", "mpeg4", "mpeg1video", "mpeg2video"}
+
+
+def plannable(container: av.container.InputContainer, stream: av.VideoStream) -> None:
+    """Unplanned where a format does not say enough, whatever its packets say."""
+    codec = stream.codec_context.codec.canonical_name
+    if codec not in ENTRY:
+        raise PlanError(f"{codec} has no sure entry points")
+    if container.format.name == "avi" and stream.codec_context.has_b_frames:
+        raise PlanError("AVI does not say when B-frames are shown")
+
+
+def plan_runs(found: Scan, wanted: set[int]) -> list[tuple[int, int]]:
+    """Ranges [first, last] of packets to feed so that every wanted time comes out, in decoding order.
+
+    From its key frame to the last wanted picture of each group; also the whole group before where a wanted picture is
+    shown before its own key frame (an open group of pictures refers backwards).
+    """
+    keys, needed = [0], {}
+    for index, pts in enumerate(found.pts):
+        if found.key[index] and index:
+            keys.append(index)
+        if pts in wanted and found.shown[index]:
+            entry = keys[-1]
+            needed[entry] = index
+            if len(keys) > 1 and pts < found.pts[entry]:
+                needed[keys[-2]] = entry - 1
+    merged: list[tuple[int, int]] = []
+    for first, last in sorted(needed.items()):
+        if merged and merged[-1][1] + 1 == first:
+            merged[-1] = (merged[-1][0], last)
+        else:
+            merged.append((first, last))
+    return merged
+
+
+def plan_packets(
+    context: av.VideoCodecContext, found: Scan, wanted: set[int], again: Callable[[], Iterable[av.Packet]]
+) -> Iterator[av.VideoFrame]:
+    """Frames with the wanted times, by decoding as little as possible; Unplanned if the file does not keep its promises.
+
+    `again` reads the packets once more, for a file too large to be held.
+    """
+    spare = context.codec.canonical_name in SPARE
+    packets = enumerate(found.packet if found.held <= HELD else again())
+    ahead, missing, order = None, set(wanted), [-(1 << 63)]
+    for number, (first, last) in enumerate(plan_runs(found, wanted)):
+        if number:
+            context.flush_buffers()
+        for position, packet in packets:
+            if position >= first:
+                keep = found.pts[position] in wanted
+                if spare and keep != ahead:
+                    context.skip_frame = "DEFAULT" if keep else "NONREF"
+                    ahead = keep
+                if found.corrupt[position]:
+                    raise PlanError("a needed packet is damaged")
+                yield from match_times(decode_run(context, packet), missing, order)
+            if position == last:
+                break
+        yield from match_times(decode_run(context, None), missing, order)
+    if missing:
+        raise PlanError(f"{len(missing)} wanted frames did not come out")
+
+
+def decode_run(context: av.VideoCodecContext, packet: av.Packet | None) -> list[av.VideoFrame]:
+    """Frames that come out once the packet is in (None: all that are left); Unplanned if it does not decode."""
+    try:
+        return context.decode(packet)
+    except MemoryError:
+        raise
+    except av.error.FFmpegError as error:
+        raise PlanError(f"a packet does not decode ({error.strerror})") from None
+
+
+def match_times(frames: list[av.VideoFrame], missing: set[int], order: list[int]) -> Iterator[av.VideoFrame]:
+    """The frames still missing. `order` holds the time of the frame before: a decoder presents frames in order."""
+    for frame in frames:
+        if frame.pts is None or frame.pts <= order[0]:
+            raise PlanError("timestamps do not follow the order of presentation")
+        order[0] = frame.pts
+        if frame.pts in missing:
+            if frame.is_corrupt:
+                raise PlanError("a wanted frame is damaged")
+            missing.discard(frame.pts)
+            yield frame

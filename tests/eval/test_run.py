@@ -1,0 +1,201 @@
+"""Scoring a run: whole matrices from bounded blocks, the files that are written, and what is said where something is missing."""
+
+import json
+import sys
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from eval import load, run, similarity, tables
+from tests.support import worlds
+from train.data import Cache
+
+
+class Mean(nn.Module):
+    """The smallest method: sentence against the mean frame, sentence against the keyframe."""
+
+    needs = frozenset({"sentence", "frame", "image"})
+
+    def encode_text(self, text):
+        return {"sentence": F.normalize(text["sentence"], dim=-1)}
+
+    def encode_video(self, video):
+        frame = video["frame"].masked_fill(~video["frame_mask"][..., None], 0)
+        return {"video": F.normalize(frame.sum(1), dim=-1)}
+
+    def encode_image(self, image):
+        return {"image": F.normalize(image["image"], dim=-1)}
+
+    def score_videos(self, text, video):
+        return text["sentence"] @ video["video"].T
+
+    def score_images(self, text, image):
+        return text["sentence"] @ image["image"].T
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return Cache(worlds.cache(tmp_path_factory.mktemp("cache") / "toy", videos=40, captions_per_video=3), Mean.needs)
+
+
+@pytest.fixture(scope="module")
+def scores(cache):
+    return similarity.matrices(Mean(), cache, "test")
+
+
+def test_scores_equal_one_great_product(cache, scores):
+    captions, videos = cache.captions("test"), cache.videos("test")
+    method = Mean()
+    text = method.encode_text(cache.text(captions))
+    whole = method.score_videos(text, method.encode_video(cache.video(videos))).numpy()
+    assert scores.video.shape == (30, 10) and scores.video.dtype == np.float32
+    np.testing.assert_allclose(scores.video, whole, atol=1e-6)
+    np.testing.assert_allclose(
+        scores.image, method.score_images(text, method.encode_image(cache.image(videos))).numpy(), atol=1e-6
+    )
+
+
+def test_blocks_of_any_size_give_the_same_scores(cache, scores, monkeypatch):
+    for name, value in (("ROWS", 3), ("PAIRS", 5), ("HELD", 1)):
+        monkeypatch.setattr(similarity, name, value)
+    again = similarity.matrices(Mean(), cache, "test")
+    np.testing.assert_allclose(again.video, scores.video, atol=1e-6)
+    np.testing.assert_allclose(again.image, scores.image, atol=1e-6)
+
+
+def test_blocks_are_held_up_to_a_limit():
+    blocks = [{"x": torch.zeros(rows)} for rows in (10, 10, 30, 1)]
+    lists = list(similarity.batch_by_bytes(iter(blocks), limit=80))
+    assert [[len(block["x"]) for block in group] for group in lists] == [[10, 10], [30], [1]]
+
+
+def test_every_caption_knows_its_video(cache, scores):
+    truth = scores.truth("video")
+    assert (truth >= 0).all()
+    assert [scores.video_id[index] for index in truth] == [name.split("#")[0] for name in scores.caption_id]
+    assert set(scores.groups("video")) == {0, 1, 2, 3, 4}
+
+
+def test_a_method_that_gives_another_shape_is_named(cache):
+    class Crooked(Mean):
+        def score_videos(self, text, video):
+            return super().score_videos(text, video).T
+
+    with pytest.raises(ValueError, match="score_videos: expected"):
+        similarity.matrices(Crooked(), cache, "test")
+
+
+def test_nan_is_an_error_and_no_number(cache):
+    class Broken(Mean):
+        def score_images(self, text, image):
+            return super().score_images(text, image).fill_(float("nan"))
+
+    with pytest.raises(ValueError, match="NaN"):
+        run.measure(similarity.matrices(Broken(), cache, "test"))
+
+
+def test_a_split_without_captions_is_an_error(cache):
+    with pytest.raises(ValueError, match="split 'holdout' has 0 captions"):
+        similarity.matrices(Mean(), cache, "holdout")
+
+
+def test_a_photo_is_among_the_images_only(tmp_path):
+    folder = worlds.cache(tmp_path / "toy", videos=24)
+    path = folder / "manifest" / "items.parquet"
+    table = pyarrow.parquet.read_table(path)
+    kind = ["image" if name == "video0003" else "video" for name in table["video_id"].to_pylist()]
+    pyarrow.parquet.write_table(table.set_column(table.schema.get_field_index("kind"), "kind", [kind]), path)
+    scores = similarity.matrices(Mean(), Cache(folder, Mean.needs), "test")
+    assert "video0003" not in scores.video_id and "video0003" in scores.image_id
+    told, columns = run.measure(scores)
+    assert told["n"] == {"texts": 12, "videos": 5, "images": 6}
+    assert told["t2v"]["queries"] == 10 and told["t2i"]["queries"] == 12
+    assert told["joint"]["gallery"] == 11 and told["joint"]["both"]["queries"] == 10
+    assert columns["video_rank"][columns["video_id"].index("video0003")] is None
+
+
+def test_a_dataset_of_photos_alone_has_images_and_no_videos(cache):
+    scores = similarity.matrices(Mean(), cache, "test")
+    scores.video, scores.video_id = scores.video[:, :0], scores.video_id[:0]
+    told, columns = run.measure(scores)
+    assert "t2v" not in told and told["t2i"]["queries"] == 30 and told["joint"]["images@10"] == 100
+    assert "both" not in told["joint"] and columns["video_top"] == [[]] * 30
+    assert "text → image" in tables.format_metrics(told)
+
+
+@pytest.fixture(scope="module")
+def told(scores):
+    return run.measure(scores)
+
+
+def test_numbers_stand_in_every_direction(told):
+    numbers, _ = told
+    for direction in ("t2v", "v2t", "t2i", "i2t", "joint"):
+        assert {"R@1", "R@5", "R@10", "MdR", "MnR", "Rsum", "queries", "gallery"} <= set(numbers[direction])
+    assert numbers["n"] == {"texts": 30, "videos": 10, "images": 10}
+    assert numbers["t2v"]["queries"] == 30 and numbers["v2t"]["queries"] == 10
+    assert numbers["joint"]["gallery"] == 20 and numbers["joint"]["both"]["queries"] == 30
+    assert numbers["t2v_group"]["R@1"] >= numbers["t2v"]["R@1"]
+    assert numbers["t2v_group"]["in_group_chance"] == 50
+
+
+def test_the_ten_best_agree_with_the_rank(told, scores):
+    _, columns = told
+    for owner, rank, top, score in zip(
+        columns["video_id"], columns["video_rank"], columns["video_top"], columns["video_score"]
+    ):
+        assert top[int(rank) - 1] == owner
+        assert score == sorted(score, reverse=True)
+    for owner, rank, top in zip(columns["video_id"], columns["joint_rank"], columns["joint_top"]):
+        place = next((at for at, name in enumerate(top) if name.split(":", 1)[1] == owner), 10)
+        assert place == min(int(rank) - 1, 10)
+
+
+def test_a_table_says_n_beside_every_number(told):
+    text = tables.format_metrics(told[0])
+    assert "text → video" in text and "30 over 10" in text and "10 over 10" in text and "30 over 20" in text
+    assert "joint: both" in text and "look-alike" in text
+
+
+def test_files_are_the_same_bytes_twice_and_other_splits_keep_apart(tmp_path, told):
+    numbers, columns = told
+    run.save_scores(tmp_path, "test", numbers, columns)
+    first = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    run.save_scores(tmp_path, "test", numbers, columns)
+    run.save_scores(tmp_path, "val", numbers, columns)
+    assert first == {name: (tmp_path / name).read_bytes() for name in ("metrics.json", "ranks.parquet")}
+    assert (tmp_path / "metrics-val.json").exists() and (tmp_path / "ranks-val.parquet").exists()
+    assert json.loads(first["metrics.json"])["n"]["texts"] == 30
+
+
+def test_calibration_may_come_from_another_split(cache, scores):
+    origin, moments = run.moments_of_other_split(Mean(), cache, "test", "cpu")
+    assert origin == "val"
+    numbers, _ = run.measure(scores, "split", moments)
+    assert numbers["joint"]["calibration"] == "split"
+    assert run.moments_of_other_split(Mean(), cache, "val", "cpu")[0] == "train"
+
+
+def test_a_run_of_another_dataset_keeps_its_name(tmp_path):
+    shards = tmp_path / "msvd"
+    assert load.scores_name(shards / "runs" / "unitrim", shards) == "unitrim"
+    assert load.scores_name(tmp_path / "msrvtt" / "runs" / "unitrim", shards) == "msrvtt-unitrim"
+
+
+def command(*words: str) -> None:
+    before, sys.argv = sys.argv, ["eval.run", *words]
+    try:
+        run.main()
+    finally:
+        sys.argv = before
+
+
+def test_missing_shards_and_a_missing_run_say_what_to_type(tmp_path, cache):
+    with pytest.raises(SystemExit, match="dvc repro text@none"):
+        command("--run", str(tmp_path / "none/runs/unitrim"), "--shards", str(tmp_path / "none"))
+    with pytest.raises(SystemExit, match=r"python -m train.run --shards .*toy --method unitrim"):
+        command("--run", str(cache.folder / "runs" / "unitrim-seed2"), "--shards", str(cache.folder))

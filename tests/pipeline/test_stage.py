@@ -1,0 +1,122 @@
+"""What every stage shares: parameters, the lock, whole-or-nothing writes, progress."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from pipeline import files, progress
+from pipeline.datasets import enable
+from pipeline.params import read_dataset, read_params
+
+ROOT = Path(__file__).parents[2]
+
+
+def params(tmp_path, monkeypatch, text):
+    (tmp_path / "params.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_datasets_section_lies_over_the_defaults(tmp_path, monkeypatch):
+    params(
+        tmp_path,
+        monkeypatch,
+        "defaults: {frames: 12, triplets: {cap: 8, form: surface}}\ndatasets: {d: {triplets: {cap: 16}}}",
+    )
+    config = read_dataset("d")
+    assert (config["frames"], config["triplets"], config["name"]) == (12, {"cap": 16, "form": "surface"}, "d")
+
+
+def test_an_unset_root_says_what_to_type(tmp_path, monkeypatch):
+    params(tmp_path, monkeypatch, "datasets: {d: {root: $NOWHERE_SET/x}}")
+    monkeypatch.delenv("NOWHERE_SET", raising=False)
+    with pytest.raises(SystemExit, match="export NOWHERE_SET=/path/to/d"):
+        read_dataset("d")
+    monkeypatch.setenv("NOWHERE_SET", "/data")
+    assert read_dataset("d")["root"] == "/data/x"
+
+
+def test_an_unknown_dataset_names_those_that_are_there(tmp_path, monkeypatch):
+    params(tmp_path, monkeypatch, "datasets: {one: {}, two: {}}")
+    with pytest.raises(SystemExit, match="one, two"):
+        read_dataset("three")
+
+
+def test_broken_yaml_is_named(tmp_path, monkeypatch):
+    params(tmp_path, monkeypatch, "a: [")
+    with pytest.raises(SystemExit, match="not valid YAML"):
+        read_params()
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_part(tmp_path):
+    path = tmp_path / "x"
+    files.write(path, "old")
+    with pytest.raises(RuntimeError), files.replacing(path) as part:
+        part.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_the_same_bytes_are_not_written_again(tmp_path):
+    path = tmp_path / "x.parquet"
+    table = pa.table({"a": [1, 2], "b": ["x", None]})
+    files.write_table(path, table)
+    before = path.stat().st_mtime_ns, path.read_bytes()
+    files.write_table(path, table)
+    assert (path.stat().st_mtime_ns, path.read_bytes()) == before
+
+
+def test_a_second_process_is_told_who_writes_and_a_killed_one_leaves_no_lock(tmp_path):
+    hold = (
+        f"import sys, time; sys.path.insert(0, {str(ROOT)!r}); from pathlib import Path; from pipeline import files\n"
+    )
+    hold += f"with files.lock(Path({str(tmp_path / 'visual')!r})):\n    print('held', flush=True)\n    time.sleep(60)\n"
+    first = subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE, text=True)
+    assert first.stdout.readline() == "held\n"
+    with pytest.raises(SystemExit, match=f"process {first.pid}"), files.lock(tmp_path / "visual"):
+        pass
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    with files.lock(tmp_path / "visual"):
+        assert (tmp_path / ".locks" / "visual").read_text() == str(os.getpid())
+
+
+def test_progress_off_a_terminal_is_plain_lines_with_rate_and_remaining_time(capsys):
+    meter = progress.Progress(10, "visual", "video", every=0.0)
+    time.sleep(0.01)
+    meter.add(5, "waits for decode")
+    meter.close()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("visual: 5/10 videos (50 %), ") and lines[0].endswith(" s left, waits for decode")
+
+
+def test_enabling_a_dataset_keeps_comments_and_order(tmp_path):
+    path = tmp_path / "params.yaml"
+    original = (ROOT / "params.yaml").read_text()
+    path.write_text(original)
+    enable.enable_dataset(path, "msvd", str(tmp_path))
+    expected = original.replace("enabled: [demo]", "enabled: [demo, msvd]").replace("root: $MSVD", f"root: {tmp_path}")
+    assert path.read_text() == expected
+    with pytest.raises(ValueError, match="no dataset 'nope'"):
+        enable.enable_dataset(path, "nope", None)
+    with pytest.raises(ValueError, match="is not a folder"):
+        enable.enable_dataset(path, "msvd", str(tmp_path / "absent"))
+
+
+def test_ctrl_c_is_a_sentence_and_an_error_is_whole(tmp_path):
+    start = "import sys; from pipeline import stage; sys.argv = ['x', '--dataset', 'd']; stage.parse_arguments(None); "
+    for error, said in (
+        ("KeyboardInterrupt", "stopped; the same command goes on from here\n"),
+        ("KeyError('x')", "Trace"),
+    ):
+        command = [sys.executable, "-c", f"{start} raise {error}"]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+        )
+        assert done.returncode and done.stderr.startswith(said)
+        assert ("Traceback" in done.stderr) == (error != "KeyboardInterrupt")

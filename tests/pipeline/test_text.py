@@ -1,0 +1,184 @@
+"""The text stage: whole, incremental by caption, and the same bytes as a clean run."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as parquet
+import pytest
+
+from pipeline import files, shards
+from pipeline.encoders import check, text
+from pipeline.shards.update_text import explain_text
+from pipeline.text import join_phrases, main, update_text
+from tests.support import tiny
+
+CAPTIONS = {
+    "video1#000": ("a red ball rolls", ["ball rolls", "ball color red"]),
+    "video1#001": ("a ball", ["a ball"]),
+    "video2#000": ("a dog chases a red ball", ["dog chases ball", "ball color red"]),
+    "video3#000": ("word " * 3000, ["word"]),
+    "video4#000": ("a ball", ["a ball"]),
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    tiny.clip(folder)
+    files.write(folder / "clip.json", json.dumps(check.build_record(str(folder), None, folder)))
+    return folder
+
+
+@pytest.fixture
+def run(model, tmp_path):
+    """Run the stage on some captions; returns the encoder, whose `encoded` counts what the tower saw, and the summary.
+
+    With `why`, the summary is what `--why` says of that ID.
+    """
+
+    def go(captions, folder=tmp_path / "text", why=None, **config):
+        config = {"name": "demo", "words": 32, "precision": "fp32", "shards": 3} | config
+        encoder = text.TextEncoder(model, "cpu", config)
+        names = sorted(captions)
+        table = pa.table(
+            {
+                "caption_id": names,
+                "video_id": [name.split("#")[0] for name in names],
+                "text": [captions[name][0] for name in names],
+            }
+        )
+        parsed = pa.table({"caption_id": names, "phrases": [captions[name][1] for name in names]})
+        rows = join_phrases(table, parsed)
+        return encoder, explain_text(folder, rows, encoder, why) if why else update_text(folder, rows, encoder, config)
+
+    return go
+
+
+def digest(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.h5")}
+
+
+def everything(folder: Path) -> dict[str, tuple]:
+    """{caption_id: (token, word, sentence, phrases)} of all shards."""
+    phrases = shards.read(folder / "phrases.h5", "phrases")["phrase"]
+    rows = {}
+    for path in shards.shard_paths(folder):
+        shard = shards.read(path, "text")
+        for row, name in enumerate(shard["caption_id"]):
+            words = slice(*shard["word_offset"][row : row + 2])
+            triplets = shard["triplet"][slice(*shard["triplet_offset"][row : row + 2])]
+            rows[name] = (
+                shard["token"][words],
+                shard["word"][words],
+                shard["sentence"][row],
+                [phrases[i] for i in triplets],
+            )
+    return rows
+
+
+def test_every_caption_has_its_words_its_sentence_and_its_phrases(run, tmp_path):
+    run(CAPTIONS)
+    rows = everything(tmp_path / "text")
+    assert sorted(rows) == sorted(CAPTIONS)
+    for name, (token, word, sentence, phrases) in rows.items():
+        assert len(token) == len(word) <= 32
+        assert np.array_equal(word[-1], sentence)
+        assert phrases == CAPTIONS[name][1]
+
+
+def test_each_distinct_phrase_is_there_once_and_equals_its_sentence(run, tmp_path):
+    run(CAPTIONS)
+    phrases = shards.read(tmp_path / "text" / "phrases.h5", "phrases")
+    assert phrases["phrase"] == ["a ball", "ball color red", "ball rolls", "dog chases ball", "word"]
+    assert np.array_equal(phrases["embedding"][0], everything(tmp_path / "text")["video4#000"][2])
+
+
+def test_a_second_run_encodes_and_writes_nothing(run):
+    run(CAPTIONS)
+    encoder, said = run(CAPTIONS)
+    assert encoder.encoded == 0 and encoder.towers is None
+    assert "5 kept + 0 encoded; 5 phrases = 5 kept + 0 encoded; 0 of 3" in said
+
+
+def test_one_more_caption_encodes_one_and_makes_the_bytes_of_a_clean_run(run, tmp_path):
+    fewer = {name: row for name, row in CAPTIONS.items() if name != "video2#000"}
+    run(fewer)
+    encoder, _ = run(CAPTIONS)
+    assert encoder.encoded == 2  # the caption and its one new phrase
+    run(CAPTIONS, folder=tmp_path / "clean")
+    assert digest(tmp_path / "text") == digest(tmp_path / "clean")
+
+
+def test_removed_captions_and_other_words_give_the_bytes_of_a_clean_run(run, tmp_path):
+    run(CAPTIONS)
+    fewer = {name: row for name, row in CAPTIONS.items() if name != "video1#001"}
+    encoder, _ = run(fewer)
+    assert encoder.encoded == 0
+    encoder, _ = run(fewer, words=8)
+    assert encoder.encoded == 4 + 5
+    run(fewer, folder=tmp_path / "clean", words=8)
+    assert digest(tmp_path / "text") == digest(tmp_path / "clean")
+
+
+def test_a_damaged_shard_is_made_again(run, tmp_path):
+    run(CAPTIONS)
+    whole = digest(tmp_path / "text")
+    for path in (tmp_path / "text").glob("*.h5"):
+        data = bytearray(path.read_bytes())
+        data[-1] ^= 255
+        data[4096] ^= 255
+        path.write_bytes(data)
+    run(CAPTIONS)
+    assert digest(tmp_path / "text") == whole
+
+
+def test_why_says_what_has_become_of_a_row(run, tmp_path, capsys):
+    assert run(CAPTIONS, why="video4#000")[1] == "video4#000 has no row yet; it will be encoded"
+    run(CAPTIONS)
+    encoder, said = run(CAPTIONS, why="video1")
+    assert [line.split(" (")[0] for line in said.split("\n")] == [
+        "video1#000 is up to date",
+        "video1#001 is up to date",
+    ]
+    assert encoder.towers is None
+    assert "no caption and no video" in run(CAPTIONS, why="nobody")[1]
+    changed = CAPTIONS | {"video4#000": ("a cube", ["a ball"]), "video1#001": ("a ball", ["something else"])}
+    assert run(changed, why="video4#000")[1] == "video4#000 will be encoded anew: its text has changed"
+    assert "its triplets have changed" in run(changed, why="video1#001")[1]
+    said = run(changed, why="video4#000", words=8)[1]
+    assert said == "video4#000 will be encoded anew: words was 32, is 8; its text has changed"
+    assert "as other captions' phrases have changed" in run(changed, why="video3#000")[1]
+    run(changed)
+    assert "up to date" in run(changed, why="video3#000")[1]
+    assert "up to date" in run(changed, why="video4#000")[1]
+    (tmp_path / "text" / "phrases.h5").unlink()
+    assert "its triplets will be numbered anew" in run(changed, why="video4#000")[1]
+
+
+def test_fewer_shards_leave_no_orphans(run, tmp_path):
+    run(CAPTIONS)
+    run(CAPTIONS, shards=1)
+    assert [path.name for path in shards.shard_paths(tmp_path / "text")] == ["00000.h5"]
+    assert sorted(everything(tmp_path / "text")) == sorted(CAPTIONS)
+
+
+def test_captions_without_triplets_stop_the_stage(tmp_path):
+    captions = pa.table({"caption_id": ["a#000", "b#000"], "video_id": ["a", "b"], "text": ["x", "y"]})
+    with pytest.raises(ValueError, match="triplets.parquet has 1 captions, the manifest 2, b#000"):
+        join_phrases(captions, pa.table({"caption_id": ["a#000"], "phrases": [["x"]]}))
+
+
+def test_parquet_is_where_the_stage_looks(tmp_path, monkeypatch):
+    (tmp_path / "params.yaml").write_text("datasets: {demo: {root: x, words: 32, precision: fp32, shards: 2}}")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["text", "--dataset", "demo"])
+    with pytest.raises(SystemExit, match="dvc repro manifest@demo"):
+        main()
+    path = Path("cache/demo/manifest/captions.parquet")
+    path.parent.mkdir(parents=True)
+    parquet.write_table(pa.table({"caption_id": ["a#000"]}), path)
+    with pytest.raises(SystemExit, match="dvc repro triplets@demo"):
+        main()

@@ -1,0 +1,283 @@
+"""The visual stage: rows are kept, redone and rejected for the right reasons, and a rerun equals a clean run, byte for byte."""
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet as parquet
+import pytest
+import torch
+from PIL import Image
+
+from pipeline import files, params, shards, visual
+from pipeline.encoders import check
+from pipeline.encoders.image import ImageEncoder
+from pipeline.encoders.towers import FrozenCLIP
+from pipeline.video.decode import decode
+from tests.support import tiny, torture
+
+SCHEMA = pyarrow.schema(
+    [(name, pyarrow.string()) for name in ("video_id", "path", "split", "kind", "hash")]
+    + [("size", pyarrow.int64()), ("start", pyarrow.float64()), ("end", pyarrow.float64()), ("group", pyarrow.string())]
+)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Fourteen films, a photo, and a CLIP, to be copied from."""
+    folder = tmp_path_factory.mktemp("made")
+    for number in range(14):
+        frames = range(100 * number, 100 * number + (3 if number == 5 else 20))
+        torture.film(folder / f"film{number:02d}.mp4", *torture.CLOSED, numbers=frames)
+    Image.fromarray(torture.picture(3000)).save(folder / "photo.jpg", quality=90)
+    (folder / "clip").mkdir()
+    tiny.clip(folder / "clip")
+    (folder / "clip" / "clip.json").write_text(json.dumps(check.build_record("scratch", None, folder / "clip")))
+    return folder
+
+
+class World:
+    """A project folder with one dataset, `films`."""
+
+    def __init__(self, folder, made):
+        self.folder, self.cache = folder, folder / "cache" / "films"
+        self.settings = {
+            "clip": "scratch", "precision": "fp32", "frames": 4, "sampling": "uniform", "decoder": "pyav",
+            "thumbnail": 32, "shards": 3, "max_rejects": 0.5, "root": str(folder / "films"),
+        }  # fmt: skip
+        shutil.copytree(made, folder / "films", ignore=shutil.ignore_patterns("clip"))
+        shutil.copytree(made / "clip", self.cache / "clip")
+        self.set()
+        self.manifest(sorted(path.name for path in (folder / "films").iterdir()))
+
+    def set(self, **changes):
+        self.settings |= changes
+        (self.folder / "params.yaml").write_text(json.dumps({"datasets": {"films": self.settings}}))
+
+    def manifest(self, names, **changes):
+        """Items for these files; `changes` overrides columns by id."""
+        rows = []
+        for name in names:
+            path = self.folder / "films" / name
+            data = path.read_bytes() if path.is_file() else b""
+            row = {
+                "video_id": Path(name).stem,
+                "path": name,
+                "split": "train",
+                "start": None,
+                "end": None,
+                "group": None,
+            }
+            row |= {
+                "kind": "image" if path.suffix == ".jpg" else "video",
+                "hash": shards.fingerprint(data.hex()),
+                "size": len(data),
+            }
+            rows.append(row | changes.get(row["video_id"], {}))
+        table = pyarrow.Table.from_pylist(rows, SCHEMA)
+        files.write_table(self.cache / "manifest" / "items.parquet", table)
+
+    def run(self, *arguments):
+        """The stage in its own words; SystemExit as it comes."""
+        command = ["visual", "--dataset", "films", "--device", "cpu", *arguments]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(self.folder)
+            patch.setattr(sys, "argv", command)
+            visual.main()
+
+    def files(self):
+        return {path.name: path.read_bytes() for path in sorted((self.cache / "visual").iterdir())}
+
+    def rows(self):
+        found = {}
+        for path in shards.shard_paths(self.cache / "visual"):
+            shard = shards.Shard(path, "visual")
+            for name, row, _ in shards.iterate_rows(shard):
+                first, last = shard["offset"][row : row + 2]
+                found[name] = {key: np.array(shard[key][first:last]) for key in ("frame", "patch", "time")}
+        return found
+
+    def rejects(self):
+        table = parquet.read_table(self.cache / "visual" / "rejects.parquet").to_pylist()
+        return {row["id"]: row["reason"] for row in table}
+
+
+@pytest.fixture
+def world(tmp_path, made):
+    return World(tmp_path, made)
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory, made):
+    """A world that has been run once; tests look and do not touch."""
+    world = World(tmp_path_factory.mktemp("clean"), made)
+    world.run()
+    return world
+
+
+def test_every_item_has_its_row_with_the_tokens_of_its_own_frames(clean):
+    rows = clean.rows()
+    assert len(rows) == 15 and clean.rejects() == {}
+    towers = FrozenCLIP.load(clean.cache / "clip", "cpu", "fp32")
+    for name in ("film00", "film05", "film13"):
+        seen = decode(clean.folder / "films" / f"{name}.mp4", 4, towers.size)
+        batch = torch.zeros(4, towers.size, towers.size, 3, dtype=torch.uint8)
+        batch[: len(seen.frame)] = seen.frame
+        frame, patch = towers.images(batch)
+        count = len(seen.frame)
+        assert np.array_equal(rows[name]["frame"], frame[:count].numpy().astype(np.float16))
+        assert np.array_equal(rows[name]["patch"], patch[:count].numpy().astype(np.float16))
+        assert np.array_equal(rows[name]["time"], seen.time)
+    assert len(rows["film05"]["time"]) == 3 and len(rows["photo"]["time"]) == 1
+
+
+def test_the_tower_is_read_before_the_first_frame(clean):
+    """The stage does so beside the start of its workers; what is left to the first frame would keep everything waiting."""
+    encoder = ImageEncoder(clean.cache / "clip", "cpu", clean.settings)
+    encoder.load()
+    assert {"image"} == {"image", "text", "tokenizer"} & set(vars(encoder.towers))
+
+
+def test_thumbnails_are_small_jpegs_of_the_frames(clean):
+    path = shards.shard_paths(clean.cache / "visual")[0]
+    shard = shards.Shard(path, "visual")
+    first, last = shard["jpeg_offset"][:2]
+    (clean.folder / "thumbnail.jpg").write_bytes(bytes(shard["jpeg"][first:last]))
+    with Image.open(clean.folder / "thumbnail.jpg") as image:
+        assert image.format == "JPEG" and image.size == (32, 32)
+
+
+def test_a_second_run_decodes_nothing_and_changes_nothing(clean, capsys):
+    before = clean.files()
+    clean.run()
+    assert "15 kept + 0 encoded + 0 rejected" in capsys.readouterr().out
+    assert clean.files() == before
+
+
+def test_an_update_redoes_what_changed_and_equals_a_clean_run(world, tmp_path_factory, made, capsys):
+    world.run()
+    films = world.folder / "films"
+    shutil.copy(films / "film01.mp4", films / "renamed.mp4")
+    (films / "film01.mp4").unlink()
+    shutil.copy(films / "film02.mp4", films / "film03.mp4")  # changed content
+    (films / "film04.mp4").unlink()
+    torture.film(films / "new.mp4", *torture.CLOSED, numbers=range(7, 30))
+    names = sorted(path.name for path in films.iterdir())
+    world.manifest(names)
+    capsys.readouterr()
+    world.run()
+    assert "15 items = 14 kept + 1 encoded + 0 rejected" in capsys.readouterr().out  # film03 now is film02
+    updated = world.files()
+    shutil.rmtree(world.cache / "visual")
+    world.run()
+    assert world.files() == updated
+
+
+def test_the_order_of_the_manifest_does_not_matter(clean, tmp_path, made):
+    other = World(tmp_path, made)
+    other.manifest(sorted((path.name for path in (tmp_path / "films").iterdir()), reverse=True))
+    other.run()
+    assert other.files() == clean.files()
+
+
+def test_a_damaged_or_lost_shard_is_made_again(world, capsys):
+    world.run()
+    before = world.files()
+    lost, damaged, _ = shards.shard_paths(world.cache / "visual")
+    lost.unlink()
+    data = bytearray(damaged.read_bytes())
+    data[shards.Shard(damaged, "visual").offset_in_file("patch") + 100] ^= 1
+    damaged.write_bytes(data)
+    capsys.readouterr()
+    world.run()
+    assert "2 of 3 shards written" in capsys.readouterr().out
+    assert world.files() == before
+
+
+def test_other_shards_or_thumbnails_or_sampling_redo_what_depends_on_them(world, capsys):
+    world.run()
+    world.set(shards=2)
+    world.run()
+    assert "15 kept + 0 encoded" in capsys.readouterr().out.splitlines()[-1]
+    assert len(shards.shard_paths(world.cache / "visual")) == 2
+    world.set(frames=3)
+    world.run("--why", "film00")
+    assert "frames was 4, is 3" in capsys.readouterr().out
+    world.run()
+    assert "0 kept + 15 encoded" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_a_bad_file_is_a_row_with_a_reason_and_is_not_tried_again_until_asked(world, capsys):
+    films = world.folder / "films"
+    (films / "text.mp4").write_text("no film\n" * 50)
+    (films / "empty.mp4").touch()
+    whole = (films / "film06.mp4").read_bytes()
+    (films / "film06.mp4").write_bytes(whole[: len(whole) // 3])
+    world.manifest([path.name for path in films.iterdir()] + ["gone.mp4"])
+    world.run()
+    assert world.rejects() == {"text": "not_a_video", "empty": "empty", "gone": "missing", "film06": "not_a_video"}
+    assert set(world.rows()) & set(world.rejects()) == set()
+    torture.film(films / "gone.mp4", *torture.CLOSED, numbers=range(9))  # the manifest is not made again
+    world.run()
+    assert "gone" in world.rejects()
+    world.run("--why", "gone")
+    assert "is not tried again: missing" in capsys.readouterr().out
+    world.run("--retry", "missing")
+    assert world.rejects()["gone"] == "changed"  # and not the file that the manifest knows
+    with pytest.raises(SystemExit, match="the reasons are: changed, empty, not_a_video"):
+        world.run("--retry", "boredom")
+
+
+def test_too_many_rejects_fail_the_stage_but_keep_the_good_rows(world):
+    films = world.folder / "films"
+    for number in range(3):
+        (films / f"film{number:02d}.mp4").write_text("no film")
+    world.manifest([path.name for path in films.iterdir()])
+    world.set(max_rejects=0.1)
+    with pytest.raises(SystemExit, match=r"3 rejects are more than max_rejects allows \(1.5\); not_a_video 3; for one"):
+        world.run()
+    assert len(world.rows()) == 12
+
+
+def test_only_the_asked_seconds_of_a_film_are_sampled(world):
+    world.manifest(["film00.mp4", "film01.mp4"], film00={"start": 0.5, "end": 1.3})
+    world.run()
+    assert world.rows()["film00"]["time"].tolist() == pytest.approx([0.6, 0.8, 1.0, 1.2])
+
+
+def test_a_run_that_ends_midway_is_finished_by_the_next_one(world, clean, monkeypatch, capsys):
+    encode, encoded = ImageEncoder.__call__, []
+
+    def tired(self, frame, kind):
+        encoded.append(kind)
+        if len(encoded) == 15:
+            raise KeyboardInterrupt
+        return encode(self, frame, kind)
+
+    monkeypatch.setattr(ImageEncoder, "__call__", tired)
+    with pytest.raises(KeyboardInterrupt):
+        world.run()
+    (world.cache / "visual" / "00002.h5.part").write_bytes(b"half")  # what a killed writer leaves
+    monkeypatch.undo()
+    capsys.readouterr()
+    world.run()
+    assert "= 0 kept" not in capsys.readouterr().out
+    assert world.files() == clean.files()
+
+
+def test_why_speaks_of_items_that_are_new_unknown_changed_or_fine(clean, capsys):
+    clean.run("--why", "film00")
+    clean.run("--why", "nobody")
+    said = capsys.readouterr().out
+    assert "film00 is up to date" in said and "nobody is not in the manifest" in said
+
+
+def test_two_runs_at_once_do_not_mix(world, monkeypatch):
+    monkeypatch.chdir(world.folder)
+    with files.lock(params.cache_folder("films", "visual")):
+        with pytest.raises(SystemExit, match=f"process {os.getpid()}"):
+            world.run()

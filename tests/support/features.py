@@ -1,0 +1,71 @@
+"""Random features of a batch, ragged, with rubbish where the padding is: what tests of methods need in place of a cache."""
+
+import torch
+
+from train.method import Features, Method
+from train.optimizer import AdamW, parameter_groups, schedule
+
+SIZES = {"dimension": 16, "frames": 4, "words": 10, "triplets": 3, "patches": 5}
+SMALL = {"batch": 4, "rate": 1e-2}  # beside the sizes, what every method's Config knows
+
+
+def batch(count: int = 4, seed: int = 0, sizes: dict[str, int] = SIZES) -> Features:
+    """`count` captions and their videos; caption i belongs to video i. Padding rows hold large numbers."""
+    made = torch.Generator().manual_seed(seed)
+    size = sizes["dimension"]
+
+    def tokens(most: int, least: int) -> tuple[torch.Tensor, torch.Tensor]:
+        length = torch.randint(least, most + 1, (count,), generator=made)
+        length[0] = most
+        return torch.randn(count, most, size, generator=made), torch.arange(most) < length[:, None]
+
+    word, word_mask = tokens(sizes["words"], 3)
+    triplet, triplet_mask = tokens(sizes["triplets"], 1)
+    frame, frame_mask = tokens(sizes["frames"], 1)
+    patch = torch.randn(count, sizes["frames"], sizes["patches"], size, generator=made)
+    for tensor, mask in ((word, word_mask), (triplet, triplet_mask), (frame, frame_mask), (patch, frame_mask)):
+        tensor[~mask] = 50.0
+    return {
+        "sentence": word[torch.arange(count), word_mask.sum(1) - 1],
+        "word": word,
+        "word_mask": word_mask,
+        "triplet": triplet,
+        "triplet_mask": triplet_mask,
+        "frame": frame,
+        "frame_mask": frame_mask,
+        "patch": patch,
+        "image": frame[:, 0],
+        "label": torch.arange(count),
+    }
+
+
+def widened(features: Features, axis_of: str, more: int) -> Features:
+    """The same batch with `more` padding rows, full of rubbish, on words, triplets or frames."""
+    wide = dict(features)
+    names = [axis_of, f"{axis_of}_mask"] + (["patch"] if axis_of == "frame" else [])
+    for name in names:
+        tensor = features[name]
+        extra = torch.full(
+            (len(tensor), more, *tensor.shape[2:]), 0 if tensor.dtype == torch.bool else 7, dtype=tensor.dtype
+        )
+        wide[name] = torch.cat([tensor, extra], 1)
+    return wide
+
+
+def train(method: Method, phase_index: int, features: Features, steps: int, seed: int = 0) -> None:
+    """Train one phase on one batch, as the trainer does."""
+    torch.manual_seed(seed)
+    phase = method.phases()[phase_index]
+    modules = method.learned(phase)
+    optimizer = AdamW(parameter_groups(modules, method.config, phase.rate))
+    method.requires_grad_(False)
+    for module in modules.values():
+        module.requires_grad_(True)
+    method.train()
+    for step in range(steps):
+        for group in optimizer.groups:
+            group["lr"] = group["base_lr"] * schedule(step, steps, 0.1)
+        optimizer.forget()
+        sum(phase.loss(features, step / steps).values()).backward()
+        optimizer.step()
+    method.eval()

@@ -1,0 +1,290 @@
+"""The loader: the right bytes, in an order that any rank at any step can compute, from memory that is reused."""
+
+import multiprocessing
+import os
+import pickle
+
+import h5py
+import numpy as np
+import pyarrow.parquet
+import pytest
+import torch
+
+from pipeline import shards
+from tests.bench.loader import drop
+from tests.support import worlds
+from train.data import Cache, Loader, ragged
+
+ALL = {"sentence", "word", "triplet", "frame", "patch", "image"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return worlds.cache(tmp_path_factory.mktemp("cache") / "toy", videos=24, rejected=2)
+
+
+@pytest.fixture
+def scratch(tmp_path):
+    """A cache that a test may spoil."""
+    return worlds.cache(tmp_path / "toy", videos=12)
+
+
+def plainly(folder, caption, video):
+    """Every feature of one caption and one video, read with h5py alone, as float32 arrays."""
+    found = {}
+    for path in (folder / "text").glob("0*.h5"):
+        with h5py.File(path) as file, h5py.File(folder / "text" / "phrases.h5") as phrases:
+            ids = file["caption_id"].asstr()[:].tolist()
+            if caption in ids:
+                row = ids.index(caption)
+                word, triplet = file["word_offset"][row : row + 2], file["triplet_offset"][row : row + 2]
+                found |= {"sentence": file["sentence"][row], "word": file["word"][slice(*word)]}
+                found["triplet"] = np.stack([phrases["embedding"][at] for at in file["triplet"][slice(*triplet)]])
+    keyframe = pyarrow.parquet.read_table(folder / "keyframes.parquet").to_pydict()
+    for path in (folder / "visual").glob("0*.h5"):
+        with h5py.File(path) as file:
+            ids = file["video_id"].asstr()[:].tolist()
+            if video in ids:
+                row = ids.index(video)
+                span = slice(*file["offset"][row : row + 2])
+                found |= {"frame": file["frame"][span], "patch": file["patch"][span]}
+                found["image"] = found["frame"][keyframe["index"][keyframe["video_id"].index(video)]]
+    return {name: value.astype(np.float32) for name, value in found.items()}
+
+
+def same(one, two):
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+def copy(batch):
+    return {name: tensor.clone() for name, tensor in batch.items()}
+
+
+@pytest.mark.parametrize("resident, kept", [(False, 0), (False, 1 << 13), (False, None), (True, None)])
+def test_a_batch_holds_what_the_shards_hold_and_zeros_elsewhere(folder, resident, kept):
+    loader = Loader(Cache(folder, ALL), "train", 6, seed=0, resident=resident, kept=kept)
+    for step, batch in enumerate(loader.epoch(0)):
+        for at, row in enumerate(loader.rows(0, step)):
+            video = loader.cache.video_of[row]
+            truth = plainly(folder, loader.cache.caption_id[row], loader.cache.video_id[video])
+            assert batch["label"][at] == video
+            for name, value in truth.items():
+                rows = batch[name][at].numpy()
+                if name in ("sentence", "image"):
+                    assert np.array_equal(rows, value)
+                else:
+                    mask = batch["frame_mask" if name in ("frame", "patch") else f"{name}_mask"][at]
+                    assert mask.sum() == len(value) and mask[: len(value)].all()
+                    assert np.array_equal(rows[: len(value)], value) and not rows[len(value) :].any()
+        assert batch["word_mask"].any(0).all() and batch["triplet_mask"].any(0).all()  # no longer than the longest
+
+
+def test_a_long_sentence_keeps_its_last_word(folder):
+    full, short = Cache(folder, ["word"]), Cache(folder, ["word"], words=5)
+    rows = full.captions("train")
+    whole, cut = full.text(rows), short.text(rows)
+    assert cut["word"].shape[1] == 5
+    for at, length in enumerate(whole["word_mask"].sum(1).tolist()):
+        if length > 5:
+            kept = torch.cat([whole["word"][at, :4], whole["word"][at, length - 1 : length]])
+            assert torch.equal(cut["word"][at], kept) and cut["word_mask"][at].all()
+
+
+def test_an_epoch_shows_every_caption_once_and_each_epoch_another_order(folder):
+    loader = Loader(Cache(folder, ["sentence"]), "train", 8, seed=3)
+    first, second = (np.concatenate([loader.rows(epoch, step) for step in range(loader.steps)]) for epoch in (0, 1))
+    assert sorted(first) == sorted(loader.cache.captions("train")) == sorted(second)
+    assert not np.array_equal(first, second)
+    other = Loader(Cache(folder, ["sentence"]), "train", 8, seed=4)
+    assert not np.array_equal(first[:8], other.rows(0, 0))
+
+
+def test_any_step_resumes_without_the_steps_before(folder):
+    cache = Cache(folder, ALL)
+    whole = [copy(batch) for batch in Loader(cache, "train", 4, seed=1).epoch(2)]
+    for start in (1, 3, len(whole)):
+        rest = [copy(batch) for batch in Loader(cache, "train", 4, seed=1).epoch(2, start)]
+        assert len(rest) == len(whole) - start
+        assert all(same(one, two) for one, two in zip(whole[start:], rest))
+
+
+@pytest.mark.parametrize("world", [2, 3, 4])
+def test_ranks_share_the_same_global_batch(folder, world):
+    cache = Cache(folder, ["sentence"])
+    whole = Loader(cache, "train", 7, seed=0)
+    ranks = [Loader(cache, "train", 7, seed=0, rank=rank, world=world) for rank in range(world)]
+    for step in range(whole.steps):
+        parts = [rank.rows(5, step) for rank in ranks]
+        assert np.array_equal(np.concatenate(parts), whole.rows(5, step)) and min(map(len, parts)) >= 1
+
+
+def test_a_batch_stays_whole_until_the_next_but_one_is_asked_for(folder):
+    loader = Loader(Cache(folder, ALL), "train", 2, seed=0)
+    before = None
+    for _ in range(3):
+        for batch in loader.epoch(0):
+            if before is not None:
+                assert same(*before)
+            before = batch, copy(batch)
+
+
+@pytest.mark.parametrize("state", ["cold", "no nowait", "half"])
+def test_the_same_comes_from_the_disk_as_from_memory(folder, state, monkeypatch):
+    expected = [copy(batch) for batch in Loader(Cache(folder, ALL), "train", 8, seed=0, kept=0).epoch(0)]
+    if state == "no nowait":  # as on a system without it
+        monkeypatch.setattr(ragged, "NOWAIT", 0)
+    if state == "half":  # the kernel may give a part of what was asked for
+        preadv = os.preadv
+        short = lambda handle, views, at, flags=0: preadv(handle, [views[0][: len(views[0]) // 2 + 1]], at)  # noqa: E731
+        monkeypatch.setattr(os, "preadv", short)
+    loader = Loader(Cache(folder, ALL), "train", 8, seed=0, kept=0)
+    if state == "cold":
+        drop(folder)
+    assert all(same(one, two) for one, two in zip(expected, loader.epoch(0), strict=True))
+
+
+def test_the_smallest_tensors_stay_in_memory_as_far_as_allowed(folder):
+    cache = Cache(folder, ALL)
+    sizes = {name: feature.column.nbytes for name, feature in cache.features.items()}
+    largest = max(sizes, key=sizes.get)
+    loader = Loader(cache, "train", 4, seed=0, kept=cache.nbytes() - 1)
+    next(loader.epoch(0))
+    held = {name for name, feature in cache.features.items() if feature.column.held is not None}
+    assert held == ALL - {largest}
+    assert len(pickle.dumps(loader)) < cache.nbytes()  # a worker fills its own
+
+
+def test_a_sentence_cut_short_is_the_same_from_memory(folder):
+    few = Cache(folder, ["word", "triplet"], words=5, triplets=2)
+    rows = few.captions("train")[:9]
+    read = few.text(rows)
+    few.hold(torch.device("cpu"))
+    assert same(read, few.text(rows)) and read["word"].shape[1] == 5
+
+
+def test_buffers_are_reused(folder):
+    loader = Loader(Cache(folder, ["patch"]), "train", 4, seed=0, kept=0)
+    places = {batch["patch"].data_ptr() for epoch in range(6) for batch in loader.epoch(epoch)}
+    assert len(places) <= loader.threads + 3
+
+
+def test_leaving_an_epoch_early_leaves_nothing_behind(folder):
+    loader = Loader(Cache(folder, ALL), "train", 2, seed=0)
+    for epoch in range(5):
+        batches = loader.epoch(epoch)
+        next(batches)
+        batches.close()
+    whole = [copy(batch) for batch in loader.epoch(9)]
+    again = [copy(batch) for batch in Loader(Cache(folder, ALL), "train", 2, seed=0).epoch(9)]
+    assert all(same(one, two) for one, two in zip(whole, again)) and len(whole) == loader.steps
+
+
+def test_two_iterations_side_by_side_do_not_mix(folder):
+    loader = Loader(Cache(folder, ALL), "train", 2, seed=0)
+    alone = [[copy(batch) for batch in loader.epoch(epoch)] for epoch in (0, 1)]
+    together = [(copy(one), copy(two)) for one, two in zip(loader.epoch(0), loader.epoch(1))]
+    assert all(same(a, one) and same(b, two) for a, b, (one, two) in zip(*alone, together))
+
+
+def test_a_small_split_is_one_batch(folder):
+    loader = Loader(Cache(folder, ["frame"]), "val", 64, seed=0)
+    assert loader.steps == 1 and len(next(loader.epoch(0))["label"]) == len(loader.cache.captions("val"))
+
+
+def test_only_what_is_needed_is_opened(scratch):
+    (scratch / "keyframes.parquet").unlink()
+    (scratch / "text" / "phrases.h5").unlink()
+    batch = next(Loader(Cache(scratch, ["word", "frame"]), "train", 4, seed=0).epoch(0))
+    assert set(batch) == {"word", "word_mask", "frame", "frame_mask", "label"}
+    with pytest.raises(ValueError, match="dvc repro keyframes@toy"):
+        Cache(scratch, ["image"])
+    with pytest.raises(ValueError, match="dvc repro text@toy"):
+        Cache(scratch, ["triplet"])
+    with pytest.raises(ValueError, match="no such features: smell"):
+        Cache(scratch, ["smell"])
+
+
+def test_captions_of_rejected_videos_are_left_out_and_counted(folder):
+    cache = Cache(folder, ["sentence"])
+    assert cache.left_out == {"videos": 2, "captions": 4}
+    assert len(cache) == 22 and "video0023" not in cache.video_id
+    assert sum(len(cache.captions(split)) for split in ("train", "val", "test")) == 44
+
+
+def in_a_worker(loader, answers):
+    def forbidden(*_, **__):
+        raise AssertionError("h5py was opened in a worker")
+
+    h5py.File = forbidden
+    answers.put([{name: tensor.numpy().copy() for name, tensor in batch.items()} for batch in loader.epoch(0)])
+
+
+@pytest.mark.parametrize("kept", [0, None])
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_worker_reads_without_h5py(folder, method, kept):
+    loader = Loader(Cache(folder, ALL), "train", 6, seed=0, kept=kept)
+    here = [copy(batch) for batch in loader.epoch(0)]  # files are open when the worker starts
+    context = multiprocessing.get_context(method)
+    answers = context.Queue()
+    worker = context.Process(target=in_a_worker, args=(loader, answers))
+    worker.start()
+    there = answers.get(timeout=300)  # a busy machine takes its time to import torch
+    worker.join()
+    assert all(np.array_equal(one[name], two[name]) for one, two in zip(here, there, strict=True) for name in one)
+
+
+def test_a_missing_cache_names_the_command(tmp_path):
+    with pytest.raises(ValueError, match="no visual shards; run: dvc repro visual@nowhere"):
+        Cache(tmp_path / "nowhere", ["frame"])
+
+
+def test_a_missing_shard_is_noticed(scratch):
+    gone = shards.shard_paths(scratch / "visual")[0]
+    lost = len(shards.Shard(gone, "visual"))
+    gone.unlink()
+    with pytest.raises(ValueError, match=f"{lost} of 12 are neither .* run: dvc repro visual@toy"):
+        Cache(scratch, ["sentence"])
+
+
+def test_a_cut_shard_is_noticed(scratch):
+    path = shards.shard_paths(scratch / "text")[1]
+    path.write_bytes(path.read_bytes()[:-5000])
+    with pytest.raises(ValueError, match=r"damaged.*python -m pipeline.shards repair .*toy"):
+        Cache(scratch, ["sentence"])
+
+
+@pytest.mark.parametrize("kept", [0, None])
+def test_a_shard_cut_while_training_stops_the_step(scratch, kept):
+    loader = Loader(Cache(scratch, ["patch"]), "train", 2, seed=0, kept=kept)
+    for path in shards.shard_paths(scratch / "visual"):
+        os.truncate(path, 100)
+    with pytest.raises(ValueError, match="ends before its tensor patch does"):
+        next(loader.epoch(0))
+
+
+def test_two_clips_are_refused(scratch):
+    path = shards.shard_paths(scratch / "text")[0]
+    tensors, attributes = worlds.taken(path, "text")
+    shards.write(path, "text", tensors, attributes | {"clip": "large", "clip_sha256": "0" * 64})
+    with pytest.raises(ValueError, match=r"CLIP random .* by large .* dvc repro visual@toy text@toy"):
+        Cache(scratch, ["sentence"])
+
+
+def test_keyframes_of_another_sampling_are_refused(scratch):
+    table = pyarrow.parquet.read_table(scratch / "keyframes.parquet")
+    index = pyarrow.array([40] * len(table), pyarrow.int32())
+    pyarrow.parquet.write_table(table.set_column(1, "index", index), scratch / "keyframes.parquet")
+    with pytest.raises(ValueError, match="does not fit the visual shards.*dvc repro keyframes@toy"):
+        Cache(scratch, ["image"])
+
+
+def test_phrases_of_another_run_are_refused(scratch):
+    path = scratch / "text" / "phrases.h5"
+    old = shards.Shard(path, "phrases")
+    tensors = {
+        "phrase": [*old["phrase"], "one more"],
+        "embedding": np.concatenate([old["embedding"], old["embedding"][:1]]),
+    }
+    shards.write(path, "phrases", tensors, old.attributes | {"identity": "another"})
+    with pytest.raises(ValueError, match="phrases.h5 does not fit the text shards; run: dvc repro text@toy"):
+        Cache(scratch, ["triplet"])

@@ -1,0 +1,197 @@
+"""The contract that every method in train/methods passes, whatever it is."""
+
+import pytest
+import torch
+
+from tests.support.features import SIZES, SMALL, batch, train, widened
+from train import checkpoint, methods
+
+SETTINGS = {  # what makes each small; a method that is not named here runs with SIZES and SMALL alone
+    "unitrim": {"k": 2, "selector": 8, "samples": 20, "disentangler": 32, "image_rate": 1e-2},
+}
+VARIANTS = {  # settings that take other paths through a method
+    "unitrim": [
+        {"image_text": "spatial_only", "fusion": "t_weighted", "frame": "before"},
+        {"image_text": "sentence_linear", "alignments": ["sentence_video", "sentence_frame"]},
+        {"image_text": "raw_T", "unified": "mean", "alignments": ["word_patch"]},
+        {"image_text": "raw_sentence", "alignments": ["triplet_frame", "triplet_video"]},
+        {"inner": 0.01, "outer": 0.01},
+        {"unified": "gated", "residual": True, "alignments": ["sentence_video"]},
+    ],
+    "clip4clip": [{"similarity": "meanP"}],
+}
+CASES = [(name, variant) for name in methods.names() for variant in [{}, *VARIANTS.get(name, [])]]
+MASKS = {"word_mask", "triplet_mask", "frame_mask", "label"}
+
+
+@pytest.fixture(params=CASES, ids=lambda case: "-".join([case[0], *map(str, case[1].values())]))
+def method(request):
+    name, variant = request.param
+    torch.manual_seed(0)
+    return methods.build(name, SIZES | SMALL | SETTINGS.get(name, {}) | variant).eval()
+
+
+def restless(method):
+    """A trained-looking method: every parameter away from its start, so that nothing is an identity by chance."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in method.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return method
+
+
+@torch.no_grad()
+def scores(method, texts, videos=None):
+    """(T, V) and (T, I) scores of a batch's texts against a batch's videos and images."""
+    videos = texts if videos is None else videos
+    text = method.encode_text(texts)
+    return (
+        method.score_videos(text, method.encode_video(videos)),
+        method.score_images(text, method.encode_image(videos)),
+    )
+
+
+def close(one, other):
+    return all(torch.allclose(a, b, atol=2e-6) for a, b in zip(one, other))
+
+
+def rows(features, some):
+    return {name: tensor[some] for name, tensor in features.items()}
+
+
+def test_all_pairs_are_scored(method):
+    video, image = scores(restless(method), batch(5), batch(7, seed=1))
+    assert video.shape == image.shape == (5, 7)
+    assert video.isfinite().all() and image.isfinite().all()
+
+
+def test_a_pairs_score_ignores_the_rest_of_the_batch(method):
+    restless(method)
+    text, video = batch(6), batch(5, seed=1)
+    few = scores(method, rows(text, [4, 1]), rows(video, [3]))
+    assert close(few, [whole[[4, 1]][:, [3]] for whole in scores(method, text, video)])
+
+
+@pytest.mark.parametrize("axis", ["word", "triplet", "frame"])
+def test_padding_changes_nothing(method, axis):
+    restless(method)
+    short = {"word": 10, "triplet": 3, "frame": 4}[axis] - 2
+    features = batch(5)
+    features = features | {f"{axis}_mask": features[f"{axis}_mask"] & (torch.arange(short + 2) < short)}
+    names = [axis, f"{axis}_mask"] + (["patch"] if axis == "frame" else [])
+    cut = features | {name: features[name][:, :short] for name in names}
+    assert close(scores(method, features), scores(method, cut))
+    assert close(scores(method, cut), scores(method, widened(cut, axis, 1)))
+
+
+def test_encoded_features_have_the_batch_axis_first(method):
+    features = batch(5)
+    encoded = [method.encode_text(features), method.encode_video(features), method.encode_image(features)]
+    assert {len(tensor) for part in encoded for tensor in part.values()} == {5}
+
+
+def test_a_phase_moves_exactly_what_it_names(method):
+    for index, phase in enumerate(method.phases()):
+        before = {name: value.clone() for name, value in method.state_dict().items()}
+        train(method, index, batch(), 3)
+        moved = {name for name, value in method.state_dict().items() if not torch.equal(value, before[name])}
+        assert moved and all(any(name.startswith(f"{part}.") for part in phase.learns) for name in moved)
+
+
+def test_every_parameter_learns_in_some_phase(method):
+    before = {name: value.clone() for name, value in method.named_parameters()}
+    for index in range(len(method.phases())):
+        train(method, index, batch(), 4)
+    assert [name for name, value in method.named_parameters() if torch.equal(value, before[name])] == []
+
+
+def test_it_learns_four_pairs_by_heart(method):
+    learns = {name.split(".")[-1] for phase in method.phases() for name in phase.learns}
+    features = batch(4, seed=3)
+    for index in range(len(method.phases())):
+        train(method, index, features, 60)
+    video, image = scores(method, features)
+    truth = torch.arange(4)
+    if learns - {"scale", "spatial", "sentence", "rebuild"}:
+        assert torch.equal(video.argmax(1), truth)
+    if learns & {"spatial", "sentence"}:
+        assert torch.equal(image.argmax(1), truth)
+
+
+def test_it_reads_only_what_it_needs(method):
+    class Watched(dict):
+        read = set()
+
+        def __getitem__(self, name):
+            self.read.add(name)
+            return super().__getitem__(name)
+
+    features = Watched(batch())
+    scores(method, features)
+    for phase in method.phases():
+        phase.loss(features, 0.0)
+    assert Watched.read - MASKS == method.needs
+    assert method.needs <= type(method).needs
+    Watched.read.clear()
+
+
+def test_a_checkpoint_gives_back_the_same_scores(method, tmp_path):
+    name = type(method).__module__.split(".")[-1]
+    restless(method)
+    checkpoint.save(tmp_path, name, method)
+    again = checkpoint.load(tmp_path)
+    assert not again.training
+    assert all(torch.equal(a, b) for a, b in zip(scores(method, batch()), scores(again, batch())))
+
+
+def test_the_same_seed_trains_the_same_model(method):
+    name = type(method).__module__.split(".")[-1]
+    states = []
+    for _ in range(2):
+        torch.manual_seed(5)
+        fresh = type(method)(method.config)
+        for index in range(len(fresh.phases())):
+            train(fresh, index, batch(), 2)
+        states.append(fresh.state_dict())
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0]), name
+
+
+def test_unitrim_has_the_papers_number_of_parameters():
+    """172.87 M with CLIP ViT-B/32's 151,277,313, at 12 frames, 32 words and 8 patches (Table 4)."""
+    unitrim = methods.build("unitrim", {})
+    assert sum(parameter.numel() for parameter in unitrim.parameters()) + 151_277_313 == pytest.approx(
+        172.87e6, abs=1e4
+    )
+
+
+def test_clip4clip_has_its_number_of_parameters():
+    """163.93 M with CLIP, as counted from its published code."""
+    clip4clip = methods.build("clip4clip", {})
+    assert (
+        sum(parameter.numel() for parameter in clip4clip.parameters()) + 151_277_313 == 163_926_273 + 1
+    )  # and the scale
+
+
+def test_no_gradient_of_the_reconstruction_reaches_the_spatial_encoder():
+    unitrim = methods.build("unitrim", SIZES | SETTINGS["unitrim"])
+    terms = unitrim.phases()[1].loss(batch(), 0.0)
+    grad = torch.autograd.grad(terms["reconstruction"], list(unitrim.image.spatial.parameters()), allow_unused=True)
+    assert all(part is None for part in grad)
+    terms = unitrim.phases()[1].loss(batch(), 0.5)
+    grad = torch.autograd.grad(terms["text_image"], list(unitrim.image.temporal.parameters()), allow_unused=True)
+    assert all(part is None for part in grad)
+
+
+def test_unknown_settings_and_methods_are_named():
+    with pytest.raises(ValueError, match="no setting colour"):
+        methods.build("unitrim", {"colour": "red"})
+    with pytest.raises(ValueError, match="there are: .*unitrim"):
+        methods.build("bert", {})
+    with pytest.raises(ValueError, match="image_text is one of"):
+        methods.build("unitrim", {"image_text": "cooked"})
+
+
+def test_more_words_than_trained_for_are_refused():
+    unitrim = methods.build("unitrim", SIZES | SETTINGS["unitrim"] | {"words": 6})
+    with pytest.raises(ValueError, match="up to 6 tokens"):
+        scores(unitrim, batch())

@@ -1,0 +1,300 @@
+"""The trainer: runs that resume bit by bit, settings, errors that say what to type."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.shards import shard_paths, write
+from tests.support import worlds
+from train import checkpoint, methods, trainer
+from train import run as train_run
+from train.data import cache
+from train.method import Config
+from train.optimizer import AdamW, parameter_groups, schedule
+from train.settings import configure, read_stored_settings
+
+SETTINGS = {"unitrim": {"k": 2, "selector": 8, "samples": 8, "disentangler": 16, "image_epochs": 2}}
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """The same bits come from the same number of threads; the process that is killed below has one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    return worlds.cache(tmp_path_factory.mktemp("cache") / "world", videos=32)
+
+
+def settings(name):
+    shared = {} if name == "zero_shot" else {"epochs": 3, "batch": 8, "rate": 1e-2}
+    return shared | SETTINGS.get(name, {})
+
+
+def go(shards, folder, name="unitrim", seed=0, resume=None, **more):
+    return train_run.run(shards, folder, name, seed, settings(name) | more, resume=resume)
+
+
+def lines(folder):
+    history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    return [{key: line[key] for key in ("phase", "epoch", "step", "loss", "terms", "lr")} for line in history]
+
+
+def same_run(one, other):
+    first, second = (checkpoint.read(folder)["model"] for folder in (one, other))
+    equal = all(torch.equal(first[key], second[key]) for key in first)
+    return equal and first.keys() == second.keys() and lines(one) == lines(other)
+
+
+@pytest.fixture(scope="module")
+def whole(shards, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "unitrim"
+    go(shards, folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_every_method_trains_and_loads(shards, tmp_path, name):
+    go(shards, tmp_path / name, name)
+    model = checkpoint.load(tmp_path / name)
+    assert not model.training
+    facts = checkpoint.facts(tmp_path / name)
+    assert facts["complete"] and facts["method"] == name
+    assert facts["config"] | {"dimension": 16, "frames": 3, "patches": 4} == facts["config"]
+    assert facts["parameters"] == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_the_loss_falls(whole):
+    for phase in ("alignment", "disentanglement"):
+        losses = [line["terms"] for line in lines(whole) if line["phase"] == phase]
+        assert sum(losses[-1].values()) < sum(losses[0].values())
+
+
+def test_a_run_repeats_itself_and_a_seed_changes_it(shards, whole, tmp_path):
+    go(shards, tmp_path / "again")
+    assert same_run(whole, tmp_path / "again")
+    go(shards, tmp_path / "other", seed=1)
+    assert not same_run(whole, tmp_path / "other")
+
+
+class Stop(Exception):
+    """The power fails."""
+
+
+def test_numbers_too_small_to_matter_are_zero_while_training(shards, tmp_path):
+    torch.set_flush_denormal(False)
+    go(shards, tmp_path / "unitrim", epochs=1)
+    assert (torch.full((4,), 1e-40) * 1).max() == 0
+
+
+def stopped(monkeypatch, step, run):
+    """Let `run` train until the power fails after so many steps."""
+    taken, update = [], trainer.Trainer.step
+
+    def failing(self, *arguments):
+        taken.append(1)
+        if len(taken) > step:
+            raise Stop
+        return update(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.Trainer, "step", failing)
+        with pytest.raises(Stop):
+            run()
+
+
+@pytest.mark.parametrize("step", [0, 3, 4, 7, 13, 18])  # 4 steps an epoch; phase 2 begins at step 12
+def test_a_stopped_run_goes_on_to_the_same_bits(shards, whole, tmp_path, monkeypatch, step):
+    stopped(monkeypatch, step, lambda: go(shards, tmp_path / "unitrim"))
+    if step >= 4:
+        with pytest.raises(ValueError, match="has not finished training; run: .*--resume"):
+            checkpoint.load(tmp_path / "unitrim")
+    go(shards, tmp_path / "unitrim", resume="only")
+    assert same_run(whole, tmp_path / "unitrim")
+
+
+def test_a_killed_process_leaves_a_run_that_goes_on(shards, tmp_path):
+    folder, chosen = tmp_path / "runs" / "unitrim", [f"{key}={value}" for key, value in settings("unitrim").items()]
+    words = [
+        sys.executable,
+        "-m",
+        "train.run",
+        "--shards",
+        str(shards),
+        "--out",
+        str(folder),
+        "--set",
+        *chosen,
+        "epochs=12",
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(words, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not (folder / "checkpoint.pt").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, process.stderr.read()
+    process.stderr.close()
+    assert checkpoint.read(folder)["training"] is not None
+    assert not checkpoint.facts(folder)["complete"]
+    go(shards, folder, epochs=12, resume="only")
+    go(shards, tmp_path / "whole", epochs=12)
+    assert same_run(folder, tmp_path / "whole")
+
+
+def test_a_complete_run_is_left_alone_and_another_one_is_not(shards, whole):
+    before = (whole / "checkpoint.pt").stat().st_mtime_ns
+    assert "is complete" in go(shards, whole)
+    assert "is complete" in go(shards, whole, resume="only")
+    assert (whole / "checkpoint.pt").stat().st_mtime_ns == before
+
+
+def test_resuming_with_other_settings_is_refused(shards, tmp_path):
+    go(shards, tmp_path / "clip4clip", "clip4clip", epochs=1)
+    with pytest.raises(ValueError, match="other settings"):
+        go(shards, tmp_path / "clip4clip", "clip4clip", epochs=2, resume="only")
+    assert "trained" in go(shards, tmp_path / "clip4clip", "clip4clip", epochs=2)
+
+
+def test_trying_to_resume_goes_on_or_starts_again(shards, tmp_path, monkeypatch):
+    """What `dvc repro` does after Ctrl-C, and after a change."""
+    folder = tmp_path / "clip4clip"
+    stopped(monkeypatch, 10, lambda: go(shards, folder, "clip4clip"))
+    stopped(monkeypatch, 3, lambda: go(shards, folder, "clip4clip", resume="try"))  # no more than 4 are left of 12
+    assert "trained" in go(shards, folder, "clip4clip", resume="try")
+    go(shards, tmp_path / "whole", "clip4clip")
+    assert same_run(folder, tmp_path / "whole")
+    assert "is complete" in go(shards, folder, "clip4clip", resume="try")
+    stopped(monkeypatch, 10, lambda: go(shards, folder, "clip4clip", epochs=4))
+    assert "trained" in go(shards, folder, "clip4clip", epochs=3, resume="try")
+    assert same_run(folder, tmp_path / "whole")
+
+
+def test_ctrl_c_says_how_to_go_on(shards, tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_run, "run", interrupted)
+    monkeypatch.setattr(sys, "argv", ["run", "--shards", str(shards), "--out", str(tmp_path / "runs" / "x")])
+    with pytest.raises(SystemExit, match="stopped; the same command with --resume goes on"):
+        train_run.main()
+
+
+def test_other_triplets_are_another_run(tmp_path):
+    shards = worlds.cache(tmp_path / "toy", videos=8)
+    before = cache.identity(shards)
+    assert cache.identity(shards) == before
+    path = shard_paths(shards / "text")[0]
+    tensors, attributes = worlds.taken(path, "text")
+    assert len(tensors["triplet"])
+    tensors["triplet"][0] = 1 - min(tensors["triplet"][0], 1)
+    write(path, "text", tensors, attributes)
+    assert cache.identity(shards) != before
+
+
+def test_the_second_phase_can_be_trained_alone(shards, tmp_path):
+    go(shards, tmp_path / "run", epochs=0, image_text="sentence_linear")
+    assert {line["phase"] for line in lines(tmp_path / "run")} == {"disentanglement"}
+
+
+def test_a_second_trainer_is_told_who_has_the_run(tmp_path):
+    with train_run.lock(tmp_path / "run"):
+        with pytest.raises(BlockingIOError, match=f"process {os.getpid()}"), train_run.lock(tmp_path / "run"):
+            pass
+    with train_run.lock(tmp_path / "run"):
+        pass
+
+
+def main(monkeypatch, *words):
+    monkeypatch.setattr(sys, "argv", ["train.run", *map(str, words)])
+    train_run.main()
+
+
+def test_errors_say_what_to_type(shards, tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit, match="run: dvc repro manifest@nothing"):
+        main(monkeypatch, "--shards", tmp_path / "nothing")
+    with pytest.raises(SystemExit, match="no method 'bert'; there are: clip4clip"):
+        main(monkeypatch, "--shards", shards, "--method", "bert")
+    with pytest.raises(SystemExit, match="no setting kk; there are"):
+        main(monkeypatch, "--shards", shards, "--set", "kk=3")
+    with pytest.raises(SystemExit, match="k is a int, like 8; not 'many'"):
+        main(monkeypatch, "--shards", shards, "--set", "k=many")
+    with pytest.raises(SystemExit):
+        main(monkeypatch, "--shards", shards, "--set", "k")
+    assert "'k' is not key=value" in capsys.readouterr().err
+    with pytest.raises(
+        ValueError, match="is missing; run: python -m train.run --shards .*world --method unitrim --seed 2"
+    ):
+        checkpoint.load(shards / "runs" / "unitrim-seed2")
+
+
+def test_a_torn_checkpoint_is_named(tmp_path):
+    (tmp_path / "checkpoint.pt").write_bytes(b"PK\x03\x04torn")
+    with pytest.raises(ValueError, match="cannot be read"):
+        checkpoint.read(tmp_path)
+
+
+def test_the_datasets_settings_lie_over_the_defaults(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text(
+        "defaults: {words: 32, triplets: {cap: 8}, train: {unitrim: {k: 8, rate: 1e-4}}}\n"
+        "datasets: {demo: {words: 24, train: {unitrim: {k: 2}}}}\n"
+    )
+    assert read_stored_settings("demo", "unitrim", path) == {"words": 24, "triplets": 8, "k": 2, "rate": "1e-4"}
+    assert read_stored_settings("demo", "unitrim", tmp_path / "none.yaml") == {}
+    config = configure(methods.load("unitrim").Config, read_stored_settings("demo", "unitrim", path))
+    assert (config.words, config.triplets, config.k, config.rate) == (24, 8, 2, 1e-4)
+
+
+def test_settings_take_the_type_of_their_field():
+    kind = methods.load("unitrim").Config
+    config = configure(kind, {"k": "4", "rate": "1e-3", "outer": 2, "alignments": "sentence_video,word_patch"})
+    assert (config.k, config.rate, config.outer, config.alignments) == (4, 1e-3, 2.0, ["sentence_video", "word_patch"])
+    with pytest.raises(ValueError, match="k is a int"):
+        configure(kind, {"k": 2.5})
+
+
+def test_the_learning_rate_rises_then_falls_to_nothing():
+    rates = [schedule(step, 100, 0.1) for step in range(100)]
+    assert rates[0] == 0.1 and rates[9] == rates[10] == 1.0
+    assert rates == rates[:10] + sorted(rates[10:], reverse=True) and rates[-1] < 1e-3
+
+
+def test_adamw_is_its_formula():
+    """Loshchilov and Hutter 2019, algorithm 2, with the bias correction."""
+    parameter = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+    optimizer = AdamW([{"params": [parameter], "lr": 0.1, "weight_decay": 0.2}], betas=(0.9, 0.98), eps=1e-6)
+    value, mean, square = parameter.detach().double(), 0.0, 0.0
+    for step in range(1, 6):
+        grad = torch.sin(value * step + 1)
+        parameter.grad = grad.float()
+        optimizer.step()
+        mean, square = 0.9 * mean + 0.1 * grad, 0.98 * square + 0.02 * grad**2
+        value = value * (1 - 0.1 * 0.2)
+        value = value - 0.1 * (mean / (1 - 0.9**step)) / ((square / (1 - 0.98**step)).sqrt() + 1e-6)
+        assert torch.allclose(parameter.double(), value, atol=1e-6)
+
+
+def test_scalars_have_their_own_rate_and_only_plain_matrices_decay():
+    unitrim = methods.build("unitrim", {"dimension": 16, "patches": 4})
+    found = {
+        group["lr"]: group for group in parameter_groups(dict(unitrim.named_children()), Config(decay=0.5), rate=1e-4)
+    }
+    assert all(parameter.ndim == 0 for parameter in found[0.05]["params"])
+    every = parameter_groups(dict(unitrim.named_children()), Config(decay=0.5), rate=1e-4)
+    decayed = {id(parameter) for group in every if group["weight_decay"] for parameter in group["params"]}
+    names = {name for name, parameter in unitrim.named_parameters() if id(parameter) in decayed}
+    assert "selector.hidden.weight" in names and "temporal.blocks.0.qkv.weight" in names
+    assert not any("mix" in name or "bias" in name or "norm" in name for name in names)
+    assert sum(len(group["params"]) for group in every) == len(list(unitrim.parameters()))

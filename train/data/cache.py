@@ -1,0 +1,236 @@
+"""Shards as batches: what a step needs, read ahead of the step into reused memory, in an order that needs no memory."""
+
+# Axes: B batch, N frames, P patches, L words, M triplets, D embedding.
+
+import hashlib
+from collections.abc import Iterable
+from concurrent.futures import Executor
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+import torch
+
+from pipeline.shards import Shard, ShardError, rebuild_command, require_one_clip, shard_paths
+from train.data.ragged import Indexed, Memory, Ragged, ShardColumn, collect
+
+Features = dict[str, torch.Tensor]
+TEXT = ("sentence", "word", "triplet")
+VIDEO = ("frame", "patch")
+IMAGE = ("image",)
+SINGLE = ("sentence", "image")  # one row a sample: no length axis, no mask
+
+
+def allocate(name: str, shape: tuple[int, ...], most: int) -> torch.Tensor:
+    """Memory of one's own."""
+    return torch.empty(shape, dtype=torch.float16)
+
+
+class Cache:
+    """One dataset's shards, opened for what `needs` names: rows of captions and videos, and their features.
+
+    Videos and captions are numbered as in the manifest, those left out that the visual or the text stage rejected.
+    """
+
+    def __init__(self, folder: Path | str, needs: Iterable[str], words: int = 32, triplets: int = 8):
+        self.folder, self.needs = Path(folder), frozenset(needs)
+        unknown = self.needs - {*TEXT, *VIDEO, *IMAGE}
+        if unknown:
+            raise ValueError(f"no such features: {', '.join(sorted(unknown))}; there are {TEXT + VIDEO + IMAGE}")
+        self.words, self.triplets = words, triplets
+        visual = self._shards("visual", "visual")
+        text = self._shards("text", "text")
+        self.clip_sha256 = require_one_clip(visual + text)
+        self._rows(visual, text)
+        self.features: dict[str, Ragged | Indexed] = {}
+        self._open_visual(visual)
+        self._open_text(text)
+        self.dimension = visual[0].place("frame").shape[1]
+        self.patches = visual[0].place("patch").shape[1]
+        self.frames = max(int(visual[0].attributes["frames"]), int(self.frame_count.max(initial=1)))
+
+    def __len__(self) -> int:
+        return len(self.video_id)
+
+    def captions(self, split: str) -> np.ndarray:
+        """Rows of the captions of a split."""
+        return np.flatnonzero(self.video_split[self.video_of] == split)
+
+    def videos(self, split: str) -> np.ndarray:
+        """Rows of the videos of a split."""
+        return np.flatnonzero(self.video_split == split)
+
+    def text(self, rows: np.ndarray, dtype: torch.dtype = torch.float32) -> Features:
+        """Those of sentence (B, D), word (B, L, D), triplet (B, M, D) that are needed, with masks, in memory of their own."""
+        return self.collect(TEXT, rows, allocate, dtype)
+
+    def video(self, rows: np.ndarray, dtype: torch.dtype = torch.float32) -> Features:
+        """Those of frame (B, N, D), patch (B, N, P, D) that are needed, with frame_mask."""
+        return self.collect(VIDEO, rows, allocate, dtype)
+
+    def image(self, rows: np.ndarray, dtype: torch.dtype = torch.float32) -> Features:
+        """image (B, D): the keyframe of each video."""
+        return self.collect(IMAGE, rows, allocate, dtype)
+
+    def collect(
+        self,
+        names: Iterable[str],
+        rows: np.ndarray,
+        memory: Memory,
+        dtype: torch.dtype,
+        readers: Executor | None = None,
+    ) -> Features:
+        """Features `names` of some rows, as far as they are needed."""
+        rows, batch = np.asarray(rows, np.int64), {}
+        for name in names:
+            if name not in self.features:
+                continue
+            tensor, counts = collect(name, self.features[name], rows, memory, readers)
+            batch[name] = (tensor[:, 0] if name in SINGLE else tensor).to(dtype)
+            if name not in SINGLE:
+                mask = torch.from_numpy(np.arange(tensor.shape[1]) < counts[:, None])
+                batch["frame_mask" if name in VIDEO else f"{name}_mask"] = mask.to(tensor.device)
+        return batch
+
+    def columns(self) -> list[ShardColumn]:
+        """Those that are needed, the smallest first."""
+        found = {id(feature.column): feature.column for feature in self.features.values()}
+        return sorted(found.values(), key=lambda column: column.nbytes)
+
+    def nbytes(self) -> int:
+        """Bytes of everything needed."""
+        return sum(column.nbytes for column in self.columns())
+
+    def hold(self, device: torch.device, most: int | None = None) -> None:
+        """Bring everything needed to the device, or the smallest columns that take at most `most` bytes together."""
+        for column in self.columns():
+            if most is not None:
+                most -= column.nbytes
+                if most < 0:
+                    return
+            if column.held is None:
+                column.hold(device)
+
+    # --- opening
+
+    def _shards(self, name: str, kind: str) -> list[Shard]:
+        found = [Shard(path, kind) for path in shard_paths(self.folder / name)]
+        if not found:
+            raise ShardError(f"{self.folder} has no {name} shards; run: dvc repro {name}@{self.folder.name}")
+        return found
+
+    def _table(self, name: str, stage: str) -> dict[str, list]:
+        path = self.folder / name
+        if not path.exists():
+            raise ShardError(f"{path} is missing; run: dvc repro {stage}@{self.folder.name}")
+        return pyarrow.parquet.read_table(path).to_pydict()
+
+    def _rejected(self, *stages: str) -> set[str]:
+        paths = [self.folder / stage / "rejects.parquet" for stage in stages]
+        found = [pyarrow.parquet.read_table(path, columns=["id"]) for path in paths if path.exists()]
+        return {name for table in found for name in table["id"].to_pylist()}
+
+    def _rows(self, visual: list[Shard], text: list[Shard]) -> None:
+        """Number videos and captions, and check that each is in a shard or among the rejects."""
+        items = self._table("manifest/items.parquet", "manifest")
+        at = {name: row for row, name in enumerate(name for shard in visual for name in shard["video_id"])}
+        rejected = self._rejected("visual")
+        kept = [row for row, name in enumerate(items["video_id"]) if name in at and name not in rejected]
+        self._complete("visual", items["video_id"], rejected | set(at))
+        self.video_id = np.array([items["video_id"][row] for row in kept], dtype=object)
+        self.video_split = np.array([items["split"][row] for row in kept], dtype=object)
+        self.group = np.array([items["group"][row] for row in kept], dtype=object)
+        self.path = np.array([items["path"][row] for row in kept], dtype=object)
+        self.visual_row = np.array([at[name] for name in self.video_id], np.int64)
+
+        captions = self._table("manifest/captions.parquet", "manifest")
+        at = {name: row for row, name in enumerate(name for shard in text for name in shard["caption_id"])}
+        video = {name: row for row, name in enumerate(self.video_id)}
+        rejected = self._rejected("text", "triplets")
+        shown = [row for row, name in enumerate(captions["video_id"]) if name in video]
+        self._complete("text", [captions["caption_id"][row] for row in shown], rejected | set(at))
+        kept = [row for row in shown if captions["caption_id"][row] in at]
+        self.caption_id = np.array([captions["caption_id"][row] for row in kept], dtype=object)
+        self.caption = np.array([captions["text"][row] for row in kept], dtype=object)
+        self.video_of = np.array([video[captions["video_id"][row]] for row in kept], np.int64)
+        self.text_row = np.array([at[name] for name in self.caption_id], np.int64)
+        self.left_out = {  # what the manifest names and no batch will show
+            "videos": len(items["video_id"]) - len(self.video_id),
+            "captions": len(captions["caption_id"]) - len(self.caption_id),
+        }
+
+    def _complete(self, stage: str, wanted: list[str], known: set[str]) -> None:
+        missing = [name for name in wanted if name not in known]
+        if missing:
+            raise ShardError(
+                f"{len(missing)} of {len(wanted)} are neither in {self.folder / stage} nor rejected there, "
+                f"{missing[0]!r} first; run: dvc repro {stage}@{self.folder.name}"
+            )
+
+    def _open_visual(self, visual: list[Shard]) -> None:
+        start, count = _ragged(visual, "offset")
+        start, self.frame_count = start[self.visual_row], count[self.visual_row]
+        column = ShardColumn("frame", visual)
+        most = int(self.frame_count.max(initial=1))
+        if "frame" in self.needs:
+            self.features["frame"] = Ragged(column, start, self.frame_count, most)
+        if "patch" in self.needs:
+            self.features["patch"] = Ragged(ShardColumn("patch", visual), start, self.frame_count, most)
+        if "image" in self.needs:
+            self.features["image"] = Ragged(column, start + self._keyframe(), np.ones_like(start), 1)
+
+    def _keyframe(self) -> np.ndarray:
+        table = self._table("keyframes.parquet", "keyframes")
+        index = dict(zip(table["video_id"], table["index"], strict=True))
+        keyframe = np.array([index.get(name, -1) for name in self.video_id], np.int64)
+        bad = np.flatnonzero((keyframe < 0) | (keyframe >= self.frame_count))
+        if len(bad):
+            raise ShardError(
+                f"{self.folder / 'keyframes.parquet'} does not fit the visual shards (video {self.video_id[bad[0]]!r}); "
+                f"run: dvc repro keyframes@{self.folder.name}"
+            )
+        return keyframe
+
+    def _open_text(self, text: list[Shard]) -> None:
+        if "sentence" in self.needs:
+            one = np.ones_like(self.text_row)
+            self.features["sentence"] = Ragged(ShardColumn("sentence", text), self.text_row, one, 1)
+        if "word" in self.needs:
+            start, count = (part[self.text_row] for part in _ragged(text, "word_offset"))
+            self.features["word"] = Ragged(ShardColumn("word", text), start, count, self.words)
+        if "triplet" in self.needs:
+            phrases = Shard(self.folder / "text" / "phrases.h5", "phrases")
+            require_one_clip([text[0], phrases])
+            row = np.concatenate([np.asarray(shard["triplet"]) for shard in text])
+            written_for = {shard.attributes.get("phrases") for shard in text}
+            fits = written_for == {phrases.attributes.get("identity")}  # the very list of phrases that the rows count
+            if not fits or (len(row) and not 0 <= row.min() <= row.max() < len(phrases)):
+                raise ShardError(f"{phrases.path} does not fit the text shards; run: {rebuild_command(phrases.path)}")
+            start, count = (part[self.text_row] for part in _ragged(text, "triplet_offset"))
+            self.features["triplet"] = Indexed(ShardColumn("embedding", [phrases]), row, start, count, self.triplets)
+
+
+def _ragged(of: list[Shard], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """First row and number of rows of each sample, running through all shards."""
+    offsets = [np.asarray(shard[name]) for shard in of]
+    ends = np.cumsum([0] + [offset[-1] for offset in offsets])
+    start = np.concatenate([offset[:-1] + end for offset, end in zip(offsets, ends)])
+    return start, np.concatenate([np.diff(offset) for offset in offsets])
+
+
+def identity(shards: Path) -> str:
+    """A digest of which rows the shards hold: their fingerprints say content, sampling, CLIP and stage version; which phrases
+    belong to a caption stands beside.
+    """
+    from pipeline.shards import Shard, shard_paths
+
+    digest = hashlib.blake2b(digest_size=16)
+    for kind in ("visual", "text"):
+        for path in shard_paths(shards / kind):
+            shard = Shard(path, kind)
+            digest.update("\n".join(map(str, shard["fingerprint"])).encode())
+            if kind == "text":
+                digest.update(str(shard.attributes.get("phrases")).encode())
+                digest.update(shard["triplet_offset"].tobytes() + shard["triplet"].tobytes())
+    digest.update((shards / "keyframes.parquet").read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,26 @@
+"""The layers that methods are built of."""
+
+from train.layers.isa import ISA, BiISA
+from train.layers.pooling import MASKED, GatedMean, IdentityLinear, mask_out, masked_max, masked_mean, mean_video, mlp
+from train.layers.selector import PatchSelector, PerturbedTopK
+from train.layers.temporal import TemporalEncoder, TransformerBlock, heads
+from train.layers.token_similarity import TokenSimilarity
+
+__all__ = [
+    "BiISA",
+    "GatedMean",
+    "ISA",
+    "IdentityLinear",
+    "MASKED",
+    "PatchSelector",
+    "PerturbedTopK",
+    "TemporalEncoder",
+    "TokenSimilarity",
+    "TransformerBlock",
+    "heads",
+    "mask_out",
+    "masked_max",
+    "masked_mean",
+    "mean_video",
+    "mlp",
+]

@@ -1,0 +1,64 @@
+"""Pooling over valid tokens, and small maps."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+MASKED = -1e4  # a masked similarity, before a softmax; finite, so that a fully masked row stays a number
+
+
+def masked_mean(tokens: Tensor, mask: Tensor) -> Tensor:
+    """(B, D) mean of the valid ones of (B, L, D) tokens; zero where none is."""
+    weight = mask.to(tokens.dtype)
+    return torch.einsum("bld,bl->bd", tokens, weight / weight.sum(1, keepdim=True).clamp(min=1))
+
+
+def masked_max(tokens: Tensor, mask: Tensor) -> Tensor:
+    """(B, D) elementwise maximum of the valid ones of (B, L, D) tokens; zero where none is."""
+    top = tokens.masked_fill(~mask[..., None], -torch.inf).amax(1)
+    return top.masked_fill(~mask.any(1, keepdim=True), 0)
+
+
+class GatedMean(nn.Module):
+    """A mean of tokens weighted by a learned linear score; it starts as the plain mean."""
+
+    def __init__(self, dimension: int):
+        super().__init__()
+        self.score = nn.Linear(dimension, 1, bias=False)
+        nn.init.zeros_(self.score.weight)
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """(B, D) of (B, L, D); zero where none is valid."""
+        weight = mask_out(self.score(tokens)[..., 0].float(), mask).softmax(1) * mask
+        return torch.einsum("bld,bl->bd", tokens, weight.to(tokens.dtype))
+
+
+class IdentityLinear(nn.Module):
+    """A square learned matrix that starts as the identity; the optimizer does not decay it."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.mix = nn.Parameter(torch.eye(size))
+
+    def forward(self, vector: Tensor) -> Tensor:
+        """Multiply the last axis."""
+        return F.linear(vector, self.mix)
+
+
+def mlp(*sizes: int) -> nn.Sequential:
+    """Linear layers with GELU between them and none after the last: cosines need signed outputs (notes: the paper's GELU
+    after every layer would leave nothing below -0.17)."""
+    layers: list[nn.Module] = []
+    for before, after in zip(sizes, sizes[1:]):
+        layers += [nn.Linear(before, after), nn.GELU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def mean_video(frame: Tensor, mask: Tensor) -> Tensor:
+    """(B, D) unit mean of unit frames."""
+    return F.normalize(masked_mean(frame, mask), dim=-1)
+
+
+def mask_out(similarity: Tensor, mask: Tensor | None) -> Tensor:
+    """Similarities with the masked ones out of any softmax's reach, in place."""
+    return similarity if mask is None else similarity.masked_fill_(~mask, MASKED)

@@ -1,0 +1,110 @@
+"""Choose k patches of a frame (UniTriM 3.2.2), differentiably."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from train.layers.blocks import axis_chunks
+
+
+class PerturbedTopK(torch.autograd.Function):
+    """Which k of P scores are highest, averaged over noisy copies, so that it has a gradient (Cordonnier et al. 2021).
+
+    Only the chosen indices and the noise are kept: the one-hot tensor (rows, S, k, P) of the published code is never made.
+    """
+
+    @staticmethod
+    def forward(ctx, score: Tensor, k: int, samples: int, sigma: float) -> Tensor:
+        """(rows, P) scores -> (rows, k, P) shares, each of the k rows sums to 1; rows in order of place, not of score."""
+        rows, patches = score.shape
+        noise = torch.randn(rows, samples, patches, device=score.device, dtype=torch.float32)
+        index = (score[:, None] + sigma * noise).topk(k, -1, sorted=False).indices.sort(-1).values  # (rows, S, k)
+        share = torch.zeros(rows, k * patches, device=score.device, dtype=torch.float32)
+        slot = index + patches * torch.arange(k, device=score.device)
+        share.scatter_add_(
+            1, slot.view(rows, -1), torch.full((1, 1), 1 / samples, device=score.device).expand(rows, samples * k)
+        )
+        ctx.save_for_backward(slot.to(torch.int16 if k * patches < 2**15 else torch.int32), noise)
+        ctx.sigma = sigma
+        return share.view(rows, k, patches).to(score.dtype)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        """E[<grad, one-hot> noise] / sigma, the gradient of the expectation."""
+        slot, noise = ctx.saved_tensors
+        rows, samples, k = slot.shape
+        gain = grad.reshape(rows, -1).float().gather(1, slot.view(rows, -1).long()).view(rows, samples, k).sum(-1)
+        return (gain[:, None] @ noise)[:, 0].to(grad.dtype) / (samples * ctx.sigma), None, None, None
+
+
+class PatchSelector(nn.Module):
+    """Chooses the k patches of each frame that matter, by an MLP on [patch; video] (UniTriM 3.1.2).
+
+    In training a perturbed top-k gives mixtures of patches and a gradient; in evaluation the k best patches themselves.
+    """
+
+    def __init__(self, dimension: int, k: int, hidden: int = 512, samples: int = 100, sigma: float = 0.05):
+        super().__init__()
+        self.k, self.samples, self.sigma = k, samples, sigma
+        self.hidden, self.out = nn.Linear(2 * dimension, hidden), nn.Linear(hidden, 1)
+
+    def forward(self, patch: Tensor, video: Tensor) -> Tensor:
+        """(B, N, P, D) patches and (B, D) unit videos -> (B, N·k, D) unit patches."""
+        batch, frames, patches, dimension = patch.shape
+        k = min(self.k, patches)
+        length = patch.norm(dim=-1).clamp(min=1e-6).reciprocal().flatten(0, 1)  # (BN, P), in place of a unit copy
+        flat = patch.flatten(0, 1)
+        if self.training:
+            share = PerturbedTopK.apply(self.score(flat, length, video), k, self.samples, self.sigma)
+            chosen = (share * length[:, None]).to(flat.dtype) @ flat
+        else:
+            index = self.score(flat, length, video).topk(k, -1).indices.sort(-1).values
+            chosen = flat.gather(1, index[..., None].expand(-1, -1, dimension))
+        return F.normalize(chosen, dim=-1).view(batch, frames * k, dimension)
+
+    def score(self, patch: Tensor, length: Tensor, video: Tensor) -> Tensor:
+        """(BN, P) how much each patch matters: W2 ReLU(W1 [patch; video]), W1 applied to its two halves apart.
+
+        Scores stay before the paper's softmax: the ranks are the same, and values near 1/P would drown in the noise.
+        """
+        of_patch, of_video = self.hidden.weight.chunk(2, dim=1)
+        context = F.linear(video, of_video, self.hidden.bias)  # once a video, not once a patch
+        values = (patch.view(len(video), -1, patch.shape[-1]), length.view(len(video), -1, 1))
+        return SelectorFunction.apply(*values, context, of_patch, self.out.weight[0]).view(length.shape) + self.out.bias
+
+
+class SelectorFunction(torch.autograd.Function):
+    """The selector's MLP a few videos at a time: each chunk is scaled, shifted and cut at 0 in place while it is in cache.
+
+    The patches are CLIP's and get no gradient.
+    """
+
+    @staticmethod
+    @torch.amp.custom_fwd(device_type="cuda", cast_inputs=torch.bfloat16)
+    def forward(ctx, patch: Tensor, length: Tensor, context: Tensor, weight: Tensor, out: Tensor) -> Tensor:
+        """(V, NP, D) patches, (V, NP, 1) one over their lengths, (V, H) context -> (V, NP) ReLU(W patch·length + context)·out."""
+        videos, tokens, _ = patch.shape
+        hidden = patch.new_empty(videos, tokens, len(out))
+        score = patch.new_empty(videos, tokens)
+        for some in axis_chunks(hidden):
+            part = hidden[some]
+            torch.matmul(patch[some], weight.T, out=part)
+            part.mul_(length[some]).add_(context[some, None]).relu_()
+            torch.matmul(part, out, out=score[some])
+        ctx.save_for_backward(patch, length, hidden, out)
+        return score
+
+    @staticmethod
+    @torch.amp.custom_bwd(device_type="cuda")
+    def backward(ctx, grad: Tensor) -> tuple[None, None, Tensor, Tensor, Tensor]:
+        """Gradients of context, W and out."""
+        patch, length, hidden, out = ctx.saved_tensors
+        to_context = hidden.new_empty(len(hidden), len(out))
+        to_weight, to_out = torch.zeros(len(out), patch.shape[-1], device=patch.device), torch.zeros_like(out)
+        for some in axis_chunks(hidden):
+            to_out += torch.einsum("vp,vph->h", grad[some], hidden[some])
+            part = hidden[some].sign()  # 1 where it passed, 0 where ReLU cut it
+            torch.matmul(grad[some, None], part, out=to_context[some, None])
+            part.mul_(grad[some, :, None] * length[some])
+            to_weight += part.flatten(0, 1).T @ patch[some].flatten(0, 1)
+        return None, None, to_context.mul_(out), to_weight.mul_(out[:, None]).to(out.dtype), to_out

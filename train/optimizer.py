@@ -1,0 +1,98 @@
+"""AdamW with parameter groups, the learning-rate schedule, and which parameters a phase moves."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from train.method import Config, Method
+
+
+def parameter_groups(modules: dict[str, nn.Module], config: Config, rate: float) -> list[dict]:
+    """Optimizer groups: matrices decay; biases, norms and identity-started matrices do not; scalars have a rate of their own."""
+    kinds: dict[str, list[nn.Parameter]] = {"matrix": [], "plain": [], "scalar": []}
+    for name, parameter in parameters(modules):
+        kinds[kind(name, parameter)].append(parameter)
+    rates = {"matrix": (rate, config.decay), "plain": (rate, 0.0), "scalar": (config.scalar_rate, 0.0)}
+    return [
+        {"params": found, "lr": rates[which][0], "base_lr": rates[which][0], "weight_decay": rates[which][1]}
+        for which, found in kinds.items()
+        if found
+    ]
+
+
+def parameters(modules: dict[str, nn.Module]) -> Iterator[tuple[str, nn.Parameter]]:
+    """Every parameter of some modules once, with its name."""
+    seen: set[int] = set()
+    for name, module in modules.items():
+        for path, parameter in module.named_parameters(prefix=name):
+            if id(parameter) not in seen:
+                seen.add(id(parameter))
+                yield path, parameter
+
+
+def kind(name: str, parameter: nn.Parameter) -> str:
+    """Which optimizer group a parameter belongs to: scalar, plain or matrix."""
+    if parameter.ndim == 0:
+        return "scalar"
+    started_as_identity = name.split(".")[-1].startswith("mix")  # layers name them so: decay would pull them to zero
+    return "plain" if parameter.ndim == 1 or started_as_identity else "matrix"
+
+
+class AdamW:
+    """AdamW over groups of parameters; torch's own class takes seconds to import what it needs to be compiled."""
+
+    def __init__(self, groups: list[dict[str, Any]], betas: tuple[float, float] = (0.9, 0.98), eps: float = 1e-6):
+        self.groups, self.betas, self.eps = groups, betas, eps
+        for group in groups:
+            group["mean"] = [torch.zeros_like(parameter) for parameter in group["params"]]
+            group["square"] = [torch.zeros_like(parameter) for parameter in group["params"]]
+            group["steps"] = [torch.zeros((), device=parameter.device) for parameter in group["params"]]
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Move every parameter that has a gradient, in one pass over its memory."""
+        for group in self.groups:
+            rows = zip(group["params"], group["mean"], group["square"], group["steps"])
+            found = [(row[0], row[0].grad, *row[1:]) for row in rows if row[0].grad is not None]
+            if not found:
+                continue
+            parameter, grad, mean, square, steps = map(list, zip(*found))
+            torch._foreach_add_(steps, 1)
+            torch._fused_adamw_(
+                parameter, grad, mean, square, [], steps, lr=group["lr"], beta1=self.betas[0], beta2=self.betas[1],
+                weight_decay=group["weight_decay"], eps=self.eps, amsgrad=False, maximize=False,
+            )  # fmt: skip
+
+    def forget(self) -> None:
+        """Drop all gradients."""
+        for group in self.groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+
+    def state(self) -> list[dict[str, list[Tensor]]]:
+        """What a resume needs; learning rates follow from the step."""
+        return [{name: group[name] for name in ("mean", "square", "steps")} for group in self.groups]
+
+    def load(self, state: list[dict[str, list[Tensor]]]) -> None:
+        """Take up a state."""
+        for group, saved in zip(self.groups, state, strict=True):
+            for name, tensors in saved.items():
+                torch._foreach_copy_(group[name], tensors)
+
+
+def schedule(done: int, total: int, warmup: float) -> float:
+    """Share of the full learning rate at a step: a linear rise, then a cosine to 0."""
+    rise = max(1, round(total * warmup))
+    if done < rise:
+        return (done + 1) / rise
+    return 0.5 * (1 + math.cos(math.pi * (done - rise) / max(1, total - rise)))
+
+
+def freeze_except(model: Method, modules: dict[str, nn.Module]) -> None:
+    """Let exactly these modules learn."""
+    model.requires_grad_(False)
+    for module in modules.values():
+        module.requires_grad_(True)

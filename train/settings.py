@@ -1,0 +1,55 @@
+"""A method's settings: the dataset's section, then the command line's, each cast to the type of its field."""
+
+import argparse
+import ast
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from train.method import Config
+
+
+def parse_setting(word: str) -> tuple[str, str]:
+    """`key=value` in two."""
+    key, equals, value = word.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{word!r} is not key=value")
+    return key, value
+
+
+def read_stored_settings(dataset: str, method: str, path: Path = Path("params.yaml")) -> dict[str, Any]:
+    """Settings in params.yaml: datasets.<dataset>.train.<method> over defaults.train.<method>; none without the file."""
+    if not path.exists():
+        return {}
+    import yaml
+
+    whole = yaml.safe_load(path.read_text()) or {}
+    sections = [whole.get("defaults") or {}, (whole.get("datasets") or {}).get(dataset) or {}]
+    settings: dict[str, Any] = {}
+    for section in sections:
+        shared = {"words": section.get("words"), "triplets": (section.get("triplets") or {}).get("cap")}
+        settings |= {key: value for key, value in shared.items() if value is not None}
+        settings |= (section.get("train") or {}).get(method) or {}
+    return settings
+
+
+def configure(kind: type[Config], settings: dict[str, Any]) -> Config:
+    """A Config with these settings; text from the command line becomes the type that the field has."""
+    default = kind()
+    if unknown := set(settings) - {field.name for field in fields(kind)}:
+        raise ValueError(f"no setting {', '.join(sorted(unknown))}; there are: {', '.join(asdict(default))}")
+    return kind(**{key: cast(key, value, getattr(default, key)) for key, value in settings.items()})
+
+
+def cast(key: str, value: Any, like: Any) -> Any:
+    """`value` as the type of `like`; a list may be written a,b,c."""
+    try:
+        if isinstance(like, list):
+            return value.split(",") if isinstance(value, str) else list(value)
+        if isinstance(value, str) and not isinstance(like, str):
+            value = ast.literal_eval(value)
+        if isinstance(like, bool) != isinstance(value, bool) or (isinstance(like, int) and value != int(value)):
+            raise ValueError
+        return type(like)(value)
+    except (ValueError, SyntaxError, TypeError):
+        raise ValueError(f"{key} is a {type(like).__name__}, like {like!r}; not {value!r}") from None
