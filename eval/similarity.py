@@ -103,8 +103,8 @@ def matrix(method: Any, cache: Any, captions: NDArray, items: NDArray, kind: str
             column = begin
             for block in group:
                 made = score(method, kind, text, block)
-                scores[at : at + item_bytes(text), column : column + item_bytes(block)] = made
-                column += item_bytes(block)
+                scores[at : at + row_count(text), column : column + row_count(block)] = made
+                column += row_count(block)
                 meter.add(made.size)
         begin = column
     meter.close()
@@ -139,18 +139,18 @@ def batch_by_bytes(blocks: Iterator[dict[str, torch.Tensor]], limit: int) -> Ite
 
 def score(method: Any, kind: str, text: dict[str, torch.Tensor], block: dict[str, torch.Tensor]) -> NDArray:
     """(texts, items) scores of two encoded batches, a few items at a time where their tokens would fill the memory."""
-    step = max(1, PAIRS // (item_bytes(text) * tokens(text) * tokens(block)))
+    step = max(1, PAIRS // (row_count(text) * tokens(text) * tokens(block)))
     parts = []
-    for at in range(0, item_bytes(block), step):
+    for at in range(0, row_count(block), step):
         some = {name: tensor[at : at + step] for name, tensor in block.items()}
         made = getattr(method, f"score_{kind}s")(text, some).float().cpu().numpy()
-        if made.shape != (item_bytes(text), item_bytes(some)):
-            raise ValueError(f"score_{kind}s: expected {(item_bytes(text), item_bytes(some))}, got {made.shape}")
+        if made.shape != (row_count(text), row_count(some)):
+            raise ValueError(f"score_{kind}s: expected {(row_count(text), row_count(some))}, got {made.shape}")
         parts.append(made)
     return np.concatenate(parts, axis=1)
 
 
-def item_bytes(features: dict[str, torch.Tensor]) -> int:
+def row_count(features: dict[str, torch.Tensor]) -> int:
     """Rows of a batch."""
     return len(next(iter(features.values())))
 
