@@ -172,6 +172,45 @@ def test_clip4clip_has_its_number_of_parameters():
     )  # and the scale
 
 
+def test_xclip_has_its_number_of_parameters():
+    """164,454,065 with CLIP, as counted from its published code."""
+    xclip = methods.build("xclip", {})
+    assert sum(parameter.numel() for parameter in xclip.parameters()) + 151_277_313 == 164_454_065 + 1  # and the scale
+
+
+@torch.no_grad()
+def test_xclip_scores_a_pair_as_its_equations_say():
+    """Every word and frame valid, so that `faithful` changes nothing; W acts from the right, as in the published code."""
+    xclip = restless(methods.build("xclip", SIZES | SMALL)).eval()
+    features = batch(1)
+    features |= {name: torch.ones_like(features[name]) for name in ("word_mask", "frame_mask")}
+    text, video = xclip.encode_text(features), xclip.encode_video(features)
+    s, w, v, f = text["sentence"][0], text["word"][0], video["video"][0], video["frame"][0]
+
+    def attend(c, aosm):
+        return (c * ((c / 0.01).softmax(0) @ aosm.mix)).sum()
+
+    local = w @ xclip.map_local.mix.T @ f.T  # (L, N)
+    fine = xclip.frame_word
+    by_word = torch.stack([attend(column, fine.word) for column in local.T])
+    by_frame = torch.stack([attend(row, fine.frame) for row in local])
+    expected = (
+        s @ xclip.map_global.mix.T @ v
+        + attend(w @ v, xclip.video_word)
+        + attend(f @ s, xclip.sentence_frame)
+        + (attend(by_word, fine.frame_last) + attend(by_frame, fine.word_last)) / 2
+    ) / 4
+    assert xclip.score_videos(text, video)[0, 0] == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_padding_votes_in_a_faithful_xclip_only():
+    features, short = batch(2), batch(2)
+    short["word_mask"] = features["word_mask"] & (torch.arange(10) < 4)
+    for faithful, same in ((True, True), (False, False)):
+        xclip = methods.build("xclip", SIZES | SMALL | {"faithful": faithful}).eval()
+        assert torch.equal(scores(xclip, features)[0], scores(xclip, short)[0]) is same
+
+
 def test_no_gradient_of_the_reconstruction_reaches_the_spatial_encoder():
     unitrim = methods.build("unitrim", SIZES | SETTINGS["unitrim"])
     terms = unitrim.phases()[1].loss(batch(), 0.0)

@@ -1,19 +1,33 @@
 """The layers that methods are built of."""
 
+from train.layers.aosm import AOSM, CrossAOSM
 from train.layers.isa import ISA, BiISA
-from train.layers.pooling import MASKED, GatedMean, IdentityLinear, mask_out, masked_max, masked_mean, mean_video, mlp
+from train.layers.pooling import (
+    MASKED,
+    GatedMean,
+    IdentityLinear,
+    Scale,
+    mask_out,
+    masked_max,
+    masked_mean,
+    mean_video,
+    mlp,
+)
 from train.layers.selector import PatchSelector, PerturbedTopK
 from train.layers.temporal import TemporalEncoder, TransformerBlock, heads
 from train.layers.token_similarity import TokenSimilarity
 
 __all__ = [
+    "AOSM",
     "BiISA",
+    "CrossAOSM",
     "GatedMean",
     "ISA",
     "IdentityLinear",
     "MASKED",
     "PatchSelector",
     "PerturbedTopK",
+    "Scale",
     "TemporalEncoder",
     "TokenSimilarity",
     "TransformerBlock",

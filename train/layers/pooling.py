@@ -1,5 +1,7 @@
 """Pooling over valid tokens, and small maps."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -62,3 +64,15 @@ def mean_video(frame: Tensor, mask: Tensor) -> Tensor:
 def mask_out(similarity: Tensor, mask: Tensor | None) -> Tensor:
     """Similarities with the masked ones out of any softmax's reach, in place."""
     return similarity if mask is None else similarity.masked_fill_(~mask, MASKED)
+
+
+class Scale(nn.Module):
+    """CLIP's logit scale: kept as a logarithm, at most 100."""
+
+    def __init__(self, start: float):
+        super().__init__()
+        self.t = nn.Parameter(torch.tensor(math.log(start)))
+
+    def forward(self) -> Tensor:
+        """The factor."""
+        return self.t.exp().clamp(max=100)

@@ -4,11 +4,9 @@ Faithful but for two things: CLIP is frozen, so `meanP` learns its scale alone, 
 identity instead of from CLIP's text blocks, which a cache of tensors does not hold.
 """
 
-import math
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from train import layers, losses
 from train.method import Config, Features, Method, Phase, unit
@@ -23,18 +21,6 @@ class Config(Config):
     temperature: float = 20.0  # of the first step; at most 100, as CLIP's
 
 
-class Scale(nn.Module):
-    """CLIP's logit scale: kept as a logarithm, at most 100."""
-
-    def __init__(self, start: float):
-        super().__init__()
-        self.t = nn.Parameter(torch.tensor(math.log(start)))
-
-    def forward(self) -> Tensor:
-        """The factor."""
-        return self.t.exp().clamp(max=100)
-
-
 class Clip4Clip(Method):
     """Sentence and video embeddings compared by cosine; images by the sentence, as CLIP does."""
 
@@ -45,7 +31,7 @@ class Clip4Clip(Method):
         super().__init__(config)
         if config.similarity not in ("meanP", "seqTransf"):
             raise ValueError(f"similarity is meanP or seqTransf, not {config.similarity!r}")
-        self.scale = Scale(config.temperature)
+        self.scale = layers.Scale(config.temperature)
         if config.similarity == "seqTransf":
             self.temporal = layers.TemporalEncoder(config.dimension, config.layers, max(77, config.frames))
 
