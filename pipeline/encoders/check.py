@@ -1,10 +1,19 @@
 """Prove once that a model loads whole and that our encoders reproduce what transformers computes."""
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
-from pipeline.encoders.weights import DEVIATION, MEAN, weight_files, weights_identity
+from pipeline.encoders.weights import (
+    DEVIATION,
+    MEAN,
+    check_tokenizer,
+    read_tokenizer,
+    refused_pickle,
+    weight_files,
+    weights_identity,
+)
 
 NEAR = 1e-3  # share by which a tower's answer may differ from transformers'
 
@@ -15,23 +24,34 @@ def read_model(source: Path) -> Any:
     from transformers import CLIPModel
 
     transformers.utils.logging.disable_progress_bar()
-    model, report = CLIPModel.from_pretrained(source, output_loading_info=True, local_files_only=True, dtype="float32")
+    first = weight_files(source)[0]
+    try:
+        model, report = CLIPModel.from_pretrained(
+            source,
+            output_loading_info=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=first.suffix == ".safetensors",
+            dtype="float32",
+        )
+    except pickle.UnpicklingError as error:
+        raise refused_pickle(first, error) from None
     buffers = "position_ids"  # older checkpoints carry this constant
     missing = sorted(report["missing_keys"])
     surplus = sorted(key for key in report["unexpected_keys"] if not key.endswith(buffers))
     shapes = sorted(str(key) for key in report["mismatched_keys"])
     for what, keys in (("misses", missing), ("has surplus", surplus), ("has mis-shaped", shapes)):
         if keys:
-            raise ValueError(
-                f"{weight_files(source)} {what} weights of a CLIPModel: {', '.join(keys[:4])} ({len(keys)} in all)"
-            )
+            raise ValueError(f"{first} {what} weights of a CLIPModel: {', '.join(keys[:4])} ({len(keys)} in all)")
     return model
 
 
 def build_record(name: str, revision: str | None, source: Path) -> dict[str, Any]:
     """What clip.json says of a model that loads whole and whose towers, as this project computes them, are transformers'."""
+    tokenizer = read_tokenizer(source)
     model = read_model(source)
     vision, text = model.config.vision_config, model.config.text_config
+    check_tokenizer(source, tokenizer, text.vocab_size)
     preprocess = source / "preprocessor_config.json"
     settings = json.loads(preprocess.read_text()) if preprocess.exists() else {}
     record = weights_identity(name, revision, source) | {

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipeline.encoders.prefix_tree import PrefixTree
 from pipeline.encoders.transformer import Norm, Parameters, Transformer, Weights
-from pipeline.encoders.weights import VERSION, checksum, locate, read_tokenizer, read_weights, weight_files
+from pipeline.encoders.weights import VERSION, locate, read_tokenizer, read_weights, weights_identity
 
 CHUNK = {"image": 200, "text": 128}  # rows that go through a layer together on a CPU, about: what lies in its cache
 MANY = 1 << 13  # the same on a GPU
@@ -57,12 +57,14 @@ class FrozenCLIP:
         if record.get("version") != VERSION:
             raise ValueError(f"{path} is of an older format; run: dvc repro clip@{folder.parent.name}")
         source = locate(record["name"], record["revision"], folder)
-        found = checksum(weight_files(source))
-        if found != record["sha256"]:
-            raise ValueError(
-                f"the weights in {source} have sha256 {found[:12]}…, {path} pins {record['sha256'][:12]}…; "
-                f"run: dvc repro clip@{folder.parent.name} (everything encoded by the old weights is then encoded again)"
-            )
+        found = weights_identity(record["name"], record["revision"], source)
+        for key, what in (("sha256", "weights"), ("files_sha256", "files beside the weights")):
+            if found[key] != record[key]:
+                raise ValueError(
+                    f"the {what} in {source} have sha256 {found[key][:12]}…, {path} pins {record[key][:12]}…; "
+                    f"run: python -m pipeline.clip --dataset {folder.parent.name} "
+                    "(everything encoded by the old ones is then encoded again)"
+                )
         return cls(source, record, device, resolve_precision(precision, device))
 
     @cached_property
