@@ -1,5 +1,7 @@
 """The contract that every method in train/methods passes, whatever it is."""
 
+import importlib
+
 import pytest
 import torch
 
@@ -201,6 +203,72 @@ def test_xclip_scores_a_pair_as_its_equations_say():
         + (attend(by_word, fine.frame_last) + attend(by_frame, fine.word_last)) / 2
     ) / 4
     assert xclip.score_videos(text, video)[0, 0] == pytest.approx(expected.item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("name, published", [("ts2net", 166_817_281), ("ucofia", 165_247_409), ("eercf", 164_188_561)])
+def test_a_rival_has_its_number_of_parameters(name, published):
+    """With CLIP and what the published code registers and never uses; the scale is CLIP's own there."""
+    method = methods.load(name)
+    unused = getattr(importlib.import_module(method.__module__), "UNUSED", 0)
+    count = sum(parameter.numel() for parameter in methods.build(name, {}).parameters())
+    assert count - 1 + unused + 151_277_313 == published
+
+
+def whole_pair(name):
+    """A trained-looking rival with one pair whose words and frames are all valid, encoded."""
+    method = restless(methods.build(name, SIZES | SMALL)).eval()
+    features = batch(1)
+    features |= {name: torch.ones_like(features[name]) for name in ("word_mask", "frame_mask")}
+    return method, features, method.encode_text(features), method.encode_video(features)
+
+
+@torch.no_grad()
+def test_ts2net_scores_a_pair_as_its_equations_say():
+    method, features, text, video = whole_pair("ts2net")
+    frame, patch, selector = features["frame"][0], features["patch"][0], method.selector
+    tokens = []
+    for own, parts in zip(frame, patch):
+        inner = [torch.nn.functional.gelu(selector.narrow(selector.norm(part))) for part in (own, *parts)]
+        joined = [torch.cat([part, inner[0]]) for part in inner[1:]]
+        score = torch.stack([selector.out(torch.nn.functional.gelu(selector.join(part)))[0].tanh() for part in joined])
+        tokens += [own, *(parts[index] for index in sorted(score.topk(3).indices.tolist()))]
+    frames = method.temporal(torch.stack(tokens)[None], torch.ones(1, len(tokens), dtype=torch.bool))[0, ::4]
+    cosine = frames @ text["sentence"][0]
+    expected = ((4 * cosine / cosine.norm()).softmax(0) * cosine).sum()
+    assert method.score_videos(text, video)[0, 0] == pytest.approx(expected.item(), abs=1e-5)
+
+
+@torch.no_grad()
+def test_ucofia_scores_a_pair_as_its_equations_say():
+    method, _, text, video = whole_pair("ucofia")
+
+    def isa(c, module):
+        return (c * (module.mix @ (c / 0.01).softmax(0) / 0.01).softmax(0)).sum()
+
+    fine, local = method.word_patch.interact, text["word"][0] @ video["patch"][0].T  # (L, K)
+    by_word = torch.stack([isa(column, fine.text) for column in local.T])
+    by_patch = torch.stack([isa(row, fine.video) for row in local])
+    expected = (
+        text["mapped"][0] @ video["video"][0]
+        + isa(video["frame"][0] @ text["sentence"][0], method.sentence_frame)
+        + (isa(by_word, fine.video_last) + isa(by_patch, fine.text_last)) / 2
+    ) / 3
+    assert method.score_videos(text, video)[0, 0] == pytest.approx(expected.item(), abs=1e-5)
+
+
+@torch.no_grad()
+def test_eercf_scores_a_pair_as_its_equations_say():
+    method, _, text, video = whole_pair("eercf")
+    s, frame, patch, encoded = text["sentence"][0], video["frame"][0], video["patch"][0], video["encoded"][0]
+    c, local = frame @ s, patch @ s
+    seen = ((c / 0.1).softmax(0)[:, None] * encoded).sum(0)
+    expected = (
+        0.5 * s @ method.map_global.mix.T @ video["video"][0]
+        + 0.8 * (c * ((c / 0.01).softmax(0) @ method.sentence_frame.mix)).sum()
+        + 0.2 * ((local / 0.01).softmax(0) * local).sum()
+        + 0.2 * s @ seen / seen.norm()
+    )
+    assert method.score_videos(text, video)[0, 0] == pytest.approx(expected.item(), abs=1e-5)
 
 
 def test_padding_votes_in_a_faithful_xclip_only():

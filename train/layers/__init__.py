@@ -13,7 +13,7 @@ from train.layers.pooling import (
     mean_video,
     mlp,
 )
-from train.layers.selector import PatchSelector, PerturbedTopK
+from train.layers.selector import FrameSelector, PatchSelector, PerturbedTopK
 from train.layers.temporal import TemporalEncoder, TransformerBlock, heads
 from train.layers.token_similarity import TokenSimilarity
 
@@ -21,6 +21,7 @@ __all__ = [
     "AOSM",
     "BiISA",
     "CrossAOSM",
+    "FrameSelector",
     "GatedMean",
     "ISA",
     "IdentityLinear",

@@ -108,3 +108,36 @@ class SelectorFunction(torch.autograd.Function):
             part.mul_(grad[some, :, None] * length[some])
             to_weight += part.flatten(0, 1).T @ patch[some].flatten(0, 1)
         return None, None, to_context.mul_(out), to_weight.mul_(out[:, None]).to(out.dtype), to_out
+
+
+class FrameSelector(nn.Module):
+    """Chooses k patches of each frame by tanh(MLP([patch; frame])) and a perturbed top-k (TS2-Net 3.3; UCoFiA uses it too).
+
+    In evaluation the k best patches themselves, or with `mixed` the random mixture that the published codes take there as well.
+    """
+
+    def __init__(self, dimension: int, k: int, samples: int = 500, sigma: float = 0.05, mixed: bool = False):
+        super().__init__()
+        half = dimension // 2
+        self.k, self.samples, self.sigma, self.mixed = k, samples, sigma, mixed
+        self.norm, self.narrow = nn.LayerNorm(dimension), nn.Linear(dimension, half, bias=False)
+        self.join, self.out = nn.Linear(2 * half, half, bias=False), nn.Linear(half, 1, bias=False)
+
+    def forward(self, frame: Tensor, patch: Tensor) -> Tensor:
+        """(B, N, D) frames and (B, N, P, D) patches -> (B, N, 1 + k, D): the frame's own token, then the chosen patches."""
+        batch, frames, patches, dimension = patch.shape
+        k = min(self.k, patches)
+        whole, part = frame.flatten(0, 1), patch.flatten(0, 1)  # (BN, D), (BN, P, D)
+        if self.training or self.mixed:
+            share = PerturbedTopK.apply(self.score(whole, part), k, self.samples, self.sigma)
+            chosen = share.to(part.dtype) @ part
+        else:
+            index = self.score(whole, part).topk(k, -1).indices.sort(-1).values
+            chosen = part.gather(1, index[..., None].expand(-1, -1, dimension))
+        return torch.cat([whole[:, None], chosen], 1).view(batch, frames, 1 + k, dimension)
+
+    def score(self, frame: Tensor, patch: Tensor) -> Tensor:
+        """(R, D) frames and (R, P, D) patches -> (R, P) between -1 and 1."""
+        token = F.gelu(self.narrow(self.norm(torch.cat([frame[:, None], patch], 1))))  # (R, 1 + P, D / 2)
+        whole = token[:, :1].expand_as(token[:, 1:])
+        return self.out(F.gelu(self.join(torch.cat([token[:, 1:], whole], -1))))[..., 0].tanh()

@@ -1,0 +1,81 @@
+"""TS2-Net (Liu et al. 2022): each frame with its three most telling patches through the temporal encoder, then sentence–frame.
+
+The head is that of the published code (LiuRicky/ts2_net, modules/modeling.py, differential_topk.py): a frame's own token always
+stays, three patches are chosen by an MLP that sees the frame, all four go through the temporal encoder, and of what comes out the
+frames' places are kept. Two modules that it never uses (a prompt encoder and a text selector) are left out, see UNUSED.
+Otherwise than there CLIP is frozen, so that its token shift inside CLIP's blocks 10 and 11 is missing; the temporal encoder
+starts as the identity; in evaluation the best patches themselves are taken, not a random mixture (`faithful: true` takes the mixture).
+Images are looked for by the sentence.
+"""
+
+# Axes: B batch, T texts, V videos, N frames, P patches of a frame, k chosen patches, D embedding.
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from train import layers, losses
+from train.layers.pooling import mask_out
+from train.method import Config, Features, Method, Phase, unit
+
+UNUSED = 2_363_904 + 263_680  # parameters that the published model counts and never uses: prompt encoder, text selector
+
+
+@dataclass
+class Config(Config):
+    """TS2-Net's settings."""
+
+    layers: int = 4  # of the temporal encoder
+    k: int = 3  # patches chosen in a frame, beside the frame's own token
+    samples: int = 500  # noisy copies in the perturbed top-k
+    sigma: float = 0.05  # their noise
+    sharpness: float = 4.0  # of the softmax over frames
+    temperature: float = 20.0  # of the loss at the first step; at most 100, as CLIP's
+    faithful: bool = False  # in evaluation, patches mixed by chance, as published
+
+
+class TS2Net(Method):
+    """Sentence against frames that have looked at the patches chosen in all frames."""
+
+    Config = Config
+    needs = frozenset({"sentence", "frame", "patch", "image"})
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        tokens = (1 + min(config.k, config.patches)) * config.frames
+        self.temporal = layers.TemporalEncoder(config.dimension, config.layers, max(77, tokens))
+        self.selector = layers.FrameSelector(
+            config.dimension, config.k, config.samples, config.sigma, mixed=config.faithful
+        )
+        self.scale = layers.Scale(config.temperature)
+
+    def encode_text(self, features: Features) -> Features:
+        """Unit sentence (B, D)."""
+        return {"sentence": unit(features["sentence"])}
+
+    def encode_video(self, features: Features) -> Features:
+        """Unit frames (B, N, D)."""
+        frame, mask = features["frame"], features["frame_mask"]
+        token = self.selector(frame, features["patch"])  # (B, N, 1 + k, D)
+        width = token.shape[2]
+        encoded = self.temporal(token.flatten(1, 2), mask.repeat_interleave(width, 1))
+        return {"frame": encoded[:, ::width], "frame_mask": mask}
+
+    def score_videos(self, text: Features, video: Features) -> Tensor:
+        """(T, V): cosines with the frames, weighted by softmax(4 c / |c|)."""
+        mask = video["frame_mask"]
+        similarity = torch.einsum("td,vnd->tvn", text["sentence"], video["frame"]).masked_fill(~mask, 0)
+        sharp = self.config.sharpness * F.normalize(similarity, dim=-1)
+        return (mask_out(sharp, mask).softmax(-1) * similarity).sum(-1)
+
+    def phases(self) -> list[Phase]:
+        """One phase: symmetric cross-entropy."""
+        names = [name for name, _ in self.named_children()]
+        return [Phase("alignment", self.config.epochs, names, self.loss, self.config.rate)]
+
+    def loss(self, batch: Features, progress: float) -> dict[str, Tensor]:
+        """The diagonal of a batch is right, as published: further captions of a video count as wrong."""
+        score = self.score_videos(self.encode_text(batch), self.encode_video(batch))
+        return {"sentence_frame": losses.clip_loss(score, self.scale())}

@@ -1,0 +1,95 @@
+"""UCoFiA (Wang et al. 2023): video–sentence, sentence–frame and patch–word similarity, aggregated by ISA, in one fused score.
+
+The head is that of the published code (Ziyang412/UCoFiA, train/modules/modeling_ucofia.py). Four matrices that it never uses
+are left out, see UNUSED. By default three slips are mended: chosen patches are brought to length 1 and their score weighs as much
+as the other two, padding has no vote, and in evaluation the best patches are taken; `faithful: true` takes all three back.
+Otherwise than there CLIP is frozen, so that its token shift inside CLIP's blocks 10 and 11 is missing, and the temporal encoder
+starts as the identity. Its normalisation of test scores over the training captions (SK-norm) is not applied. Images are looked for
+by the sentence.
+"""
+
+# Axes: B batch, T texts, V videos, L words, N frames, P patches of a frame, k chosen patches, D embedding.
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from train import layers, losses
+from train.method import Config, Features, Method, Phase, unit
+
+UNUSED = 2 * 12**2 + 2 * 32**2  # parameters that the published model counts at 12 frames and 32 words and never uses
+
+
+@dataclass
+class Config(Config):
+    """UCoFiA's settings."""
+
+    layers: int = 4  # of the temporal encoder
+    k: int = 3  # patches chosen in a frame, beside the frame's own token
+    samples: int = 500  # noisy copies in the perturbed top-k
+    sigma: float = 0.05  # their noise
+    sharpness: float = 0.01  # both temperatures of ISA
+    temperature: float = 20.0  # of the loss at the first step; at most 100, as CLIP's
+    faithful: bool = False  # as published, slips and all
+
+
+class UCoFiA(Method):
+    """Three granularities; their mean is the score."""
+
+    Config = Config
+    needs = frozenset({"sentence", "word", "frame", "patch", "image"})
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        size, sharp = config.dimension, (config.sharpness, config.sharpness)
+        tokens = (1 + min(config.k, config.patches)) * config.frames
+        self.temporal = layers.TemporalEncoder(size, config.layers, max(77, config.frames))
+        self.selector = layers.FrameSelector(size, config.k, config.samples, config.sigma, mixed=config.faithful)
+        self.map_sentence, self.map_video = layers.IdentityLinear(size), layers.IdentityLinear(size)
+        self.map_word, self.map_patch = layers.IdentityLinear(size), layers.IdentityLinear(size)
+        self.sentence_frame = layers.ISA(config.frames, *sharp)
+        self.word_patch = layers.TokenSimilarity(config.words, tokens, sharp, sharp)
+        self.scale = layers.Scale(config.temperature)
+
+    def encode_text(self, features: Features) -> Features:
+        """Unit sentence (B, D), mapped sentence (B, D) and mapped unit words (B, L, D), SOT and EOT among them."""
+        sentence, mask = unit(features["sentence"]), features["word_mask"]
+        return {
+            "sentence": sentence,
+            "mapped": self.map_sentence(sentence),
+            "word": self.map_word(unit(features["word"])),
+            "word_mask": torch.ones_like(mask) if self.config.faithful else mask,
+        }
+
+    def encode_video(self, features: Features) -> Features:
+        """Mapped video (B, D), unit frames (B, N, D) as CLIP gave them, mapped tokens (B, N·(1 + k), D): frames and patches."""
+        frame, mask = features["frame"], features["frame_mask"]
+        token = self.selector(frame, features["patch"])  # (B, N, 1 + k, D)
+        width = token.shape[2]
+        shown = torch.ones_like(mask) if self.config.faithful else mask
+        return {
+            "video": self.map_video(layers.mean_video(self.temporal(frame, mask), mask)),
+            "frame": unit(frame),
+            "frame_mask": shown,
+            "patch": self.map_patch(token if self.config.faithful else unit(token)).flatten(1, 2),
+            "patch_mask": shown.repeat_interleave(width, 1),
+        }
+
+    def score_videos(self, text: Features, video: Features) -> Tensor:
+        """(T, V) mean of the three similarities; as published the third is not brought to the scale of the others."""
+        coarse = text["mapped"] @ video["video"].T
+        similarity = torch.einsum("td,vnd->tvn", text["sentence"], video["frame"])
+        of_frames = self.sentence_frame(similarity, video["frame_mask"], 2)
+        of_patches = self.word_patch(text["word"], text["word_mask"], video["patch"], video["patch_mask"])
+        return (coarse + of_frames + (0.01 if self.config.faithful else 1) * of_patches) / 3
+
+    def phases(self) -> list[Phase]:
+        """One phase: symmetric cross-entropy of the fused score."""
+        names = [name for name, _ in self.named_children()]
+        return [Phase("alignment", self.config.epochs, names, self.loss, self.config.rate)]
+
+    def loss(self, batch: Features, progress: float) -> dict[str, Tensor]:
+        """The diagonal of a batch is right, as published: further captions of a video count as wrong."""
+        score = self.score_videos(self.encode_text(batch), self.encode_video(batch))
+        return {"fused": losses.clip_loss(score, self.scale())}
