@@ -10,7 +10,7 @@ export DVC_NO_ANALYTICS := 1
 export TOKENIZERS_PARALLELISM := false
 run := $(bin)/python -m
 
-.PHONY: all environment parser demo table seeds dataset test check clean
+.PHONY: all environment parser demo table seeds dataset remove test check clean
 
 all: environment parser demo table
 
@@ -26,8 +26,9 @@ environment: .venv/.installed
 parser: environment
 	@$(run) pipeline.scene_graph.parsers.corenlp --fetch || true
 
+# one dataset's failure is no other's: `make` asks for demo's report alone, `dvc repro --keep-going` for all that are enabled
 demo: environment parser
-	@dvc repro
+	@dvc repro report@demo
 
 table:
 	@$(run) eval.report --table
@@ -43,10 +44,15 @@ seeds: environment
 	@$(run) eval.report --dataset $(NAME)
 
 # one more dataset, from outside: make dataset NAME=msrvtt_mini ROOT=/data/msrvtt_mini
+# A root is handed on as it is, whatever it holds; without ROOT the one in params.yaml must work. `make remove NAME=...` undoes it.
+quoted = '$(subst ','\'',$(value $(1)))'
 dataset: environment parser
-	@$(run) pipeline.datasets.enable $(NAME) --root "$(ROOT)"
+	@$(run) pipeline.datasets.enable $(NAME) --root $(call quoted,ROOT)
 	@dvc repro report@$(NAME)
 	@$(run) eval.report --dataset $(NAME) --table
+
+remove: environment
+	@$(run) pipeline.datasets.enable $(NAME) --off
 
 test: environment parser
 	@$(run) pytest

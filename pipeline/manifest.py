@@ -129,9 +129,22 @@ def main() -> None:
         with files.lock(folder):
             if args.check:
                 sys.exit(check(config, not args.annotations_only))
+            params.write_dataset(args.dataset)
+            require_root(config)
             make(config, folder)
     except ValueError as error:
         raise SystemExit(f"manifest of {args.dataset}: {error}") from None
+
+
+def require_root(config: dict[str, Any]) -> None:
+    """A root there must be, and, unless it is rendered here, outside of this project's own files."""
+    project, root = Path(__file__).resolve().parents[1], Path(config["root"]).resolve()
+    name = config["name"]
+    if not config["root"]:
+        raise ValueError(f"datasets.{name} has no root; type: make dataset NAME={name} ROOT=/path/to/{name}")
+    inside = root == project or project in root.parents or root in project.parents
+    if inside and not hasattr(datasets.load(config["reader"]), "prepare"):
+        raise ValueError(f"its root {root} and this project ({project}) lie in one another; move its files elsewhere")
 
 
 def make(config: dict[str, Any], folder: Path) -> None:

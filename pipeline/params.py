@@ -1,48 +1,86 @@
-"""params.yaml: a dataset's section laid over the defaults."""
+"""params.yaml: a dataset's section laid over the defaults, every key and value of it checked."""
 
+import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
+from pipeline import files
+
 CACHE = Path("cache")
 PARAMS = Path("params.yaml")
+VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))(?=/|$)")
 
 
 def read_params(path: Path = PARAMS) -> dict[str, Any]:
-    """The whole of params.yaml."""
+    """The whole of params.yaml; its tags make nothing but plain values."""
     import yaml
 
     if not path.exists():
         raise SystemExit(f"no {path} in {Path.cwd()}; run from the project's root")
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+        whole = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SystemExit(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(whole, dict):
+        raise SystemExit(f"{path} must be a list of `key: value`, with the sections defaults and datasets")
+    return whole
 
 
 def read_dataset(name: str) -> dict[str, Any]:
     """Parameters of one dataset: section `datasets.<name>` over `defaults`, nested sections merged, `root` expanded."""
-    whole = read_params()
+    config = settings_of(name, read_params())
+    return config | {"name": name, "root": expand(config["root"], name)}
+
+
+def settings_of(name: str, whole: dict[str, Any]) -> dict[str, Any]:
+    """What params.yaml says of a dataset, checked, its root as written."""
+    from pipeline import keys  # here, so that a new key does not make every stage run again
+
     known = whole.get("datasets") or {}
     if name not in known:
         raise SystemExit(f"{PARAMS} has no dataset {name!r}; it has: {', '.join(sorted(known))}")
-    section = merge(whole.get("defaults") or {}, known[name] or {})
-    root = os.path.expandvars(os.path.expanduser(str(section.get("root", ""))))
-    if "$" in root:
-        variable = root[root.index("$") + 1 :].split("/")[0].strip("{}")
+    if faults := keys.faults(whole, name):
+        raise SystemExit("\n".join(f"{PARAMS}: {fault}" for fault in faults))
+    said = merge(whole.get("defaults") or {}, known[name] or {})
+    return keys.tidy(merge(keys.usual(), said))
+
+
+def write_dataset(name: str) -> Path:
+    """Write `cache/<dataset>/params.json`: the other stages depend on its keys, so that DVC sees what counts in the end."""
+    whole = read_params()
+    said = settings_of(name, whole)
+    said["train"] = {method: {} for method in whole.get("methods") or []} | said["train"]
+    path = cache_folder(name, "params.json")
+    files.write(path, json.dumps(said, indent=1, ensure_ascii=False) + "\n")
+    return path
+
+
+def expand(root: str, name: str) -> str:
+    """A root as a path: `~` and a variable count at its beginning only, so that an absolute path is always literal."""
+    if root.startswith("~"):
+        return os.path.expanduser(root)
+    found = VARIABLE.match(root)
+    if not found:
+        return root
+    variable = found[1] or found[2]
+    if variable not in os.environ:
         raise SystemExit(
-            f"datasets.{name}.root in {PARAMS} is {section['root']}, and the environment variable {variable} is not set; "
+            f"datasets.{name}.root in {PARAMS} is {root}, and the environment variable {variable} is not set; "
             f"type: export {variable}=/path/to/{name}"
         )
-    return section | {"name": name, "root": root}
+    return os.environ[variable] + root[found.end() :]
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`over` laid on `base`, dictionaries merged key by key."""
+    """`over` laid on `base`, dictionaries merged key by key; an empty section changes nothing."""
     merged = dict(base)
     for key, value in over.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = merge(merged[key], value) if both else value
+        section = isinstance(merged.get(key), dict)
+        merged[key] = (
+            merge(merged[key], value or {}) if section and (value is None or isinstance(value, dict)) else value
+        )
     return merged
 
 

@@ -1,11 +1,16 @@
 """The house keeps its shape: who may import whom, and each DVC stage declares the code and the parameters it uses."""
 
 import ast
+import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
+
+from pipeline import keys
+from pipeline.params import read_params, write_dataset
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("pipeline", "train", "eval")
@@ -145,26 +150,28 @@ def test_a_stage_declares_the_parameters_it_reads(stage):
         subscript = isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id == "config"
         if subscript and isinstance(node.slice, ast.Constant):
             used.add(node.slice.value)
-    declared = {param.split(".")[2] for param in parts(stage).get("params", [])}
-    defaults = yaml.safe_load((ROOT / "params.yaml").read_text())["defaults"]
-    declared |= {key for section in declared if isinstance(defaults.get(section), dict) for key in defaults[section]}
+    declared = {param.split(".")[0] for param in watched(stage)}
+    usual = keys.usual()
+    declared |= {key for section in declared if isinstance(usual.get(section), dict) for key in usual[section]}
     assert used - {"name"} <= declared, f"{stage} reads parameters that dvc.yaml does not name"
 
 
-def test_every_dataset_has_every_parameter_that_dvc_watches():
-    params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    watched = {param for stage in STAGES for param in parts(stage).get("params", [])}
-    for dataset in params["datasets"]:
-        for method in params["methods"]:
-            for param in watched:
-                value = params
-                path = (
-                    param.replace("${item.dataset}", dataset)
-                    .replace("${item.method}", method)
-                    .replace("${item}", dataset)
-                )
-                for key in path.split("."):
-                    assert key in value, f"params.yaml has no {path}"
+def watched(stage: str) -> list[str]:
+    """The keys of cache/<dataset>/params.json that DVC compares for a stage."""
+    return [param for file in parts(stage).get("params", []) for names in file.values() for param in names]
+
+
+def test_every_parameter_that_dvc_watches_is_written(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / "params.yaml", "params.yaml")
+    whole = read_params()
+    for dataset in whole["datasets"]:
+        written = json.loads(write_dataset(dataset).read_text())
+        for param in (param for stage in STAGES for param in watched(stage)):
+            for method in whole["methods"]:
+                value = written
+                for key in param.replace("${item.method}", method).split("."):
+                    assert key in value, f"params.json of {dataset} has no {param}"
                     value = value[key]
 
 

@@ -1,36 +1,85 @@
 """Add a dataset to `enabled` in params.yaml, and say where its videos are; comments and order stay as they are.
 
 python -m pipeline.datasets.enable msrvtt --root /data/MSRVTT
+python -m pipeline.datasets.enable msrvtt --off       # its cache stays until it is deleted
 """
 
 import argparse
 import io
 from pathlib import Path
+from typing import Any
 
-from pipeline import files
-from pipeline.params import PARAMS
+from pipeline import datasets, files
+from pipeline.params import PARAMS, expand
+
+PROJECT = Path(__file__).resolve().parents[2]
 
 
-def enable_dataset(path: Path, name: str, root: str | None) -> None:
-    """Rewrite the params file at `path` with `name` enabled and, where given, `root` as its folder (made absolute)."""
+def enable_dataset(path: Path, name: str, root: str | None = None) -> None:
+    """Rewrite the params file at `path` with `name` enabled and, where given, `root` as its folder (made absolute).
+
+    Without `root` the one that is written must work, and stays as it is written.
+    """
+    yaml, params = load(path, name)
+    section = params["datasets"][name]
+    renders = hasattr(datasets.load(section["reader"]), "prepare")
+    if root:
+        if renders:
+            raise ValueError(f"{name} renders its own clips in {section.get('root')}; leave out --root (ROOT=)")
+        section["root"] = str(usable(root))
+    elif not renders:
+        require_root(name, section.get("root"))
+    if name not in params.setdefault("enabled", []):
+        params["enabled"].append(name)
+    save(path, yaml, params)
+
+
+def disable_dataset(path: Path, name: str) -> None:
+    """Take `name` out of `enabled`."""
+    yaml, params = load(path, name)
+    if name in params.get("enabled", []):
+        params["enabled"].remove(name)
+        save(path, yaml, params)
+
+
+def usable(root: str) -> Path:
+    """The folder, absolute; ValueError where there is none, or where it and this project lie in one another."""
+    folder = Path(root) if Path(root).is_dir() else Path(root).expanduser()
+    if not folder.is_dir():
+        raise ValueError(f"--root {root} is not a folder")
+    folder = folder.resolve()
+    if folder == PROJECT or PROJECT in folder.parents or folder in PROJECT.parents:
+        raise ValueError(
+            f"--root {root} and this project ({PROJECT}) lie in one another; videos belong in a folder of their own"
+        )
+    return folder
+
+
+def require_root(name: str, written: str | None) -> None:
+    """ValueError unless the root that params.yaml has is a folder."""
+    type_this = f"type: make dataset NAME={name} ROOT=/path/to/{name}   (or pipeline.datasets.enable {name} --root ...)"
+    try:
+        folder = expand(str(written or ""), name)
+    except SystemExit:
+        raise ValueError(f"datasets.{name}.root is {written}, and there is no such variable; {type_this}") from None
+    if not written or not Path(folder).is_dir():
+        raise ValueError(f"datasets.{name}.root is {written}, which is no folder; {type_this}")
+
+
+def load(path: Path, name: str) -> tuple[Any, Any]:
+    """The reader of YAML that keeps comments, and what it read; ValueError for a dataset that params.yaml does not have."""
     from ruamel.yaml import YAML
 
     yaml = YAML()
     yaml.width = 200
-    yaml.indent(mapping=2, sequence=4, offset=2)
-    yaml.representer.add_representer(
-        type(None), lambda dumper, _: dumper.represent_scalar("tag:yaml.org,2002:null", "null")
-    )
     params = yaml.load(path.read_text(encoding="utf-8"))
     if name not in params["datasets"]:
         raise ValueError(f"{path} has no dataset {name!r}; it has: {', '.join(params['datasets'])}")
-    if root is not None:
-        folder = Path(root).expanduser().resolve()
-        if not folder.is_dir():
-            raise ValueError(f"--root {root} is not a folder")
-        params["datasets"][name]["root"] = str(folder)
-    if name not in params["enabled"]:
-        params["enabled"].append(name)
+    return yaml, params
+
+
+def save(path: Path, yaml: Any, params: Any) -> None:
+    """Write it back."""
     text = io.StringIO()
     yaml.dump(params, text)
     files.write(path, text.getvalue())
@@ -39,9 +88,14 @@ def enable_dataset(path: Path, name: str, root: str | None) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", help="a name under `datasets` in params.yaml")
-    parser.add_argument("--root", help="the folder with its annotations and videos")
+    parser.add_argument("--root", help="the folder with its annotations and videos, if not the one in params.yaml")
+    parser.add_argument("--off", action="store_true", help="take it out of `enabled`")
     arguments = parser.parse_args()
     try:
+        if arguments.off:
+            disable_dataset(PARAMS, arguments.name)
+            print(f"{arguments.name} is off; its cache stays until you type: rm -r cache/{arguments.name}")
+            return
         enable_dataset(PARAMS, arguments.name, arguments.root)
     except ValueError as error:
         raise SystemExit(str(error)) from None

@@ -1,6 +1,7 @@
 """What every stage shares: parameters, the lock, whole-or-nothing writes, progress."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -29,7 +30,8 @@ def test_a_datasets_section_lies_over_the_defaults(tmp_path, monkeypatch):
         "defaults: {frames: 12, triplets: {cap: 8, form: surface}}\ndatasets: {d: {triplets: {cap: 16}}}",
     )
     config = read_dataset("d")
-    assert (config["frames"], config["triplets"], config["name"]) == (12, {"cap": 16, "form": "surface"}, "d")
+    assert (config["frames"], config["triplets"]["cap"], config["triplets"]["form"]) == (12, 16, "surface")
+    assert config["name"] == "d"
 
 
 def test_an_unset_root_says_what_to_type(tmp_path, monkeypatch):
@@ -100,12 +102,47 @@ def test_enabling_a_dataset_keeps_comments_and_order(tmp_path):
     original = (ROOT / "params.yaml").read_text()
     path.write_text(original)
     enable.enable_dataset(path, "msvd", str(tmp_path))
-    expected = original.replace("enabled: [demo]", "enabled: [demo, msvd]").replace("root: $MSVD", f"root: {tmp_path}")
+    expected = original.replace("- demo\n", "- demo\n- msvd\n").replace("root: $MSVD", f"root: {tmp_path}")
     assert path.read_text() == expected
+    enable.disable_dataset(path, "msvd")
+    assert path.read_text() == expected.replace("- msvd\n", "")
     with pytest.raises(ValueError, match="no dataset 'nope'"):
         enable.enable_dataset(path, "nope", None)
     with pytest.raises(ValueError, match="is not a folder"):
         enable.enable_dataset(path, "msvd", str(tmp_path / "absent"))
+
+
+def test_a_root_that_works_is_never_rewritten_and_one_that_does_not_is_asked_for(tmp_path, monkeypatch):
+    path = tmp_path / "params.yaml"
+    original = (ROOT / "params.yaml").read_text()
+    path.write_text(original)
+    monkeypatch.setenv("MSVD", str(tmp_path))
+    enable.enable_dataset(path, "msvd", "")
+    assert path.read_text() == original.replace("- demo\n", "- demo\n- msvd\n")
+    monkeypatch.delenv("FOLDER", raising=False)
+    with pytest.raises(ValueError, match="type: make dataset NAME=folder ROOT=/path/to/folder"):
+        enable.enable_dataset(path, "folder", "")
+    with pytest.raises(ValueError, match="renders its own clips"):
+        enable.enable_dataset(path, "demo", str(tmp_path))
+    for inside in (ROOT, ROOT / "tests", ROOT.parent):
+        with pytest.raises(ValueError, match="lie in one another"):
+            enable.enable_dataset(path, "folder", str(inside))
+
+
+@pytest.mark.parametrize("name", ["pay $HOME 100%", "~", "a b", "it's", "#1", "{x: y}", "$MSVD"])
+def test_a_root_is_read_back_as_it_was_written(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text((ROOT / "params.yaml").read_text())
+    (tmp_path / "data" / name).mkdir(parents=True)
+    enable.enable_dataset(Path("params.yaml"), "folder", f"data/{name}")
+    assert read_dataset("folder")["root"] == str(tmp_path / "data" / name)
+
+
+def test_the_makefile_hands_a_root_on_as_it_is():
+    for root in ("/a/pay $HOME $(shell ls) 100%", "/a/it's"):
+        done = subprocess.run(["make", "-n", "dataset", f"ROOT={root}"], cwd=ROOT, capture_output=True, text=True)
+        line = next(line for line in done.stdout.splitlines() if "datasets.enable" in line)
+        assert shlex.split(line)[-1] == root
 
 
 def test_ctrl_c_is_a_sentence_and_an_error_is_whole(tmp_path):

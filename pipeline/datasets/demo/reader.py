@@ -115,6 +115,10 @@ def prepare(root: Path, config: dict[str, Any]) -> None:
     seed, counts = groups(config)
     recipe = {"version": world.VERSION, "seed": seed}
     stamp = root / STAMP
+    if not stamp.is_file() and root.is_dir() and any(root.iterdir()):
+        raise ValueError(
+            f"{root} holds files that were not rendered here; set `root` of {config['name']} to a new folder"
+        )
     done = json.loads(stamp.read_text()) if stamp.is_file() else {}
     everything = list(clips(config))
     if done == recipe | {"groups": counts} and all((root / clip.file).is_file() for clip in everything):
