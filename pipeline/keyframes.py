@@ -77,6 +77,7 @@ def main() -> None:
     with lock(cache / "keyframes.parquet"):
         try:
             opened = [shards.Shard(path, "visual") for path in files]
+            shards.prove_shards(cache, opened)
             found = [row for shard in progress.progress(opened, "keyframes", "shard") for row in rows(shard)]
         except ValueError as error:
             raise SystemExit(str(error)) from None

@@ -92,7 +92,8 @@ def main() -> None:
     try:
         written = build(found[0], gather_metrics(found[0]))
     except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(f"report of {args.dataset}: {error}; run: dvc repro report@{args.dataset}") from None
+        more = "" if "run:" in str(error) else f"; run: dvc repro report@{args.dataset}"
+        raise SystemExit(f"report of {args.dataset}: {error}{more}") from None
     path = found[0] / "report" / "index.html"
     files.write(path, written)
     print(f"wrote {path} ({len(written) / 1e6:.1f} MB, self-contained)")

@@ -5,6 +5,7 @@ bytes are readable with plain h5py, with mmap and with `preadv` at `Shard.place(
 """
 
 from pipeline.shards.layout import cache_of, rebuild_command, remove_parts, shard_number, shard_path, shard_paths
+from pipeline.shards.proofs import prove, prove_shards
 from pipeline.shards.reader import Shard, TensorPlace, iterate_rows, open_cache, read, read_sound, require_one_clip
 from pipeline.shards.rows import checksum, find_infinite, fingerprint, row_bounds, row_checksums, take_rows
 from pipeline.shards.schema import (
@@ -44,6 +45,8 @@ __all__ = [
     "fingerprint",
     "iterate_rows",
     "open_cache",
+    "prove",
+    "prove_shards",
     "read",
     "read_columns",
     "read_sound",

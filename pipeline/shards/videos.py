@@ -10,6 +10,7 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 from pipeline.shards import layout, reader
+from pipeline.shards.proofs import prove_shards
 
 
 class VideoReader:
@@ -17,8 +18,9 @@ class VideoReader:
 
     def __init__(self, folder: Path):
         self.place: dict[str, tuple[reader.Shard, int]] = {}
-        for path in layout.shard_paths(folder / "visual"):
-            shard = reader.Shard(path, "visual")
+        opened = [reader.Shard(path, "visual") for path in layout.shard_paths(folder / "visual")]
+        prove_shards(folder, opened)
+        for shard in opened:
             self.place |= {name: (shard, row) for row, name in enumerate(shard["video_id"])}
         if not self.place:
             raise ValueError(f"{folder} has no visual shards")

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet
 import torch
 
-from pipeline.shards import Shard, ShardError, rebuild_command, require_one_clip, shard_paths
+from pipeline.shards import Shard, ShardError, prove_shards, rebuild_command, require_one_clip, shard_paths
 from train.data.ragged import Indexed, Memory, Ragged, ShardColumn, collect
 
 Features = dict[str, torch.Tensor]
@@ -40,6 +40,8 @@ class Cache:
         self.words, self.triplets = words, triplets
         visual = self._shards("visual", "visual")
         text = self._shards("text", "text")
+        phrases = [Shard(self.folder / "text" / "phrases.h5", "phrases")] if "triplet" in self.needs else []
+        prove_shards(self.folder, [*visual, *text, *phrases])
         self.clip_sha256 = require_one_clip(visual + text)
         self._rows(visual, text)
         self.features: dict[str, Ragged | Indexed] = {}
