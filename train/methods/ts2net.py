@@ -4,8 +4,8 @@ The head is that of the published code (LiuRicky/ts2_net, modules/modeling.py, d
 stays, three patches are chosen by an MLP that sees the frame, all four go through the temporal encoder, and of what comes out the
 frames' places are kept. Two modules that it never uses (a prompt encoder and a text selector) are left out, see UNUSED.
 Otherwise than there CLIP is frozen, so that its token shift inside CLIP's blocks 10 and 11 is missing; the temporal encoder
-starts as the identity; in evaluation the best patches themselves are taken, not a random mixture (`faithful: true` takes the mixture).
-Images are looked for by the sentence.
+starts as the identity; in evaluation the best patches themselves are taken, not a random mixture (`faithful: true` takes
+the mixture). Images are looked for by the sentence.
 """
 
 # Axes: B batch, T texts, V videos, N frames, P patches of a frame, k chosen patches, D embedding.

@@ -3,9 +3,9 @@
 The head is that of the published code (Ziyang412/UCoFiA, train/modules/modeling_ucofia.py). Four matrices that it never uses
 are left out, see UNUSED. By default three slips are mended: chosen patches are brought to length 1 and their score weighs as much
 as the other two, padding has no vote, and in evaluation the best patches are taken; `faithful: true` takes all three back.
-Otherwise than there CLIP is frozen, so that its token shift inside CLIP's blocks 10 and 11 is missing, and the temporal encoder
-starts as the identity. Its normalisation of test scores over the training captions (SK-norm) is not applied. Images are looked for
-by the sentence.
+Otherwise than there CLIP is frozen, so that its token shift inside CLIP's blocks 10 and 11 is missing, and the temporal
+encoder starts as the identity. Its normalisation of test scores over the training captions (SK-norm) is not applied. Images
+are looked for by the sentence.
 """
 
 # Axes: B batch, T texts, V videos, L words, N frames, P patches of a frame, k chosen patches, D embedding.
