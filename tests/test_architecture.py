@@ -14,7 +14,7 @@ from pipeline.params import read_params, write_dataset
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("pipeline", "train", "eval")
-TRAINER = {"torch", "h5py", "pyarrow", "numpy", "tqdm", "yaml"}  # yaml only where a params.yaml is
+TRAINER = {"torch", "h5py", "pyarrow", "numpy", "tqdm", "safetensors", "yaml"}  # yaml only where a params.yaml is
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 
 

@@ -93,12 +93,17 @@ class FrozenCLIP:
         """The weights of one tower, for the device and in the type of this CLIP."""
         return Weights(read_weights(self.source, *prefixes), facts, lambda part: part.to(self.device, self.dtype))
 
-    @torch.inference_mode()
     def images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Encode images.
 
         pixels: uint8 (N, S, S, 3). Returns frame (N, D) and patch (N, P, D), float32 on the CPU.
         """
+        token, _ = self.image_tokens(pixels)
+        return token[:, 0], token[:, 1:]
+
+    @torch.inference_mode()
+    def image_tokens(self, pixels: Tensor, before: int | None = None) -> tuple[Tensor, Tensor | None]:
+        """All tokens (N, 1 + P, D) of images uint8 (N, S, S, 3), and what enters block `before`, (N, 1 + P, W); on the CPU."""
         side = self.size
         if pixels.dtype != torch.uint8 or pixels.shape[1:] != (side, side, 3):
             raise ValueError(f"pixels: expected uint8 (N, {side}, {side}, 3), got {pixels.dtype} {tuple(pixels.shape)}")
@@ -118,8 +123,9 @@ class FrozenCLIP:
             key, value = memory.view(count, length, 2, transformer.heads, -1).permute(2, 0, 3, 1, 4)
             return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(-1, width)
 
-        token = transformer(hidden.reshape(-1, width), attend).float().cpu().view(count, length, -1)
-        return token[:, 0], token[:, 1:]
+        token, entering = transformer(hidden.reshape(-1, width), attend, before)
+        kept = None if entering is None else entering.float().cpu().view(count, length, -1)
+        return token.float().cpu().view(count, length, -1), kept
 
     def tokens(self, texts: Iterable[str], words: int) -> list[list[int]]:
         """Token ids of each text, SOT .. EOT, at most `words` of them (EOT is kept when a text is cut)."""
@@ -165,7 +171,7 @@ class FrozenCLIP:
                 first += count
             return heard
 
-        word = transformer(hidden, attend).float().cpu()
+        word = transformer(hidden, attend)[0].float().cpu()
         return [word[path] for path in tree.ends]
 
     def chunk(self, kind: str) -> int:

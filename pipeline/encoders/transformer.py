@@ -127,14 +127,20 @@ class Transformer:
         ]
         self.project = Linear(parameters.projection, None, rows)
 
-    def __call__(self, hidden: Tensor, attend: Attend) -> Tensor:
-        """Embeddings (R, D) of rows (R, W), which are overwritten; `attend` lets rows of one image or text hear each other."""
+    def __call__(self, hidden: Tensor, attend: Attend, before: int | None = None) -> tuple[Tensor, Tensor | None]:
+        """Embeddings (R, D) of rows (R, W), which are overwritten; `attend` lets rows of one image or text hear each other.
+
+        Also what enters block `before` (R, W), where one is named: the residual stream, from which a trainer can go on.
+        """
         count, width = hidden.shape
         hidden = self.fill(hidden)
         size = self.rows or count
         query, memory = torch.empty_like(hidden), hidden.new_empty(len(hidden), 2 * width)
         parts = hidden.split(size)
-        for layer in self.layers:
+        entering = None
+        for number, layer in enumerate(self.layers):
+            if number == before:
+                entering = hidden[:count].clone()  # the rows are overwritten by what follows
             for part, own, others in zip(parts, query.split(size), memory.split(size)):
                 three = layer["three"](layer["norm1"](part))
                 own.copy_(three[:, :width])
@@ -143,7 +149,7 @@ class Transformer:
             for part, more in zip(parts, heard.split(size)):
                 part += layer["out"](more)
                 part += layer["down"](self.activate(layer["up"](layer["norm2"](part))))
-        return torch.cat([self.project(self.norm(part)) for part in parts])[:count]
+        return torch.cat([self.project(self.norm(part)) for part in parts])[:count], entering
 
     def fill(self, part: Tensor) -> Tensor:
         """Rows of zeros behind, up to a whole number of chunks."""

@@ -61,7 +61,7 @@ def test_a_transformer_without_packing_gives_the_same(monkeypatch):
         return memory[:, 64:]
 
     def run(rows):
-        return Transformer(parameters, rows)(hidden.clone(), alone)
+        return Transformer(parameters, rows)(hidden.clone(), alone)[0]
 
     packed = run(32)
     monkeypatch.setattr(transformer, "packable", lambda: False)

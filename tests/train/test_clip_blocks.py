@@ -1,0 +1,69 @@
+"""CLIP's blocks in a trainer's hands give what the frozen tower gives, from any block on."""
+
+import json
+
+import pytest
+import torch
+from transformers import CLIPConfig, CLIPModel
+
+from pipeline.encoders import check
+from pipeline.encoders.tail import write_tail
+from pipeline.encoders.towers import FrozenCLIP
+from tests.support import tiny
+from train.layers.clip_blocks import Tower, read_header
+
+
+@pytest.fixture(scope="module", params=["tiny", "ViT-B/32"])
+def clip(request, tmp_path_factory):
+    """A frozen CLIP of random weights and its tail.safetensors; the larger one has the shape of OpenAI's ViT-B/32."""
+    source = tiny.clip(tmp_path_factory.mktemp("hf") / "model")
+    if request.param != "tiny":
+        torch.manual_seed(1)
+        text = json.loads((source / "config.json").read_text())["text_config"]
+        CLIPModel(CLIPConfig(text_config=text, projection_dim=512)).save_pretrained(source)
+    folder = tmp_path_factory.mktemp("cache") / "demo" / "clip"
+    folder.mkdir(parents=True)
+    record = check.build_record(str(source), None, source)
+    (folder / "clip.json").write_text(json.dumps(record))
+    return FrozenCLIP.load(folder), write_tail(folder, source, record)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("last", [1, 2])
+def test_blocks_from_any_on_give_the_towers_tokens(clip, last):
+    frozen, path = clip
+    pixels = torch.randint(0, 256, (2, frozen.size, frozen.size, 3), dtype=torch.uint8)
+    shape = read_header(path)["image"]
+    first = shape.layers - last
+    token, hidden = frozen.image_tokens(pixels, first)
+    tower = Tower(shape, first, 1, causal=False)
+    tower.read(path, "image")
+    torch.testing.assert_close(tower(hidden), token, atol=2e-5, rtol=1e-4)
+    # what is cached is float16: the bound on unit tokens that a run with no step differs by
+    unit = torch.nn.functional.normalize
+    assert (unit(tower(hidden.half().float()), dim=-1) - unit(token, dim=-1)).abs().max() < 2e-3
+
+
+def test_only_owned_blocks_get_a_gradient(clip):
+    _, path = clip
+    shape = read_header(path)["image"]
+    tower = Tower(shape, shape.layers - 2, 1, causal=False)
+    tower(torch.randn(1, shape.tokens, shape.width)).sum().backward()
+    learned = {name.split(".")[0] for name, parameter in tower.named_parameters() if parameter.grad is not None}
+    assert learned == {"blocks", "norm", "projection"}
+
+
+def test_more_blocks_than_the_cache_allows_are_refused(clip):
+    shape = read_header(clip[1])["image"]
+    with pytest.raises(ValueError, match="own 1 to 1 blocks, not 2"):
+        Tower(shape, shape.layers - 1, 2, causal=False)
+
+
+def test_the_same_weights_make_the_same_file(clip, tmp_path):
+    frozen, path = clip
+    assert write_tail(tmp_path, frozen.source, frozen.record).read_bytes() == path.read_bytes()
+
+
+def test_a_missing_file_says_what_to_run(tmp_path):
+    with pytest.raises(ValueError, match="dvc repro clip@demo visual@demo"):
+        read_header(tmp_path / "demo" / "clip" / "tail.safetensors")

@@ -1,0 +1,116 @@
+"""The blocks of a CLIP tower as a trainer owns them: what was cached before block `first` goes in, CLIP's tokens come out.
+
+`pipeline/encoders/transformer.py` has the same arithmetic for frozen towers, with packed weights and without gradients; a test holds
+the two against each other. Weights come from `cache/<dataset>/clip/tail.safetensors`, which the clip stage writes.
+"""
+
+# Axes: B images or texts, T tokens of one (1 + P in an image, L in a text), W width of the tower, D embedding.
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "quick_gelu": lambda value: value * torch.sigmoid(1.702 * value),
+    "gelu": F.gelu,
+    "gelu_new": partial(F.gelu, approximate="tanh"),
+    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
+}
+
+
+@dataclass(frozen=True)
+class TowerShape:
+    """The sizes of one tower, as the header of tail.safetensors says them."""
+
+    width: int
+    heads: int
+    layers: int  # of the whole tower
+    dimension: int  # of the shared space
+    epsilon: float
+    activation: str
+    hidden: int  # width inside the MLPs
+    tokens: int  # 1 + patches of an image, or the most tokens of a text
+    vocabulary: int = 0  # of a text tower
+
+
+class CLIPBlock(nn.Module):
+    """One pre-norm transformer block of CLIP."""
+
+    def __init__(self, shape: TowerShape, causal: bool):
+        super().__init__()
+        self.heads, self.causal, self.activate = shape.heads, causal, ACTIVATIONS[shape.activation]
+        self.norm_attention = nn.LayerNorm(shape.width, shape.epsilon)
+        self.norm_mlp = nn.LayerNorm(shape.width, shape.epsilon)
+        self.qkv, self.out = nn.Linear(shape.width, 3 * shape.width), nn.Linear(shape.width, shape.width)
+        self.wide, self.narrow = nn.Linear(shape.width, shape.hidden), nn.Linear(shape.hidden, shape.width)
+
+    def forward(self, token: Tensor) -> Tensor:
+        """(B, T, W) tokens that have heard each other; in a causal tower each hears itself and those before it."""
+        batch, count, width = token.shape
+        qkv = self.qkv(self.norm_attention(token)).view(batch, count, 3, self.heads, -1)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # (B, heads, T, W / heads) each
+        heard = F.scaled_dot_product_attention(query, key, value, is_causal=self.causal)
+        token = token + self.out(heard.transpose(1, 2).reshape(batch, count, width))
+        return token + self.narrow(self.activate(self.wide(self.norm_mlp(token))))
+
+
+class Tower(nn.Module):
+    """The blocks of one tower from `first` on, its last norm and its projection.
+
+    `owned`: how many of the last blocks learn; the blocks before them run without gradients.
+    """
+
+    def __init__(self, shape: TowerShape, first: int, owned: int, causal: bool):
+        super().__init__()
+        if not 0 <= first <= shape.layers or not 0 < owned <= shape.layers - first:
+            raise ValueError(
+                f"the cache holds what enters block {first} of {shape.layers}: a run can own 1 to {shape.layers - first} "
+                f"blocks, not {owned}; raise `tail` in params.yaml or lower `tune_blocks`"
+            )
+        self.shape, self.first = shape, first
+        self.frozen = nn.ModuleList(CLIPBlock(shape, causal) for _ in range(shape.layers - first - owned))
+        self.blocks = nn.ModuleList(CLIPBlock(shape, causal) for _ in range(owned))
+        self.norm = nn.LayerNorm(shape.width, shape.epsilon)
+        self.projection = nn.Linear(shape.width, shape.dimension, bias=False)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(B, T, W) residual stream before block `first` -> (B, T, D) tokens, normed, projected, of any length."""
+        with torch.no_grad():
+            for block in self.frozen:
+                hidden = block(hidden)
+        for block in self.blocks:
+            hidden = block(hidden)
+        return self.projection(self.norm(hidden))
+
+    def read(self, path: Path, tower: str) -> None:
+        """Take the weights of tower `image` or `text` from tail.safetensors."""
+        from safetensors import safe_open
+
+        with safe_open(path, "pt") as file:
+            for number, block in enumerate([*self.frozen, *self.blocks], self.first):
+                at = f"{tower}.blocks.{number}."
+                block.load_state_dict({name: file.get_tensor(at + name) for name in block.state_dict()})
+            self.norm.load_state_dict({name: file.get_tensor(f"{tower}.norm.{name}") for name in ("weight", "bias")})
+            self.projection.load_state_dict({"weight": file.get_tensor(f"{tower}.projection")})
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """What tail.safetensors says of itself: `clip_sha256`, and the TowerShape of each tower under `image` and `text`.
+
+    Errors: ValueError that says what to run where the file is missing.
+    """
+    from safetensors import safe_open
+
+    if not path.exists():
+        name = path.parent.parent.name
+        raise ValueError(f"{path} is missing; set tail in params.yaml and run: dvc repro clip@{name} visual@{name}")
+    with safe_open(path, "pt") as file:
+        facts = json.loads(file.metadata()["facts"])
+    return {name: TowerShape(**value) if isinstance(value, dict) else value for name, value in facts.items()}
