@@ -1,7 +1,9 @@
-"""Triplets against FACTUAL's human scene graphs, their coverage of video captions, and the parsers' speed.
+"""Triplets against FACTUAL's human scene graphs and our own of video captions, their coverage, and the parsers' speed.
 
     python -m tests.bench.triplets          a few minutes; the last line is JSON
     python -m tests.bench.triplets --all    also 80,000 real captions in one run, with memory and mismatches
+
+    python -m tests.bench.triplets --gold   our own gold captions alone, with every error of the tuning part
 
 Needs factual/dev.csv and the annotations of the video data sets in UNITRIM_DATA (default ../shared/data).
 A triplet counts as found if it equals a human one: lower case, subject and object words as noun lemmas, relation as is.
@@ -10,12 +12,14 @@ A triplet counts as found if it equals a human one: lower case, subject and obje
 import argparse
 import csv
 import functools
+import itertools
 import json
 import os
 import pickle
 import re
 import subprocess
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from lemminflect import getLemma
@@ -29,6 +33,7 @@ DATA = Path(os.environ.get("UNITRIM_DATA", Path(__file__).resolve().parents[3] /
 TRIPLET = re.compile(r"\(([^()]*)\)")
 FACTUAL = {"conventions": "factual", "form": "lemma", "cap": 1000}
 Said = set[tuple[str, str, str]]
+GOLD = Path(__file__).with_name("captions_gold.txt")
 
 
 @functools.cache
@@ -90,6 +95,78 @@ def score(truth: list[Said], said: list[Said]) -> dict[str, float]:
     }
 
 
+@dataclass
+class Judged:
+    """A caption with what it says; each item is the set of triplets of which any is right."""
+
+    caption: str
+    wanted: list[Said]
+    allowed: Said  # right, but not missed
+
+    def right(self, triplet: tuple[str, str, str]) -> bool:
+        return triplet in self.allowed or any(triplet in item for item in self.wanted)
+
+
+def gold(part: str) -> list[Judged]:
+    """The captions of one part, `tune` or `test`, of the gold file; its notation is explained there."""
+    text = GOLD.read_text(encoding="utf-8").partition(f"## {part}\n")[2].partition("\n## ")[0]
+    rows = []
+    for line in filter(None, text.split("\n")):
+        caption, _, items = line.partition("=>")
+        row = Judged(caption.strip(), [], set())
+        for item in filter(None, map(str.strip, items.split(";"))):
+            spelled = {triplet for one in item.lstrip("?").split("=") for triplet in spellings(one)}
+            if item[0] == "?":
+                row.allowed |= spelled
+            else:
+                row.wanted.append(spelled)
+        rows.append(row)
+    return rows
+
+
+def spellings(item: str) -> list[tuple[str, str, str]]:
+    """ "dog | brings/brings back | stick" is two triplets."""
+    fields = [[word.strip() for word in field.split("/")] for field in item.split("|")]
+    if len(fields) != 3:
+        raise ValueError(f"{GOLD.name}: expected subject | relation | object, got {item!r}")
+    return list(itertools.product(*fields))
+
+
+def judge(rows: list[Judged], trees: Trees, parser: str, show: bool = False) -> dict[str, float]:
+    """Micro precision and recall of the default conventions, word for word."""
+    config = scene_graph.settings({"parser": parser})
+    list(trees.prepare(scene_graph.lines([row.caption for row in rows])))
+    said = right = wanted = found = 0
+    for row in rows:
+        triplets = {triplet[:3] for triplet in describe(row.caption, [row.caption], trees, config)["triplets"]}
+        wrong = [triplet for triplet in triplets if not row.right(triplet)]
+        missed = [item for item in row.wanted if not item & triplets]
+        said, right = said + len(triplets), right + len(triplets) - len(wrong)
+        wanted, found = wanted + len(row.wanted), found + len(row.wanted) - len(missed)
+        if show and (wrong or missed):
+            print(f"{parser}: {row.caption}")
+            print("".join(f"  wrong  {' | '.join(triplet)}\n" for triplet in sorted(wrong)), end="")
+            print("".join(f"  missed {' | '.join(min(item))}\n" for item in missed), end="")
+    return {"precision": right / max(said, 1), "recall": found / max(wanted, 1)}
+
+
+def gold_table(trees: Trees, show: bool = False) -> dict[str, float]:
+    """Both parsers on both parts of the gold captions; the test part's figures by key. Test errors are never shown."""
+    result = {}
+    rows = []
+    for backend in ("corenlp",) * (trees.parser == "corenlp") + ("shallow",):
+        source = trees if backend == "corenlp" else Trees("shallow")
+        for part in ("tune", "test"):
+            judged = gold(part)
+            scores = judge(judged, source, backend, show and part == "tune")
+            rows.append(f"{f'{part}, {backend}':28} {len(judged):6} {scores['precision']:6.3f} {scores['recall']:6.3f}")
+            if part == "test":
+                result |= {f"gold_{name}_{backend}": value for name, value in scores.items()}
+    print(f"{'gold captions, video':28} {'count':>6} {'P':>6} {'R':>6}")
+    print("\n".join(rows))
+    return result
+
+
 def speed(captions: list[str], trees: Trees, config: dict) -> tuple[float, float, float]:
     """Captions a second, parsed and put into phrases; the share without a triplet; captions a second of Python's own CPU.
 
@@ -136,7 +213,12 @@ def long_run(data: Path, trees: Trees) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--all", action="store_true", help="80,000 captions in one run as well")
+    parser.add_argument("--gold", action="store_true", help="the gold captions alone, with the tuning part's errors")
     args = parser.parse_args()
+    if args.gold:
+        with Trees("auto") as trees:
+            print(json.dumps({name: round(value, 4) for name, value in gold_table(trees, show=True).items()}))
+        return
     if not (DATA / "factual").exists():
         raise SystemExit(f"no factual/dev.csv in {DATA}; type: export UNITRIM_DATA=/path/to/data")
     captions, truth = zip(*factual(DATA, "dev"))
@@ -158,6 +240,8 @@ def main() -> None:
             result[key] = scores["f1"]
             if rules == "extended":
                 result["noun_f1"] = min(scores["noun_f1"], result.get("noun_f1", 1.0))
+        print()
+        result |= gold_table(trees)
         print(f"\n{'captions, video conventions':28} {'count':>7} {'zero':>6} {'per s':>7} {'per CPU s':>10}")
         for backend in ("corenlp",) * real + ("shallow",):
             source = trees if backend == "corenlp" else Trees("shallow")
