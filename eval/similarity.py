@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.files import read_table
 from pipeline.progress import Progress
 
 ROWS = 64  # items or captions encoded at a time
@@ -80,9 +81,7 @@ def item_kinds(cache: Any, items: NDArray) -> tuple[NDArray, dict[str, str]]:
     path = Path(cache.folder) / "manifest" / "items.parquet"
     if not path.exists():
         return np.zeros(len(items), bool), {}
-    import pyarrow.parquet
-
-    table = pyarrow.parquet.read_table(path, columns=["video_id", "kind", "group"]).to_pydict()
+    table = read_table(path, ["video_id", "kind", "group"]).to_pydict()
     photos = {name for name, kind in zip(table["video_id"], table["kind"]) if kind == "image"}
     group = {name: group for name, group in zip(table["video_id"], table["group"]) if group is not None}
     listed = names(cache.video_id, items)

@@ -49,9 +49,7 @@ def open_gallery(path: Path) -> shards.Shard:
 
 def read(path: Path) -> list[dict[str, Any]]:
     """The rows of a table."""
-    import pyarrow.parquet
-
-    return pyarrow.parquet.read_table(path).to_pylist()
+    return files.read_table(path).to_pylist()
 
 
 def thumbnail(shard: shards.Shard, row: int, index: int) -> bytes:

@@ -2,12 +2,16 @@
 
 import contextlib
 import fcntl
+import hashlib
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 PART = ".part"  # what is being written carries this suffix; nothing with it is ever read
+DIGEST = re.compile(rb"blake2b\x18\x20(.{32})", re.DOTALL)  # as a Parquet footer has it: key, type and length, value
+BLANK = b"0" * 32  # stands in the digest's place while it is computed
 
 
 @contextlib.contextmanager
@@ -67,10 +71,54 @@ def write(path: Path, content: bytes | str) -> None:
 
 
 def write_table(path: Path, table: Any) -> None:
-    """Write a pyarrow table as Parquet, the same bytes for the same rows, whole or not at all."""
+    """Write a pyarrow table as Parquet, the same bytes for the same rows, whole or not at all, its digest in its footer."""
     import pyarrow
     import pyarrow.parquet
 
     sink = pyarrow.BufferOutputStream()
-    pyarrow.parquet.write_table(table, sink, compression="zstd")
-    write(path, sink.getvalue().to_pybytes())
+    with pyarrow.parquet.ParquetWriter(sink, table.schema, compression="zstd") as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({"blake2b": BLANK.decode()})
+    content = sink.getvalue().to_pybytes()
+    first, last = list(DIGEST.finditer(content))[-1].span(1)
+    digest = hashlib.blake2b(content, digest_size=16).hexdigest()
+    write(path, content[:first] + digest.encode() + content[last:])
+
+
+def read_table(path: Path, columns: Iterable[str] | None = None) -> Any:
+    """A table of the cache, or some of its columns, every byte as it was written.
+
+    Errors: FileNotFoundError; ValueError that says what to type where it is damaged.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    content = Path(path).read_bytes()
+    marks = list(DIGEST.finditer(content))
+    if marks:  # there is none in a table that something else wrote
+        first, last = marks[-1].span(1)
+        digest = hashlib.blake2b(digest_size=16)
+        for part in (memoryview(content)[:first], BLANK, memoryview(content)[last:]):
+            digest.update(part)
+        if digest.hexdigest().encode() != marks[-1][1]:
+            raise damaged(path, "its bytes are not those with which it was written")
+    try:
+        return pyarrow.parquet.read_table(pyarrow.BufferReader(content), columns=columns and list(columns))
+    except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
+        raise damaged(path, str(error).splitlines()[0]) from None
+
+
+def damaged(path: Path, why: str) -> ValueError:
+    """What to say of a table of the cache that is not what it was."""
+    return ValueError(f"{path} is damaged ({why}); delete it and run: {remake_command(Path(path))}")
+
+
+def remake_command(path: Path) -> str:
+    """The command that makes a table of `cache/<dataset>`: of a stage, in its folder, or of a run's scores."""
+    folder = path.parent
+    if folder.parent.name == "scores":
+        cache = folder.parent.parent
+        return f"python -m eval.run --run {cache / 'runs' / folder.name} --shards {cache}"
+    if path.stem in ("keyframes", "triplets"):
+        return f"dvc repro {path.stem}@{folder.name}"
+    return f"dvc repro {folder.name}@{folder.parent.name}"

@@ -11,8 +11,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as parquet
-
 from pipeline import files, params, progress, shards, stage
 from pipeline.encoders.text import TextEncoder
 from pipeline.shards.update_text import distinct_phrases, encode_rows, explain_text, is_same, read_known, update_phrases
@@ -36,9 +34,7 @@ def main() -> None:
     clip = stage.require(params.cache_folder(config["name"], "clip", "clip.json"), "clip", config["name"])
     try:
         encoder = TextEncoder(clip.parent, arguments.device, config)
-        captions = join_phrases(
-            parquet.read_table(manifest), parquet.read_table(parsed, columns=["caption_id", "phrases"])
-        )
+        captions = join_phrases(files.read_table(manifest), files.read_table(parsed, ["caption_id", "phrases"]))
         if arguments.why:
             print(explain_text(folder, captions, encoder, arguments.why))
             return

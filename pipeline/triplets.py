@@ -82,7 +82,7 @@ def run(name: str, parser: str | None = None) -> None:
         params.read_dataset(name).get("triplets", {}) | ({"parser": parser} if parser else {})
     )
     source = stage.require(params.cache_folder(name, "manifest", "captions.parquet"), "manifest", name)
-    captions = pyarrow.parquet.read_table(source).select(["caption_id", "video_id", "text", "parts"])
+    captions = files.read_table(source).select(["caption_id", "video_id", "text", "parts"])
     output = params.cache_folder(name, "triplets.parquet")
     store = params.CACHE / ".parses" / "parses.sqlite"
     begin = time.monotonic()

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as parquet
 
 from pipeline import engine, params, shards, stage
 from pipeline.encoders.image import ImageEncoder
-from pipeline.files import lock
+from pipeline.files import lock, read_table
 from pipeline.progress import WaitMeter
 from pipeline.shards.update_visual import VisualPlan, VisualRow, VisualWriter, explain_visual
 from pipeline.video.extract import FrameExtractor
@@ -39,7 +38,7 @@ def main() -> None:
         params.cache_folder(config["name"], "manifest", "items.parquet"), "manifest", config["name"]
     )
     clip = stage.require(params.cache_folder(config["name"], "clip", "clip.json"), "clip", config["name"])
-    items = parquet.read_table(manifest).to_pylist()
+    items = read_table(manifest).to_pylist()
     try:
         encoder = ImageEncoder(clip.parent, arguments.device, config)
         if arguments.why:

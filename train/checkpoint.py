@@ -1,7 +1,11 @@
 """A run on disk: checkpoint.pt (weights, and while training all that a resume needs) and run.json (what was run)."""
 
+import hashlib
 import json
 import os
+import pickle
+import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -9,6 +13,7 @@ from typing import Any
 
 import torch
 
+from pipeline.shards import ShardError, prove
 from train import methods
 from train.method import Method
 
@@ -32,15 +37,47 @@ def read(folder: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
     path = Path(folder) / "checkpoint.pt"
     if not path.exists():
         raise ValueError(f"{path} is missing; run: {command(Path(folder))}")
+    check_bytes(Path(folder))
     try:
         content = torch.load(path, map_location=device, weights_only=True)
-    except (RuntimeError, EOFError, OSError) as error:
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
         raise ValueError(
             f"{path} cannot be read ({str(error).splitlines()[0]}); run: {command(Path(folder))}"
         ) from error
     if not isinstance(content, dict) or content.get("version") != VERSION:
         raise ValueError(f"{path} is of another format than this code's ({VERSION}); run: {command(Path(folder))}")
     return content
+
+
+def check_bytes(folder: Path) -> None:
+    """ValueError unless checkpoint.pt is as it was written; a finished run's is looked at once (`.proofs` of its cache)."""
+    path, written = folder / "checkpoint.pt", facts(folder).get("checkpoint")
+
+    def check() -> None:
+        if not (digest(path) == written if written else is_whole(path)):
+            raise ShardError(
+                f"{path} is damaged: its bytes are not those with which it was written; run: {command(folder)}"
+            )
+
+    if written and folder.parent.name == "runs":
+        prove(folder.parent.parent, {path: check})
+    else:
+        check()
+
+
+def digest(path: Path) -> str:
+    """What run.json says of a finished run's checkpoint.pt."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def is_whole(path: Path) -> bool:
+    """Whether the parts of a checkpoint have the checksums with which torch.save wrote them; torch.load does not look."""
+    try:
+        with zipfile.ZipFile(path) as parts:
+            return parts.testzip() is None
+    except (OSError, zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, RuntimeError, zlib.error):
+        return False
 
 
 def load(folder: Path, device: str | torch.device = "cpu") -> Method:

@@ -71,16 +71,18 @@ def run(
     facts = describe(shards, name, seed, model, cache)
     before = checkpoint.facts(folder)
     same = all(before.get(key) == facts[key] for key in ("config", "seed", "shards", "code"))
-    if same and before.get("complete") and (folder / "checkpoint.pt").exists():
+    if same and before.get("complete") and is_sound(folder):
         return f"{folder} is complete with these settings; remove it to train it again"
     history = History(folder / "history.jsonl")
-    training = load_resume(folder, model, same) if resume == "only" or (resume == "try" and same) else None
+    wanted = resume == "only" or (resume == "try" and same and is_sound(folder))
+    training = load_resume(folder, model, same, history) if wanted else None
     checkpoint.describe(folder, facts | {"complete": False})
     history.cut(training["history"] if training else 0)
     trainer = Trainer(folder, name, seed, model, device, history)
     trainer.train(Loader(cache, "train", config.batch, seed, device) if model.phases() else None, training)
     checkpoint.save(folder, name, model)
-    checkpoint.describe(folder, facts | {"complete": True, "seconds": round(trainer.seconds, 1)})
+    written = {"checkpoint": checkpoint.digest(folder / "checkpoint.pt"), "seconds": round(trainer.seconds, 1)}
+    checkpoint.describe(folder, facts | {"complete": True} | written)
     return f"{folder}: {facts['parameters']:,} parameters trained in {trainer.seconds:.0f} s"
 
 
@@ -119,7 +121,16 @@ def code_digest(name: str) -> str:
     return hashlib.blake2b(b"\0".join(path.read_bytes() for path in paths), digest_size=16).hexdigest()
 
 
-def load_resume(folder: Path, model: Method, same: bool) -> dict[str, Any] | None:
+def is_sound(folder: Path) -> bool:
+    """Whether there is a checkpoint, as it was written."""
+    try:
+        checkpoint.check_bytes(folder)
+    except (ValueError, FileNotFoundError):
+        return False
+    return True
+
+
+def load_resume(folder: Path, model: Method, same: bool, history: History) -> dict[str, Any] | None:
     """The place of a stopped run, its weights loaded; None where it never reached its first checkpoint."""
     if not (folder / "checkpoint.pt").exists():
         return None
@@ -127,7 +138,9 @@ def load_resume(folder: Path, model: Method, same: bool) -> dict[str, Any] | Non
         raise ValueError(f"{folder} was run with other settings, shards or code; leave out --resume to start again")
     content = checkpoint.read(folder)
     model.load_state_dict(content["model"])
-    return content["training"]
+    size = history.size() if history.path.exists() else 0
+    ended = {"phase": len(model.phases()), "epoch": 0, "optimizer": None, "history": size, "seconds": 0.0}
+    return content["training"] or ended  # the last checkpoint was written, and the run killed before it could say so
 
 
 @contextlib.contextmanager

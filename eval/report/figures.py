@@ -5,10 +5,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet
-
 from eval.report import charts, page
 from pipeline import params
+from pipeline.files import read_table
 from pipeline.shards import VideoReader, read_columns
 
 SHOWN = 6  # queries
@@ -43,14 +42,14 @@ def choose_queries(ranks: list[dict[str, Any]], group: dict[str, str]) -> list[d
 def figure_six(folder: Path, run: str, visual: VideoReader) -> list[page.Query]:
     """The chosen queries of one run, with what they found."""
     path = folder / "scores" / run / "ranks.parquet"
-    rows = pyarrow.parquet.read_table(path).to_pylist()
+    rows = read_table(path).to_pylist()
     group = {
         name: alike
         for name, alike in read_columns(folder / "manifest/items.parquet", "video_id", "group").items()
         if alike
     }
     caption = read_columns(folder / "manifest" / "captions.parquet", "caption_id", "text")
-    parsed = {row["caption_id"]: row for row in pyarrow.parquet.read_table(folder / "triplets.parquet").to_pylist()}
+    parsed = {row["caption_id"]: row for row in read_table(folder / "triplets.parquet").to_pylist()}
 
     def found_by(row: dict[str, Any], kind: str, name: str, score: float) -> page.Tile:
         own = row["video_id"]
@@ -138,7 +137,7 @@ def run_facts(folder: Path, told: dict[str, Any]) -> tuple[list[tuple[str, str]]
         group = told["t2v_group"]
         chance = f"right among look-alike videos (chance {group['in_group_chance']:.0f} %)"
         numbers.append((chance, f"{group['in_group']:.1f} %"))
-    items = pyarrow.parquet.read_table(folder / "manifest" / "items.parquet", columns=["split"])["split"].to_pylist()
+    items = read_table(folder / "manifest" / "items.parquet", ["split"])["split"].to_pylist()
     splits = ", ".join(f"{items.count(split):,} {split}" for split in ("train", "val", "test") if split in items)
     clip = json.loads((folder / "clip" / "clip.json").read_text())
     line = (

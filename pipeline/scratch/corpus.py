@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline import params, progress
+from pipeline import files, params, progress
 from pipeline.scratch.recipe import Recipe
 
 VIEWS = 4  # frames taken from a train video
@@ -82,15 +82,13 @@ def corpus_of(config: dict[str, Any]) -> str:
     """What the corpus is made from, as a hash: the world's version, or the train rows of the manifest."""
     import hashlib
 
-    import pyarrow.parquet as parquet
-
     if config["reader"] == "demo":
         from pipeline.datasets.demo import world
 
         return f"world {world.VERSION}"
     digest = hashlib.sha256()
     for file, columns in (("items", ["video_id", "hash", "split"]), ("captions", ["caption_id", "text", "split"])):
-        table = parquet.read_table(params.cache_folder(config["name"], "manifest", f"{file}.parquet"), columns=columns)
+        table = files.read_table(params.cache_folder(config["name"], "manifest", f"{file}.parquet"), columns)
         for row in zip(*table.to_pydict().values()):
             if row[2] == "train":
                 digest.update("\0".join(row).encode())
@@ -99,10 +97,8 @@ def corpus_of(config: dict[str, Any]) -> str:
 
 def read_footage(config: dict[str, Any], recipe: Recipe, seed: int) -> Corpus:
     """The corpus of any other dataset: `VIEWS` frames of each train video, all its captions."""
-    import pyarrow.parquet as parquet
-
-    items = parquet.read_table(params.cache_folder(config["name"], "manifest", "items.parquet")).to_pylist()
-    rows = parquet.read_table(params.cache_folder(config["name"], "manifest", "captions.parquet")).to_pylist()
+    items = files.read_table(params.cache_folder(config["name"], "manifest", "items.parquet")).to_pylist()
+    rows = files.read_table(params.cache_folder(config["name"], "manifest", "captions.parquet")).to_pylist()
     texts: dict[str, list[str]] = {}
     for row in rows:
         texts.setdefault(row["video_id"], []).append(row["text"])

@@ -14,8 +14,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
-import pyarrow.parquet
-
+from pipeline.files import read_table
 from pipeline.shards.diff import diff
 from pipeline.shards.reader import open_cache
 from pipeline.shards.repair import repair
@@ -41,7 +40,7 @@ def info(folder: Path) -> list[str]:
             values = {shard.attributes.get(name) for shard in found}
             lines.append(f"  @{name:14} {value if len(values) == 1 else sorted(map(str, values))}")
     for path in sorted(folder.glob("*/rejects.parquet")):
-        reasons = Counter(pyarrow.parquet.read_table(path).to_pydict()["reason"])
+        reasons = Counter(read_table(path).to_pydict()["reason"])
         said = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common()) or "none"
         lines.append(f"rejected by {path.parent.name}: {said}")
     return lines

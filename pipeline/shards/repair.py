@@ -4,11 +4,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pipeline.files import lock
+from pipeline.files import lock, read_table
 from pipeline.shards import layout, reader, rows, writer
 from pipeline.shards.reader import Shard, open_cache
 from pipeline.shards.schema import TENSORS, ShardError
-from pipeline.shards.verify import verify
+from pipeline.shards.verify import STAGES, list_tables, verify
 
 
 def repair(folder: Path) -> list[str]:
@@ -26,7 +26,8 @@ def repair(folder: Path) -> list[str]:
                     for shard in open_cache(folder)
                     if shard.path.parent.name == stage and not is_sound(shard)
                 ]
-    for stage in ("visual", "keyframes", "text"):
+    done += [drop_table(stage, path) for stage, path in list_tables(folder) if is_damaged(path)]
+    for stage in STAGES:
         if any(problem.stage == stage for problem in problems):
             command = [sys.executable, "-m", f"pipeline.{stage}", "--dataset", folder.name]
             done.append(f"ran python -m pipeline.{stage} --dataset {folder.name}")
@@ -41,6 +42,22 @@ def repair(folder: Path) -> list[str]:
 def is_sound(shard: Shard) -> bool:
     """Whether every byte is as written."""
     return reader.read_sound(shard.path, shard.kind) is not None
+
+
+def is_damaged(path: Path) -> bool:
+    """Whether the bytes of a table are not as they were written."""
+    try:
+        read_table(path)
+    except ValueError:
+        return True
+    return False
+
+
+def drop_table(stage: str, path: Path) -> str:
+    """Delete a damaged table; its stage then makes it again."""
+    with lock(path if path.stem == stage else path.parent):
+        path.unlink()
+    return f"deleted {path}"
 
 
 def prune(shard: Shard) -> str:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow
-import pyarrow.parquet as parquet
 
 from pipeline import files
 from pipeline.encoders.image import ImageEncoder
@@ -45,7 +44,10 @@ def read_standing_rejects(folder: Path, marks: dict[str, str], retry: str | None
     if not table.exists() or not record.exists():
         return {}
     known = json.loads(record.read_text()).get("rejected", {})
-    rows = parquet.read_table(table).to_pylist()
+    try:
+        rows = files.read_table(table).to_pylist()
+    except ValueError:  # damaged: all of them are tried again
+        return {}
     reasons = sorted({row["reason"] for row in rows})
     if retry and retry != "all" and retry not in reasons:
         raise ValueError(f"no item was rejected for {retry!r}; the reasons are: {', '.join(reasons) or 'none'}")

@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow.parquet
 
-from pipeline.files import PART
+from pipeline.files import PART, read_table
 from pipeline.shards import layout, reader
 from pipeline.shards.reader import Shard, open_cache
 from pipeline.shards.rows import find_infinite
 from pipeline.shards.schema import EMBEDDINGS, KEYS, ShardError
 
+STAGES = ("manifest", "visual", "keyframes", "triplets", "text")  # in the order in which they run
 LOUD = 1000.0  # a norm this many times the median is no CLIP token
 
 
@@ -43,7 +43,24 @@ def verify(folder: Path) -> list[Problem]:
         problems.append(Problem("text", str(error)))
     for part in sorted(folder.rglob(f"*{PART}")):
         problems.append(Problem(part.parent.name, f"{part}: left by a killed writer"))
-    return problems + check_rows(folder, whole) + check_references(folder, whole)
+    return problems + check_tables(folder) + check_rows(folder, whole) + check_references(folder, whole)
+
+
+def check_tables(folder: Path) -> list[Problem]:
+    """Tables of the stages whose bytes are not as they were written."""
+    problems = []
+    for stage, path in list_tables(folder):
+        try:
+            read_table(path)
+        except ValueError as error:
+            problems.append(Problem(stage, str(error)))
+    return problems
+
+
+def list_tables(folder: Path) -> list[tuple[str, Path]]:
+    """The stages' tables, each with the stage that makes it."""
+    own = [(path.stem, path) for path in folder.glob("*.parquet")]
+    return sorted(own + [(stage, path) for stage in STAGES for path in (folder / stage).glob("*.parquet")])
 
 
 def check_values(shard: Shard) -> list[str]:
@@ -82,9 +99,12 @@ def norms(tensor: np.ndarray) -> np.ndarray:
 
 
 def read_column(folder: Path, name: str, key: str) -> list[Any] | None:
-    """One column of a Parquet file of the cache, None if the file is not there."""
+    """One column of a table of the cache, None if it is not there or damaged."""
     path = folder / name
-    return pyarrow.parquet.read_table(path, columns=[key])[key].to_pylist() if path.exists() else None
+    try:
+        return read_table(path, [key])[key].to_pylist()
+    except (FileNotFoundError, ValueError):  # check_tables speaks of what is damaged
+        return None
 
 
 def check_rows(folder: Path, whole: list[Shard]) -> list[Problem]:

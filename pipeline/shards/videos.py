@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet
 from numpy.typing import NDArray
 
+from pipeline.files import read_table
 from pipeline.shards import layout, reader
 from pipeline.shards.proofs import prove_shards
 
@@ -57,5 +57,5 @@ class VideoReader:
 
 def read_columns(path: Path, key: str, value: str) -> dict[str, Any]:
     """Two columns of a table as a dictionary."""
-    table = pyarrow.parquet.read_table(path, columns=[key, value]).to_pydict()
+    table = read_table(path, [key, value]).to_pydict()
     return dict(zip(table[key], table[value]))

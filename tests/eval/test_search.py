@@ -132,17 +132,19 @@ def test_the_gallery_is_kept_until_the_run_changes(home, monkeypatch):
     real = similarity.encode_gallery
     monkeypatch.setattr(similarity, "encode_gallery", lambda *words: calls.append(words) or real(*words))
     assert engine.Search(folder, shards)("a green wall") == first and not calls
-    before = (folder / "checkpoint.pt").read_bytes()
+    before, said = (folder / "checkpoint.pt").read_bytes(), (folder / "run.json").read_text()
     from train import checkpoint
 
     model = checkpoint.load(folder)
     for parameter in model.parameters():
         parameter.data.add_(0.1)
     checkpoint.save(folder, "unitrim", model)
+    checkpoint.describe(folder, json.loads(said) | {"checkpoint": checkpoint.digest(folder / "checkpoint.pt")})
     try:
         assert engine.Search(folder, shards)("a green wall") != first and calls
     finally:
         (folder / "checkpoint.pt").write_bytes(before)
+        (folder / "run.json").write_text(said)
 
 
 def test_a_damaged_gallery_is_made_again(home):

@@ -241,8 +241,69 @@ def test_errors_say_what_to_type(shards, tmp_path, monkeypatch, capsys):
 
 def test_a_torn_checkpoint_is_named(tmp_path):
     (tmp_path / "checkpoint.pt").write_bytes(b"PK\x03\x04torn")
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match="is damaged"):
         checkpoint.read(tmp_path)
+
+
+def flip(path, at=0.5):
+    content = bytearray(path.read_bytes())
+    content[int(len(content) * at)] ^= 4
+    path.write_bytes(content)
+
+
+def test_a_flipped_bit_in_a_finished_run_is_not_scored_and_the_run_is_trained_again(shards, tmp_path):
+    folder = Path(shards) / "runs" / "flipped"
+    go(shards, folder)
+    good = (folder / "checkpoint.pt").read_bytes()
+    flip(folder / "checkpoint.pt")
+    with pytest.raises(
+        ValueError, match="checkpoint.pt is damaged: .* run: python -m train.run --shards .*world --method"
+    ):
+        checkpoint.load(folder)
+    assert "trained in" in go(shards, folder, resume="try")
+    assert (folder / "checkpoint.pt").read_bytes() == good
+    assert "is complete" in go(shards, folder, resume="try")
+
+
+@pytest.mark.parametrize("at", [0.02, 0.3, 0.5, 0.8])
+def test_a_flipped_bit_in_a_stopped_run_is_found_by_the_checksums_of_torch(shards, tmp_path, monkeypatch, at):
+    folder, save = tmp_path / "stopped", checkpoint.save
+
+    def stop(*words):
+        save(*words)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "save", stop)
+    with pytest.raises(KeyboardInterrupt):
+        go(shards, folder)
+    monkeypatch.undo()
+    flip(folder / "checkpoint.pt", at)
+    with pytest.raises(ValueError, match="checkpoint.pt is damaged|cannot be read"):
+        go(shards, folder, resume="only")
+    go(shards, folder, resume="try")
+    go(shards, tmp_path / "calm")
+    assert same_run(folder, tmp_path / "calm")
+
+
+def test_a_finished_checkpoint_is_looked_at_once(shards, monkeypatch):
+    folder, looked, digest = Path(shards) / "runs" / "looked", [], checkpoint.digest
+    go(shards, folder)
+    os.utime(folder / "checkpoint.pt", (1, 1))
+    monkeypatch.setattr(checkpoint, "digest", lambda path: looked.append(path) or digest(path))
+    for _ in range(3):
+        checkpoint.load(folder)
+    assert looked == [folder / "checkpoint.pt"]
+
+
+def test_a_run_killed_before_it_could_say_that_it_was_complete_is_not_trained_twice(shards, tmp_path):
+    folder = tmp_path / "late"
+    go(shards, folder)
+    before, history = (folder / "checkpoint.pt").read_bytes(), (folder / "history.jsonl").read_bytes()
+    said = checkpoint.facts(folder)
+    checkpoint.describe(folder, {key: said[key] for key in said if key != "checkpoint"} | {"complete": False})
+    go(shards, folder, resume="try")
+    assert (folder / "checkpoint.pt").read_bytes() == before
+    assert (folder / "history.jsonl").read_bytes() == history and checkpoint.facts(folder)["complete"]
 
 
 def test_the_datasets_settings_lie_over_the_defaults(tmp_path):

@@ -8,9 +8,9 @@ from concurrent.futures import Executor
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet
 import torch
 
+from pipeline.files import read_table
 from pipeline.shards import Shard, ShardError, prove_shards, rebuild_command, require_one_clip, shard_paths
 from train.data.ragged import Indexed, Memory, Ragged, ShardColumn, collect
 
@@ -125,11 +125,11 @@ class Cache:
         path = self.folder / name
         if not path.exists():
             raise ShardError(f"{path} is missing; run: dvc repro {stage}@{self.folder.name}")
-        return pyarrow.parquet.read_table(path).to_pydict()
+        return read_table(path).to_pydict()
 
     def _rejected(self, *stages: str) -> set[str]:
         paths = [self.folder / stage / "rejects.parquet" for stage in stages]
-        found = [pyarrow.parquet.read_table(path, columns=["id"]) for path in paths if path.exists()]
+        found = [read_table(path, ["id"]) for path in paths if path.exists()]
         return {name for table in found for name in table["id"].to_pylist()}
 
     def _rows(self, visual: list[Shard], text: list[Shard]) -> None:

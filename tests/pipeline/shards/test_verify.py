@@ -157,8 +157,13 @@ def test_a_repair_makes_the_bytes_that_were_there(tmp_path, monkeypatch):
     before = path.read_bytes()
     flip(path, "visual", "patch", at=700)
     path.with_name("00007.h5.part").write_bytes(b"half a shard")
+    table = Path("cache/bench/manifest/items.parquet")
+    rows, content = table.read_bytes(), bytearray(table.read_bytes())
+    content[40] ^= 1
+    table.write_bytes(content)
     done = repair.repair(Path("cache/bench"))
     assert done[0] == f"dropped 1 of 5 rows of {path}" and done[-1] == "cache/bench is whole again"
+    assert f"deleted {table}" in done and table.read_bytes() == rows
     assert path.read_bytes() == before and verify.verify(Path("cache/bench")) == []
 
 
