@@ -20,6 +20,16 @@ RELATIONAL = listed(
 )
 # adverbs that with their preposition make one: "next to", "close to", "up to", "out of"
 ADVERBS = listed("next close adjacent up down out away back off over near far through along outside inside around")
+# what makes a fact no fact
+NOT = listed("not n't nt never no neither hardly nor")
+NOBODY = listed("nobody nothing none")
+REFUSE = listed("refuse fail forget decline")
+
+# what tells of a deed that it does not do
+SUBJECTLESS = listed(
+    "video clip movie film tutorial cartoon animation commercial advertisement ad show footage scene recipe"
+)
+
 # prepositions that parsers take for adverbs
 PLACES = listed(
     "above down up over under through across along around behind beneath below near inside past off in on by"

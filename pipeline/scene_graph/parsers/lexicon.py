@@ -8,14 +8,13 @@ from pathlib import Path
 from pipeline.scene_graph import words
 from pipeline.scene_graph.words import listed
 
-TOKEN = re.compile(r"\d+(?:[.,:]\d+)*(?:st|nd|rd|th|s)?(?![a-z])|[^\W_]+(?:[-.&/][^\W_]+)*|'(?:s|re|m|ve|ll|d)\b|\S")
-NEGATED = re.compile(r"n't\b|n'\s?t\b")
-DETERMINERS = listed("a an the this that these those some any each every both all no another either neither half such")
-POSSESSIVES = listed("his her its their my your our whose")
-PRONOUNS = listed(
-    """i you he she it we they him them us me himself herself itself themselves someone somebody everyone everybody anyone
-    something nothing everything"""
+TOKEN = re.compile(
+    r"\d+(?:[.,:]\d+)*(?:st|nd|rd|th|s)?(?![a-z])|[^\W_]+?(?=n't\b)|n't\b|[^\W_]+(?:[-.&/][^\W_]+)*|'(?:s|re|m|ve|ll|d)\b|\S"
 )
+DETERMINERS = listed("a an the this that these those some any each every both all no another either neither half such")
+NAMELESS = listed("""someone somebody everyone everybody anyone anybody nobody something nothing everything anything""")
+POSSESSIVES = listed("his her its their my your our whose")
+PRONOUNS = listed("i you he she it we they him them us me himself herself itself themselves myself yourself ourselves")
 PREPOSITIONS = listed(
     """of in on at by with from into onto over under near behind beside besides between through across against along around
     above below beneath underneath inside outside toward towards during for about after before without within upon
@@ -23,14 +22,14 @@ PREPOSITIONS = listed(
     up down out to aboard throughout amidst"""
 )
 BE = listed("is are was were be been being am 's 're")
-AUXILIARIES = BE | listed("has have had having do does did can could will would shall should may might must")
 MODALS = listed("can could will would shall should may might must")
 FIXED = (
     {word: "DT" for word in DETERMINERS}
     | {word: "PRP$" for word in POSSESSIVES}
     | {word: "PRP" for word in PRONOUNS}
+    | {word: "NN" for word in NAMELESS}
     | {word: "IN" for word in PREPOSITIONS}
-    | {word: "MD" for word in MODALS}
+    | {word: "MD" for word in (*MODALS, "ca", "wo")}
     | {word: "CC" for word in ("and", "or", "but", "nor", "&", "plus")}
     | {
         "who": "WP",
@@ -42,7 +41,18 @@ FIXED = (
         "while": "IN",
         "how": "WRB",
     }
-    | {"there": "EX", "to": "TO", "not": "RB", "because": "IN", "if": "IN", "whilst": "IN", "away": "RB", "back": "NN"}
+    | {
+        "there": "EX",
+        "to": "TO",
+        "not": "RB",
+        "n't": "RB",
+        "never": "RB",
+        "because": "IN",
+        "if": "IN",
+        "whilst": "IN",
+        "away": "RB",
+        "back": "NN",
+    }
     | {"is": "VBZ", "are": "VBP", "was": "VBD", "were": "VBD", "be": "VB", "been": "VBN", "being": "VBG", "am": "VBP"}
     | {"has": "VBZ", "have": "VBP", "had": "VBD", "having": "VBG", "does": "VBZ", "do": "VBP", "did": "VBD"}
     | {

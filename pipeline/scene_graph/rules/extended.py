@@ -32,7 +32,22 @@ def facts(graph: Graph) -> list[Fact]:
             predicate(graph, index, found)
             if graph.noun(index):
                 noun(graph, index, found)
+    found = [fact for fact in found if not denied(graph, fact)]
     return sorted(dict.fromkeys(found), key=lambda fact: (fact.subject, fact.object, fact.verb))
+
+
+def denied(graph: Graph, fact: Fact) -> bool:
+    """Whether any part of a fact is said not to be."""
+    return any(
+        graph.negated(place) for place in (fact.subject, fact.verb, fact.object, *fact.preposition) if place >= 0
+    )
+
+
+def others(graph: Graph, subject: int, subjects: list[int], thing: int) -> list[int]:
+    """What a subject acts on: never itself; of "a man and a woman hug each other", the other one."""
+    if graph.mutual(thing):
+        return [other for other in subjects if other != subject]
+    return [] if thing == subject or graph.reflexive(thing) else [thing]
 
 
 def verb(graph: Graph, index: int, found: list[Fact]) -> None:
@@ -49,13 +64,21 @@ def verb(graph: Graph, index: int, found: list[Fact]) -> None:
         objects = [thing for child in spoken for thing in graph.conjuncts(child)]
         objects += relative_object(graph, index)
         for thing in objects:
-            found += [Fact("relation", subject, index, (), thing) for subject in subjects if subject != thing]
+            found += [
+                Fact("relation", subject, index, (), other)
+                for subject in subjects
+                for other in others(graph, subject, subjects, thing)
+            ]
     for thing, case in verb_phrases(graph, index):
         by = len(case) == 1 and graph.word[case[0]] == "by" and graph.lemma[index] not in words.STATIC
         if passive and by:
             found += [Fact("relation", thing, index, (), subject) for subject in subjects]
         elif case or not objects:
-            found += [Fact("relation", subject, index, tuple(case), thing) for subject in subjects if subject != thing]
+            found += [
+                Fact("relation", subject, index, tuple(case), other)
+                for subject in subjects
+                for other in others(graph, subject, subjects, thing)
+            ]
     stranded(graph, index, subjects, found)
     becomes = any(graph.tag[child][:2] == "JJ" for child in graph.kids(index, "xcomp"))
     if becomes or (len(found) == before and graph.lemma[index] not in words.LIGHT):
@@ -122,8 +145,8 @@ def being(graph: Graph, index: int, found: list[Fact]) -> None:
     """ "there is a dog on the couch", "the dog is on the couch"."""
     for subject in graph.subjects(index):
         for thing, case in verb_phrases(graph, index):
-            if case and thing != subject:
-                found.append(Fact("relation", subject, NONE, tuple(case), thing))
+            for other in others(graph, subject, graph.subjects(index), thing) if case else []:
+                found.append(Fact("relation", subject, NONE, tuple(case), other))
 
 
 def predicate(graph: Graph, index: int, found: list[Fact]) -> None:
@@ -133,11 +156,15 @@ def predicate(graph: Graph, index: int, found: list[Fact]) -> None:
         subjects = []
     if not subjects and graph.relation[index] == "acl:relcl" and graph.thing(graph.head[index]):
         subjects = graph.conjuncts(graph.head[index])
-    if not subjects:
-        return
+    if not subjects or graph.tag[index] in words.RELATIVE_TAGS:
+        return  # "what is the man cooking"
     if graph.case(index):
         for thing, case in phrases(graph, index):
-            found += [Fact("relation", subject, NONE, tuple(case), thing) for subject in subjects if subject != thing]
+            found += [
+                Fact("relation", subject, NONE, tuple(case), other)
+                for subject in subjects
+                for other in others(graph, subject, subjects, thing)
+            ]
         return
     own = graph.kids(index, "nsubj")
     if graph.tag[index] == "IN" and len(own) == 2:  # "the plate the cake is on"
@@ -193,7 +220,7 @@ def noun(graph: Graph, index: int, found: list[Fact]) -> None:
                 continue
             for subject in graph.conjuncts(index):
                 for thing, case in phrases(graph, child):
-                    if thing != subject:
+                    if thing != subject and not graph.mutual(thing) and not graph.reflexive(thing):
                         found.append(Fact("relation", subject, NONE, tuple(case), thing))
         elif relation == "nmod:poss":
             for owner in graph.conjuncts(child):
@@ -208,7 +235,8 @@ def copular(graph: Graph, index: int) -> bool:
     if not graph.kids(index, "cop"):
         return False
     return not all(
-        graph.word[child] in ("this", "it", "that", "these", "those") for child in graph.kids(index, "nsubj")
+        graph.word[child] in ("this", "it", "that", "these", "those", "here", "there", "what")
+        for child in graph.kids(index, "nsubj")
     )
 
 

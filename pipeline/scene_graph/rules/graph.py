@@ -78,6 +78,8 @@ class Graph:
         head, relation = self.head[verb], self.relation[verb]
         if head < 0 or depth > DEPTH:
             return []
+        if relation == "acl" and self.tag[verb] == "VBG" and self.kids(verb, "mark"):
+            return []  # "ideas for decorating a room" decorate nothing
         if relation in ("acl", "acl:relcl"):
             return self.conjuncts(head) if self.thing(head) else self.subjects(head, depth + 1)
         if relation in words.SHARE_SUBJECT:
@@ -87,8 +89,30 @@ class Graph:
                     return self.conjuncts(objects[0])
             if self.noun(head) and relation != "conj" and not self.kids(head, "cop"):
                 return self.conjuncts(head)  # a caption that is a noun phrase: "man on a beach, holding a board"
-            return self.subjects(head, depth + 1)
+            above = self.subjects(head, depth + 1)
+            told = relation in ("xcomp", "ccomp") and not (above and self.word[above[0]] in words.SUBJECTLESS)
+            return above if told or relation not in ("xcomp", "ccomp") else []  # "a video shows how to cook"
         return []
+
+    def negated(self, index: int, depth: int = 0) -> bool:
+        """Whether a word is said not to be: "is not red", "no people", "nobody", or governed so: "does not want to go"."""
+        if self.word[index] in words.NOBODY:
+            return True
+        for child in self.children[index]:
+            if self.word[child] in words.NOT and self.relation[child] in ("advmod", "neg", "det", "dep", "aux"):
+                return True
+        head = self.head[index]
+        if self.relation[index] not in ("xcomp", "ccomp") or head < 0 or depth > DEPTH:
+            return False
+        return self.lemma[head] in words.REFUSE or self.negated(head, depth + 1)
+
+    def mutual(self, index: int) -> bool:
+        """ "each other", "one another"."""
+        pair = (self.word[index - 1], self.word[index]) if index else ("", "")
+        return pair in (("each", "other"), ("one", "another"))
+
+    def reflexive(self, index: int) -> bool:
+        return self.word[index].endswith(("self", "selves")) and self.tag[index] == "PRP"
 
     def passive(self, verb: int) -> bool:
         """Whether the verb's subject is what it is done to: "is parked", "a car parked"."""

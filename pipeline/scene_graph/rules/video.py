@@ -17,38 +17,52 @@ class Triplet(NamedTuple):
 
 
 CORNERS = words.listed("top bottom left right upper lower corner edge side middle center half far near")
-PRONOUNS = {"he": "man", "him": "man", "she": "woman", "her": "woman", "they": "people", "them": "people"}
-SINGULAR = frozenset({"he", "him", "his", "she", "her", "it", "its", "himself", "herself", "itself"})
-NAMELESS = words.listed("it its i we you us me my our your this that these those what which who whom whose one there")
+PERSONAL = words.listed("he him his himself she her hers herself")
+FEMALE = words.listed("she her hers herself")
+SINGULAR = PERSONAL | {"it", "its", "itself"}
+PLURAL = words.listed("they them their theirs themselves")
+UNSAID = words.listed("here there that this these those what which who whom whose one it its")
+MEN = words.listed("man boy guy father son brother husband male gentleman groom cowboy king men boys guys")
+WOMEN = words.listed("woman girl lady mother daughter sister wife female bride queen women girls ladies")
 
 
 def antecedent(graph: Graph, index: int, avoid: int) -> int:
-    """The noun that a pronoun stands for: the nearest before it, of its number, a person for "he"; -1 if there is none."""
+    """The noun that a pronoun stands for: the nearest before it of its kind; -1 if there is none.
+
+    "he" is no woman, "it" nobody; "I" and "you" are not in the video. "In his kitchen a man cooks": the subject after it.
+    """
     word = graph.word[index]
-    person = word in ("he", "him", "his", "she", "her", "himself", "herself")
-    if graph.relation[index] in ("nsubj", "nsubj:pass") and not person:
-        doers = [
-            place for place in range(index) if graph.relation[place] in ("nsubj", "nsubj:pass") and graph.noun(place)
-        ]
-        fitting = [place for place in doers if (graph.tag[place] in ("NNS", "NNPS")) == (word not in SINGULAR)]
-        if fitting and fitting[-1] != avoid:
-            return fitting[-1]
-    best = other = NONE
-    for place in range(index - 1, -1, -1):
-        if not graph.noun(place) or place == avoid or graph.relation[place] == "compound":
-            continue
-        plural = graph.tag[place] in ("NNS", "NNPS")
-        if word in SINGULAR and plural:
-            other = place if other == NONE and not person else other
-            continue
-        if person and graph.word[place] in words.ANIMATE:
-            return place
-        if not person and graph.word[place] not in words.PEOPLE:
-            return place
-        best = place if best == NONE else best
-    if person:
+    if word not in SINGULAR and word not in PLURAL:
         return NONE
-    return best if best != NONE else other
+    before = [place for place in range(index - 1, -1, -1) if place != avoid and stands(graph, place, word)]
+    fitting = [place for place in before if plural(graph, place) == (word in PLURAL)]
+    doers = [place for place in fitting if graph.relation[place] in ("nsubj", "nsubj:pass")]
+    if doers and word not in PERSONAL and graph.relation[index] in ("nsubj", "nsubj:pass"):
+        return doers[0]
+    if fitting:
+        return fitting[0]
+    if word in PLURAL:
+        joined = [place for place in before if graph.kids(place, "conj") or graph.word[place] in words.PEOPLE]
+        before = joined or before
+    if before and word not in PERSONAL:
+        return before[0]
+    after = [place for place in range(index + 1, len(graph.word)) if place != avoid and stands(graph, place, word)]
+    subject = [place for place in after if graph.relation[place] in ("nsubj", "nsubj:pass") and place - index > 1]
+    return subject[0] if subject and graph.tag[index] == "PRP$" else NONE
+
+
+def stands(graph: Graph, place: int, word: str) -> bool:
+    """Whether a pronoun can mean the noun at this place."""
+    noun = graph.word[place]
+    if not graph.noun(place) or graph.relation[place] == "compound" or noun in ("camera", "cameraman"):
+        return False
+    if word in PERSONAL:
+        return noun in words.ANIMATE and noun not in (MEN if word in FEMALE else WOMEN)
+    return word in PLURAL or noun not in words.PEOPLE
+
+
+def plural(graph: Graph, place: int) -> bool:
+    return graph.tag[place] in ("NNS", "NNPS")
 
 
 def name(graph: Graph, index: int, apart: frozenset[int] = frozenset()) -> str:
@@ -124,12 +138,8 @@ class Video:
         graph = self.graph
         if graph.tag[index] in ("PRP", "PRP$"):
             noun = antecedent(graph, index, other)
-            if noun >= 0:
-                return self.called(noun)
-            return PRONOUNS.get(graph.word[index], "" if graph.word[index] in NAMELESS else graph.word[index])
-        if graph.word[index] == "other" and index and graph.word[index - 1] == "each" and other >= 0:
-            return self.thing(other, NONE)
-        if graph.tag[index] in ("WP", "WDT", "DT", "EX", "CD") or graph.word[index] in NAMELESS:
+            return self.called(noun) if noun >= 0 else ""
+        if graph.tag[index] in ("WP", "WDT", "DT", "EX", "CD", "RB") or graph.word[index] in UNSAID:
             return ""
         return self.called(index)
 
