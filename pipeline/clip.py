@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline import files, params, stage
 from pipeline.encoders.check import build_record
+from pipeline.encoders.tail import TAIL, tail_blocks, write_tail
 from pipeline.encoders.weights import locate, weights_identity
 
 
@@ -45,6 +46,10 @@ def main() -> None:
                 if name != "scratch" and folder.exists():
                     shutil.rmtree(folder)
                 files.write(folder / "clip.json", json.dumps(record, indent=1) + "\n")
+            if tail_blocks(config["tail"]["image"], record["vision"]["layers"]):
+                write_tail(folder, source, record)
+            else:
+                (folder / TAIL).unlink(missing_ok=True)
         except ValueError as error:
             raise SystemExit(str(error)) from None
     print(

@@ -84,6 +84,13 @@ KEYS: dict[str, Any] = {
     "clip": text("a hub name, a folder or `scratch`", "openai/clip-vit-base-patch32"),
     "clip_revision": text("a commit of the hub's", None, empty=True),
     "scratch": {},  # filled by `scratch_keys`
+    "tail": {
+        "image": Key(
+            "a whole number of at least 0, or all",
+            lambda value: value == "all" or (type(value) is int and value >= 0),
+            0,
+        )
+    },
     "precision": one_of("auto", "fp32", "bf16", "fp16"),
     "frames": whole(1, usual=12),
     "sampling": one_of("uniform", "clip4clip"),

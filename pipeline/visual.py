@@ -17,7 +17,7 @@ from pipeline import engine, params, shards, stage
 from pipeline.encoders.image import ImageEncoder
 from pipeline.files import lock, read_table
 from pipeline.progress import WaitMeter
-from pipeline.shards.update_visual import VisualPlan, VisualRow, VisualWriter, explain_visual
+from pipeline.shards.update_visual import VisualPlan, VisualRow, VisualWriter, explain_visual, standing_tail
 from pipeline.video.extract import FrameExtractor
 
 SECONDS, MEMORY = 120.0, 3 << 30  # of one item, before its worker is killed
@@ -41,6 +41,7 @@ def main() -> None:
     items = read_table(manifest).to_pylist()
     try:
         encoder = ImageEncoder(clip.parent, arguments.device, config)
+        encoder.keep_tail(standing_tail(folder))
         if arguments.why:
             print(explain_visual(folder, items, encoder.recipe, arguments.why))
             return
@@ -67,7 +68,7 @@ def update_visual(
                     tokens = encoder(outcome.value["frame"], outcome.item["kind"])
                 waits.frames += len(tokens[0])
                 jpeg, notes = to_arrays(outcome.value["jpeg"]), decoder_notes(outcome.value)
-                book.fresh[name] = VisualRow(*tokens, outcome.value["time"], jpeg, notes)
+                book.fresh[name] = VisualRow(*tokens[:2], outcome.value["time"], jpeg, tokens[2], notes)
             else:
                 plan.refused[name] = (outcome.reason, outcome.detail)
             with waits.on("disk"):

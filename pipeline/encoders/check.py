@@ -67,6 +67,7 @@ def build_record(name: str, revision: str | None, source: Path) -> dict[str, Any
     }
     for part, own in (("vision", vision), ("text", text)):
         facts = {"heads": own.num_attention_heads, "epsilon": own.layer_norm_eps, "activation": own.hidden_act}
+        facts |= {"layers": own.num_hidden_layers, "width": own.hidden_size}
         record[part] = facts
     check_against_transformers(model, source, record)
     return record

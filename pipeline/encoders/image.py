@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from pipeline.encoders import towers
+from pipeline.encoders.tail import tail_blocks
 from pipeline.video import decode
 
 VERSION = "3"
@@ -25,6 +26,9 @@ class ImageEncoder:
         self.folder, self.device = folder, device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.size, self.patches, self.dimension = record["image_size"], record["patches"], record["dimension"]
         self.frames, self.name = config["frames"], record["name"]
+        self.tail = tail_blocks(config["tail"]["image"], record["vision"]["layers"])
+        self.first = record["vision"]["layers"] - self.tail
+        self.width = record["vision"]["width"]
         self.towers: Any = None
         self.loading = threading.Lock()
         self.recipe = {
@@ -39,6 +43,8 @@ class ImageEncoder:
             "thumbnail": config["thumbnail"],
             "version": VERSION,
         }
+        if self.tail:
+            self.recipe["tail"] = self.tail
 
     def load(self) -> None:
         """Load the tower unless it is there; another thread may do so ahead."""
@@ -48,8 +54,14 @@ class ImageEncoder:
                 loaded.read("image")
                 self.towers = loaded
 
-    def __call__(self, frame: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens (N, D) and (N, P, D) float16 of frames (N, S, S, 3).
+    def keep_tail(self, standing: int) -> None:
+        """Go on with a longer tail that the shards already hold: it serves a shorter one, and nothing is encoded again."""
+        if 0 < self.tail < standing:
+            self.tail, self.first = standing, self.first + self.tail - standing
+            self.recipe["tail"] = standing
+
+    def __call__(self, frame: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Float16 tokens (N, D) and (N, P, D) of frames (N, S, S, 3), and with a tail what enters its first block, (N, 1 + P, W).
 
         A batch has the shape that its kind has, filled up with black, so that the bytes do not depend on other items.
         """
@@ -57,5 +69,6 @@ class ImageEncoder:
         count = len(frame)
         batch = torch.zeros(1 if kind == "image" else self.frames, *frame.shape[1:], dtype=torch.uint8)
         batch[:count] = torch.from_numpy(frame)
-        token, patch = self.towers.images(batch)
-        return towers.to_half(token[:count].numpy()), towers.to_half(patch[:count].numpy())
+        token, hidden = self.towers.image_tokens(batch, self.first if self.tail else None)
+        token = towers.to_half(token[:count].numpy())
+        return token[:, 0], token[:, 1:], None if hidden is None else towers.to_half(hidden[:count].numpy())

@@ -4,12 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pipeline import files
 from pipeline.encoders.weights import read_weights
 
-NAME = "tail.safetensors"
+TAIL = "tail.safetensors"
 
 
 def write_tail(folder: Path, source: Path, record: dict[str, Any]) -> Path:
@@ -22,7 +20,7 @@ def write_tail(folder: Path, source: Path, record: dict[str, Any]) -> Path:
     tensors = read_weights(source, "vision_model.", "visual_projection.")
     at = "vision_model.encoder.layers."
     layers = len({name[len(at) :].split(".")[0] for name in tensors if name.startswith(at)})
-    kept: dict[str, torch.Tensor] = {}
+    kept: dict[str, Any] = {}
     for number in range(layers):
         kept |= block_tensors(tensors, f"{at}{number}.", f"image.blocks.{number}.")
     kept |= {f"image.norm.{kind}": tensors[f"vision_model.post_layernorm.{kind}"] for kind in ("weight", "bias")}
@@ -40,12 +38,14 @@ def write_tail(folder: Path, source: Path, record: dict[str, Any]) -> Path:
     }
     header = {"facts": json.dumps({"clip_sha256": record["sha256"], "image": shape}, sort_keys=True)}
     kept = {name: tensor.contiguous() for name, tensor in sorted(kept.items())}
-    files.write(folder / NAME, save(kept, header))
-    return folder / NAME
+    files.write(folder / TAIL, save(kept, header))
+    return folder / TAIL
 
 
 def block_tensors(tensors: dict[str, Any], at: str, to: str) -> dict[str, Any]:
     """One block of a CLIPModel under the names of `train.layers.clip_blocks.CLIPBlock`."""
+    import torch
+
     names = {
         "norm_attention": "layer_norm1",
         "norm_mlp": "layer_norm2",
@@ -58,3 +58,12 @@ def block_tensors(tensors: dict[str, Any], at: str, to: str) -> dict[str, Any]:
         kept |= {f"{to}{own}.{kind}": tensors[f"{at}{theirs}.{kind}"] for own, theirs in names.items()}
         kept[f"{to}qkv.{kind}"] = torch.cat([tensors[f"{at}self_attn.{part}_proj.{kind}"] for part in "qkv"])
     return kept
+
+
+def tail_blocks(wanted: int | str, layers: int) -> int:
+    """`tail.image` of params.yaml as a number of blocks."""
+    if wanted != "all" and not 0 <= int(wanted) <= layers:
+        raise ValueError(
+            f"tail.image is {wanted}, and this CLIP's image tower has {layers} blocks; set it to 0 … {layers} or to all"
+        )
+    return layers if wanted == "all" else int(wanted)

@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-VERSION = "3"
+VERSION = "4"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")  # the first that is there counts
 PARTS = "model-*-of-*.safetensors"  # what an index speaks of
 TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))

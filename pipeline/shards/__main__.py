@@ -32,7 +32,8 @@ def info(folder: Path) -> list[str]:
             continue
         size = sum(shard.path.stat().st_size for shard in found)
         lines.append(f"{kind}: {sum(map(len, found))} rows in {len(found)} files, {size / 1e6:.1f} MB")
-        for name, (dtype, axes) in TENSORS[kind].items():
+        for name in found[0].names:
+            dtype, axes = TENSORS[kind][name]
             shapes = [shard.place(name).shape for shard in found]
             shape = (sum(shape[0] for shape in shapes), *shapes[0][1:])
             lines.append(f"  {name:15} {dtype:8} ({axes.replace(' ', ', ')}) = {shape}")

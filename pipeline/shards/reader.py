@@ -15,7 +15,18 @@ import numpy as np
 from pipeline.shards import layout
 from pipeline.shards.layout import cache_of, rebuild_command
 from pipeline.shards.rows import checksum, fingerprint, row_checksums
-from pipeline.shards.schema import FORMAT, KEYS, OFFSETS, ROWS, TENSORS, TEXT, ShardError, check_axes, check_offsets
+from pipeline.shards.schema import (
+    FORMAT,
+    KEYS,
+    OFFSETS,
+    ROWS,
+    TENSORS,
+    TEXT,
+    ShardError,
+    check_axes,
+    check_offsets,
+    tensor_names,
+)
 
 SETTLED = 2.0  # seconds after which a second write to a file is sure to show in its times
 
@@ -54,6 +65,11 @@ class Shard:
         """Format, kind, dataset, CLIP, sampling and whatever else the writer said."""
         return self._open()[0]
 
+    @property
+    def names(self) -> list[str]:
+        """Its tensors, in the order of the table."""
+        return list(self._open()[1])
+
     def place(self, name: str) -> TensorPlace:
         """Where a tensor lies, for `preadv` and mmap."""
         return self._open()[1][name]
@@ -69,7 +85,7 @@ class Shard:
 
     def check(self) -> None:
         """ShardError unless every tensor has the checksum with which it was written, and the offsets hold together."""
-        axes = check_axes(self.kind, {name: self.place(name).shape for name in TENSORS[self.kind]}, self.path)
+        axes = check_axes(self.kind, {name: self.place(name).shape for name in self.names}, self.path)
         for name, written in self._open()[2].items():
             if checksum([self[name]]) != written:
                 raise self._damaged(f"{name} does not have the checksum with which it was written")
@@ -82,9 +98,7 @@ class Shard:
             with _open(self.path) as file:
                 written = file[ROWS][:]
                 intact = checksum([written]) == _from_attribute(file[ROWS].attrs["blake2b"])
-            found = (
-                row_checksums(self.kind, {name: self[name] for name in TENSORS[self.kind]}) if intact else written[:0]
-            )
+            found = row_checksums(self.kind, {name: self[name] for name in self.names}) if intact else written[:0]
         except (ShardError, OSError, KeyError, RuntimeError, IndexError):
             return []
         return np.flatnonzero(found == written[: len(found)]).tolist()
@@ -120,7 +134,7 @@ class Shard:
                 f"{self.path} has {found}; expected format {FORMAT}, kind {self.kind}. "
                 f"Delete it and run: {rebuild_command(self.path)}"
             )
-        places = {name: self._place(file[name], name) for name in TENSORS[self.kind]}
+        places = {name: self._place(file[name], name) for name in tensor_names(self.kind, file)}
         check_axes(self.kind, {name: place.shape for name, place in places.items()}, self.path)
         checksums = {name: _from_attribute(file[name].attrs["blake2b"]) for name in places}
         if attributes.pop("seal", None) != fingerprint(attributes, checksums):
@@ -148,7 +162,7 @@ class Shard:
 def read(path: Path, kind: str) -> dict[str, Any]:
     """All tensors of a shard: memory-mapped arrays, lists of strings. ShardError if missing, foreign or damaged."""
     shard = Shard(path, kind)
-    return {name: shard[name] for name in TENSORS[kind]}
+    return {name: shard[name] for name in shard.names}
 
 
 def read_sound(path: Path, kind: str, **expected: Any) -> Shard | None:

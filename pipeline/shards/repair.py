@@ -7,7 +7,7 @@ from pathlib import Path
 from pipeline.files import lock, read_table
 from pipeline.shards import layout, reader, rows, writer
 from pipeline.shards.reader import Shard, open_cache
-from pipeline.shards.schema import TENSORS, ShardError
+from pipeline.shards.schema import ShardError
 from pipeline.shards.verify import STAGES, list_tables, verify
 
 
@@ -66,7 +66,7 @@ def prune(shard: Shard) -> str:
     if not good:
         shard.path.unlink()
         return f"deleted {shard.path}"
-    tensors = {name: shard[name] for name in TENSORS[shard.kind]}
+    tensors = {name: shard[name] for name in shard.names}
     count = len(shard)
     kept = rows.take_rows(shard.kind, tensors, good)
     attributes = dict(shard.attributes)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.shards.schema import KEYS, OFFSETS, TENSORS, TEXT
+from pipeline.shards.schema import KEYS, OFFSETS, TENSORS, TEXT, tensor_names
 
 
 def fingerprint(*parts: Any) -> str:
@@ -48,7 +48,8 @@ def row_bounds(kind: str, tensors: Mapping[str, Any], axis: str) -> np.ndarray:
 def row_checksums(kind: str, tensors: Mapping[str, Any]) -> np.ndarray:
     """(rows,) uint64: a digest of everything that a row holds, whichever shard it is in."""
     digests = [hashlib.blake2b(digest_size=8) for _ in tensors[KEYS[kind]]]
-    for name, (dtype, axes) in TENSORS[kind].items():
+    for name in tensor_names(kind, tensors):
+        dtype, axes = TENSORS[kind][name]
         axis = axes.split()[0]
         value = np.diff(tensors[name]) if name in OFFSETS[kind] else tensors[name]
         ends = row_bounds(kind, tensors, axis.removesuffix("+1")).tolist()
@@ -63,7 +64,8 @@ def row_checksums(kind: str, tensors: Mapping[str, Any]) -> np.ndarray:
 def take_rows(kind: str, tensors: Mapping[str, Any], rows: Iterable[int]) -> dict[str, Any]:
     """The tensors of a shard that has only these rows."""
     rows, taken = list(rows), {}
-    for name, (dtype, axes) in TENSORS[kind].items():
+    for name in tensor_names(kind, tensors):
+        dtype, axes = TENSORS[kind][name]
         value = np.diff(tensors[name]) if name in OFFSETS[kind] else tensors[name]
         ends = row_bounds(kind, tensors, axes.split()[0].removesuffix("+1"))
         if dtype == TEXT:

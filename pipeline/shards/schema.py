@@ -1,11 +1,11 @@
 """The table of tensors: what a shard holds, by name, type and axes."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 
 import numpy as np
 
-EMBEDDINGS = {"visual": ("frame", "patch"), "text": ("sentence", "word"), "phrases": ("embedding",)}
+EMBEDDINGS = {"visual": ("frame", "patch", "hidden"), "text": ("sentence", "word"), "phrases": ("embedding",)}
 FORMAT = 1  # of the file layout; a reader refuses any other
 TEXT = "str"
 TENSORS = {
@@ -15,6 +15,7 @@ TENSORS = {
         "offset": ("int64", "V+1"),  # frames of video v: offset[v] to offset[v + 1]
         "frame": ("float16", "F D"),  # CLS, after final layer norm and projection, not normalised
         "patch": ("float16", "F P D"),
+        "hidden": ("float16", "F P+1 W"),  # what enters CLIP's block L - tail, CLS first; only where `tail` asks for it
         "time": ("float64", "F"),  # seconds
         "jpeg": ("uint8", "J"),  # thumbnails, one after another
         "jpeg_offset": ("int64", "F+1"),
@@ -35,6 +36,7 @@ TENSORS = {
         "embedding": ("float16", "U D"),
     },
 }
+OPTIONAL = {"visual": ("hidden",), "text": (), "phrases": ()}  # a shard may hold them or not
 OFFSETS = {  # an offset tensor and the axis that it cuts
     "visual": {"offset": "F", "jpeg_offset": "J"},
     "text": {"word_offset": "L", "triplet_offset": "M"},
@@ -56,10 +58,16 @@ class ShardError(ValueError):
 # --- checking
 
 
+def tensor_names(kind: str, there: Container[str]) -> list[str]:
+    """The tensors of a shard in the order of the table: all that it must hold, and the optional ones that are there."""
+    return [name for name in TENSORS[kind] if name in there or name not in OPTIONAL[kind]]
+
+
 def check_axes(kind: str, shapes: Mapping[str, tuple[int, ...]], path: Path) -> dict[str, int]:
     """The length of each axis, the same in every tensor that has it; ValueError where two disagree."""
     lengths: dict[str, int] = {}
-    for name, (dtype, axes) in TENSORS[kind].items():
+    for name in tensor_names(kind, shapes):
+        dtype, axes = TENSORS[kind][name]
         names, shape = axes.split(), shapes[name]
         if len(names) != len(shape):
             raise ShardError(f"{path}: {name}: expected {dtype} ({axes}), got shape {shape}")

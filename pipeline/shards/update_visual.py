@@ -15,7 +15,7 @@ import pyarrow
 from pipeline import files
 from pipeline.encoders.image import ImageEncoder
 from pipeline.rejects import REJECTS
-from pipeline.shards import layout, reader, schema, writer
+from pipeline.shards import layout, reader, writer
 from pipeline.shards.rows import describe_changes, fingerprint
 
 CHECKERS = 4  # shards read at once to see whether they are whole
@@ -29,12 +29,14 @@ class VisualRow:
     patch: np.ndarray  # (N, P, D)
     time: np.ndarray  # (N,)
     jpeg: list[np.ndarray]  # N times uint8
+    hidden: np.ndarray | None = None  # (N, 1 + P, W)
     notes: list[str] = field(default_factory=list)
 
 
 def row_fingerprint(recipe: dict[str, Any], item: dict[str, Any]) -> str:
     """Fingerprint of everything that an item's row depends on."""
     parts = {key: value for key, value in recipe.items() if key != "pictures" or item["kind"] == "image"}
+    parts.pop("tail", None)  # the other tensors do not depend on it; whether a row has it is asked of its shard
     return fingerprint(parts, item["hash"], item["kind"], item["start"], item["end"])
 
 
@@ -58,6 +60,17 @@ def read_standing_rejects(folder: Path, marks: dict[str, str], retry: str | None
     }
 
 
+def standing_tail(folder: Path) -> int:
+    """How many of CLIP's last image blocks a trainer can own on the shards that stand; 0 where no run has ended."""
+    record = folder / "visual.json"
+    return json.loads(record.read_text()).get("tail", 0) if record.exists() else 0
+
+
+def serves(shard: reader.Shard, recipe: dict[str, Any]) -> bool:
+    """Whether a shard's rows hold the hidden states that the recipe asks for, if it asks for any."""
+    return "tail" not in recipe or shard.attributes.get("tail") == recipe["tail"]
+
+
 class VisualPlan:
     """What to keep, what to make, what to leave out."""
 
@@ -76,10 +89,11 @@ class VisualPlan:
             found = list(checkers.map(lambda path: reader.read_sound(path, "visual"), paths))
         for path, shard in zip(paths, found):
             if shard is not None:
-                for name in schema.TENSORS["visual"]:
+                for name in shard.names:
                     _ = shard[name]  # mapped now: the file may be replaced while its rows are still wanted
                 self.before[path] = shard
-                self.old |= {mark: (shard, row) for _, row, mark in reader.iterate_rows(shard)}
+                if serves(shard, recipe):
+                    self.old |= {mark: (shard, row) for _, row, mark in reader.iterate_rows(shard)}
         self.refused = read_standing_rejects(folder, self.marks, retry)  # {id: (reason, detail)}
         self.todo = [item for item in items if self.new(item["video_id"])]
 
@@ -134,6 +148,7 @@ class VisualWriter:
         marks = [self.marks[name] for name in names]
         found = self.plan.before.get(path)
         same = found is not None and all(found.attributes.get(key) == value for key, value in attributes.items())
+        same = same and ("tail" in found.attributes) == ("tail" in attributes)
         if same and found["video_id"] == names and found["fingerprint"] == marks:
             return
         self.wait()
@@ -148,7 +163,8 @@ class VisualWriter:
         edges = shard["jpeg_offset"][first : last + 1]
         jpeg = [shard["jpeg"][a:b] for a, b in zip(edges, edges[1:])]
         notes = json.loads(shard.attributes.get("notes", "{}")).get(shard["video_id"][row], [])
-        return VisualRow(*(shard[name][first:last] for name in ("frame", "patch", "time")), jpeg, notes)
+        hidden = shard["hidden"][first:last] if "tail" in self.encoder.recipe else None
+        return VisualRow(*(shard[name][first:last] for name in ("frame", "patch", "time")), jpeg, hidden, notes)
 
     def wait(self) -> None:
         """Until the shard before is on disk; an error of the writer is raised here."""
@@ -212,7 +228,14 @@ def join_rows(names: list[str], marks: list[str], rows: list[VisualRow], encoder
         "time": [row.time for row in rows] or np.zeros(0),
         "jpeg": jpeg or np.zeros(0, np.uint8),
         "jpeg_offset": np.cumsum([0, *map(len, jpeg)], dtype=np.int64),
-    }
+    } | hidden_rows(rows, encoder)
+
+
+def hidden_rows(rows: list[VisualRow], encoder: ImageEncoder) -> dict[str, Any]:
+    """The optional tensor of a shard made with a tail."""
+    if "tail" not in encoder.recipe:
+        return {}
+    return {"hidden": [row.hidden for row in rows] or np.zeros((0, 1 + encoder.patches, encoder.width), np.float16)}
 
 
 def explain_visual(folder: Path, items: list[dict[str, Any]], recipe: dict[str, Any], name: str) -> str:
@@ -238,7 +261,7 @@ def explain_visual(folder: Path, items: list[dict[str, Any]], recipe: dict[str, 
 def explain_visual_row(shard: reader.Shard, row: int, item: dict[str, Any], recipe: dict[str, Any]) -> str:
     """What differs between the row and what would be written now."""
     name, found = item["video_id"], shard["fingerprint"][row]
-    if found == row_fingerprint(recipe, item):
+    if found == row_fingerprint(recipe, item) and serves(shard, recipe):
         return f"{name} is up to date ({shard.path}, row {row})"
     then = {key: shard.attributes.get(key) for key in recipe}
     changes = describe_changes(then, recipe)

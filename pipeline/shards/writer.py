@@ -12,7 +12,18 @@ import numpy as np
 from pipeline.files import replacing
 from pipeline.shards.reader import Shard
 from pipeline.shards.rows import checksum, find_infinite, fingerprint, row_checksums
-from pipeline.shards.schema import ATTRIBUTES, FORMAT, KEYS, OFFSETS, ROWS, TENSORS, TEXT, check_axes, check_offsets
+from pipeline.shards.schema import (
+    ATTRIBUTES,
+    FORMAT,
+    KEYS,
+    OFFSETS,
+    ROWS,
+    TENSORS,
+    TEXT,
+    check_axes,
+    check_offsets,
+    tensor_names,
+)
 
 PAGE = 4096
 
@@ -28,7 +39,8 @@ def write(path: Path, kind: str, tensors: Mapping[str, Any], attributes: Mapping
     missing = [name for name in ATTRIBUTES[kind] if name not in attributes]
     if missing:
         raise ValueError(f"{path}: a {kind} shard needs the attributes {', '.join(missing)}")
-    pieces = {name: _pieces(name, kind, tensors, path) for name in TENSORS[kind]}
+    names = tensor_names(kind, tensors)
+    pieces = {name: _pieces(name, kind, tensors, path) for name in names}
     extra = sorted(set(tensors) - set(pieces))
     if extra:
         raise ValueError(f"{path}: {', '.join(extra)} not in the table of {kind} shards (pipeline/shards/schema.py)")
@@ -43,14 +55,14 @@ def write(path: Path, kind: str, tensors: Mapping[str, Any], attributes: Mapping
         with h5py.File(
             part, "w", libver=("v110", "v110"), alignment_threshold=PAGE, alignment_interval=PAGE, locking=False
         ) as file:
-            for name in TENSORS[kind]:
+            for name in names:
                 _put(file, name, TENSORS[kind][name], pieces[name], shapes[name])
             whole = {name: _join(parts) for name, parts in pieces.items()}
             found = row_checksums(kind, whole)
             _put(file, ROWS, ("uint64", TENSORS[kind][KEYS[kind]][1]), [found], found.shape)
             said = {name: _to_attribute(value) for name, value in attributes.items() if value is not None}
             said |= {"format": FORMAT, "kind": kind}
-            checksums = {name: file[name].attrs["blake2b"] for name in TENSORS[kind]}
+            checksums = {name: file[name].attrs["blake2b"] for name in names}
             for name, value in sorted((said | {"seal": fingerprint(said, checksums)}).items()):
                 file.attrs[name] = value
         _drop_from_page_cache(part)

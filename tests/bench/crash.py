@@ -184,7 +184,7 @@ class Stage:
             except ShardError as error:
                 torn(str(error))
                 continue
-            tensors = {name: shard[name] for name in shards.TENSORS[kind]}
+            tensors = {name: shard[name] for name in shard.names}
             if kind == "text":  # numbers of phrases change with their list
                 tensors["triplet"] = tensors["triplet"] * 0
             for key, value in zip(shard[shards.KEYS[kind]], shards.row_checksums(kind, tensors).tolist()):
@@ -199,7 +199,7 @@ class Stage:
             if dice.random() < 0.7:
                 shard = Shard(path, self.name)
                 kept = [row for row in range(len(shard)) if dice.random() < 0.5]
-                tensors = {name: shard[name] for name in shards.TENSORS[self.name]}
+                tensors = {name: shard[name] for name in shard.names}
                 shards.write(path, self.name, shards.take_rows(self.name, tensors, kept), shard.attributes)
 
     def unit(self) -> float:

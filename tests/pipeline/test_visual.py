@@ -16,9 +16,11 @@ from PIL import Image
 from pipeline import files, params, shards, visual
 from pipeline.encoders import check
 from pipeline.encoders.image import ImageEncoder
+from pipeline.encoders.tail import write_tail
 from pipeline.encoders.towers import FrozenCLIP
 from pipeline.video.decode import decode
 from tests.support import tiny, torture
+from train.layers.clip_blocks import Tower, read_header
 
 SCHEMA = pyarrow.schema(
     [(name, pyarrow.string()) for name in ("video_id", "path", "split", "kind", "hash")]
@@ -47,7 +49,7 @@ class World:
         self.folder, self.cache = folder, folder / "cache" / "films"
         self.settings = {
             "clip": "scratch", "precision": "fp32", "frames": 4, "sampling": "uniform", "decoder": "pyav",
-            "thumbnail": 32, "shards": 3, "max_rejects": 0.5, "root": str(folder / "films"),
+            "thumbnail": 32, "shards": 3, "tail": {"image": 0}, "max_rejects": 0.5, "root": str(folder / "films"),
         }  # fmt: skip
         shutil.copytree(made, folder / "films", ignore=shutil.ignore_patterns("clip"))
         shutil.copytree(made / "clip", self.cache / "clip")
@@ -281,3 +283,52 @@ def test_two_runs_at_once_do_not_mix(world, monkeypatch):
     with files.lock(params.cache_folder("films", "visual")):
         with pytest.raises(SystemExit, match=f"process {os.getpid()}"):
             world.run()
+
+
+def test_what_enters_a_block_is_cached_and_gives_the_tokens(clean):
+    clean.set(tail={"image": 1})
+    clean.run()
+    path = write_tail(
+        clean.cache / "clip", clean.cache / "clip", json.loads((clean.cache / "clip/clip.json").read_text())
+    )
+    tower = Tower(read_header(path)["image"], 1, 1, causal=False)
+    tower.read(path, "image")
+    for path in shards.shard_paths(clean.cache / "visual"):
+        shard = shards.Shard(path, "visual")
+        assert shard.attributes["tail"] == 1 and shard["hidden"].shape[1:] == (5, 32)
+        with torch.inference_mode():
+            token = tower(torch.from_numpy(shard["hidden"].astype(np.float32)))
+        np.testing.assert_allclose(token[:, 0], shard["frame"], atol=4e-3)
+        np.testing.assert_allclose(token[:, 1:], shard["patch"], atol=4e-3)
+
+
+def test_a_longer_tail_encodes_again_and_a_shorter_one_does_not(clean, capsys):
+    clean.set(tail={"image": 0})
+    clean.run()
+    before = clean.files()
+    capsys.readouterr()
+
+    def said():
+        clean.run()
+        return capsys.readouterr().out
+
+    clean.set(tail={"image": 1})
+    clean.run("--why", "film00")
+    assert "film00 will be made anew: tail was None, is 1" in capsys.readouterr().out
+    assert "0 kept + 15 encoded" in said()
+    clean.set(tail={"image": 2})
+    assert "0 kept + 15 encoded" in said()
+    longest = clean.files()
+    clean.set(tail={"image": 1})
+    clean.run("--why", "film00")
+    assert "film00 is up to date" in capsys.readouterr().out
+    assert "15 kept + 0 encoded" in said() and clean.files() == longest
+    clean.set(tail={"image": 0})
+    assert "15 kept + 0 encoded" in said() and clean.files() == before
+
+
+def test_more_blocks_than_the_tower_has_are_refused(clean):
+    clean.set(tail={"image": 3})
+    with pytest.raises(SystemExit, match="tower has 2 blocks"):
+        clean.run()
+    clean.set(tail={"image": 0})

@@ -1,7 +1,7 @@
 """The blocks of a CLIP tower as a trainer owns them: what was cached before block `first` goes in, CLIP's tokens come out.
 
-`pipeline/encoders/transformer.py` has the same arithmetic for frozen towers, with packed weights and without gradients; a test holds
-the two against each other. Weights come from `cache/<dataset>/clip/tail.safetensors`, which the clip stage writes.
+`pipeline/encoders/transformer.py` has the same arithmetic for frozen towers, with packed weights and without gradients; a test
+holds the two against each other. Weights come from `cache/<dataset>/clip/tail.safetensors`, which the clip stage writes.
 """
 
 # Axes: B images or texts, T tokens of one (1 + P in an image, L in a text), W width of the tower, D embedding.
