@@ -4,17 +4,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pipeline.files import MissingError
 from train import checkpoint, data
 
 
 def load_run(run: Path, shards: Path, device: str) -> tuple[Any, Any, dict[str, Any]]:
-    """The method of a run, the cache it reads, and run.json; SystemExit says what to run first."""
+    """The method of a run, the cache it reads, and run.json; UniTriMError says what to run first."""
     record_path = run / "run.json"
     if not (shards / "visual").is_dir() or not (shards / "text").is_dir():
-        raise SystemExit(f"{shards} has no visual and text shards; run: dvc repro text@{shards.name}")
+        raise MissingError(f"{shards} has no visual and text shards; run: dvc repro text@{shards.name}")
     if not record_path.exists():
         method = run.name.split("-seed")[0]
-        raise SystemExit(
+        raise MissingError(
             f"{run} is no finished run; run: python -m train.run --shards {shards} --method {method}"
             f"   (or dvc repro train@{shards.name})"
         )
@@ -22,14 +23,14 @@ def load_run(run: Path, shards: Path, device: str) -> tuple[Any, Any, dict[str, 
     try:
         method = checkpoint.load(run, device)
         cache = data.Cache(shards, method.needs, words=method.config.words, triplets=method.config.triplets)
-    except (ValueError, OSError) as error:
-        raise SystemExit(str(error)) from None
+    except OSError as error:
+        raise MissingError(str(error)) from None
     if record.get("clip_sha256", cache.clip_sha256) != cache.clip_sha256:
-        raise SystemExit(
+        raise MissingError(
             f"{run} was trained on features of another CLIP than {shards} holds; train again or encode again"
         )
     if cache.frames > method.config.frames:
-        raise SystemExit(
+        raise MissingError(
             f"{run} was trained for {method.config.frames} frames a video, {shards} has up to {cache.frames}"
         )
     return method, cache, record

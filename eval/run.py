@@ -15,7 +15,7 @@ from eval import metrics
 from eval.load import choose_device, load_run, scores_name
 from eval.similarity import Scores, matrices
 from eval.tables import format_metrics
-from pipeline import files
+from pipeline import files, stage
 
 TOP = 10  # items of each gallery that ranks.parquet keeps
 
@@ -83,9 +83,10 @@ def moments_of_other_split(
             return other, {
                 kind: (float(getattr(scores, kind).mean()), float(getattr(scores, kind).std())) for kind in kinds
             }
-    raise ValueError(f"there is no split but {split!r} to take the calibration from; use --joint query")
+    raise files.ParamsError(f"there is no split but {split!r} to take the calibration from; use --joint query")
 
 
+@stage.command
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True, help="cache/<dataset>/runs/<run>")

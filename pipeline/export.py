@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from pipeline import files, params, progress, shards
+from pipeline.files import DecodeError
 
 QUALITY = 95  # of the JPEGs
 MOMENT = 0.002  # seconds in which only the keyframe is on screen
@@ -64,7 +65,6 @@ def square(path: Path, time: float) -> bytes | None:
     from PIL import Image
 
     from pipeline.video.decode import decode
-    from pipeline.video.request import DecodeError
 
     try:
         frame = decode(path, 1, side(path), start=time, end=time + MOMENT).frame[0]
@@ -79,14 +79,14 @@ def side(path: Path) -> int:
     """Pixels of the shorter side of a video or photo. Raises DecodeError."""
     from PIL import Image
 
-    from pipeline.video import decode, demux, images, request
+    from pipeline.video import decode, demux, images
 
     if images.is_picture(decode.read_head(path), path):
         try:
             with Image.open(path) as image:
                 return min(image.size)
         except OSError as error:
-            raise request.DecodeError("damaged", str(error)) from None
+            raise DecodeError("damaged", str(error)) from None
     with demux.open_container(path) as file:
         context = demux.stream_of(file).codec_context
         return max(1, min(context.width, context.height))

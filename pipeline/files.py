@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and the lock of who writes them."""
+"""Errors that a person can mend; files that are written whole or not at all; the lock of who writes them."""
 
 import contextlib
 import fcntl
@@ -8,6 +8,72 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+
+class UniTriMError(ValueError):
+    """Something that a person can mend: the message says what is wrong, where, and what to type."""
+
+
+class ParamsError(UniTriMError):
+    """params.yaml, or a setting on the command line, does not say what it must."""
+
+
+class MissingError(UniTriMError):
+    """What an earlier command makes is not there, or was made from something else than what lies beside it."""
+
+
+class LockedError(UniTriMError):
+    """Another process is writing the same output."""
+
+
+class DamagedError(UniTriMError):
+    """A file of the cache is not what it was when it was written."""
+
+
+class ShardError(UniTriMError):
+    """A shard that is missing, damaged, foreign, or does not fit its neighbours."""
+
+
+class CLIPError(UniTriMError):
+    """Weights or a tokenizer that are missing, damaged, or not those that were pinned."""
+
+
+class WorkerError(UniTriMError):
+    """The worker processes cannot start, or their supervisor ended early."""
+
+
+class RejectsError(UniTriMError):
+    """More items are no good than max_rejects allows."""
+
+
+class Reject(UniTriMError):
+    """One item is no good: `reason`, a short stable word that is counted, and `detail` for a person.
+
+    It costs the item its row and nothing else, and comes back from worker processes by pickle.
+    """
+
+    def __init__(self, reason: str, detail: str):
+        super().__init__(reason, detail)
+        self.reason, self.detail = reason, detail
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"
+
+
+class DecodeError(Reject):
+    """A file that gives no trustworthy frames."""
+
+
+class PlanError(Reject):
+    """The packets of a file do not say enough for a plan, so it must be decoded in order; `detail` says why."""
+
+    def __init__(self, detail: str):
+        super().__init__("unplanned", detail)
+        self.args = (detail,)  # what pickle calls it with
+
+    def __str__(self) -> str:
+        return self.detail
+
 
 PART = ".part"  # what is being written carries this suffix; nothing with it is ever read
 DIGEST = re.compile(rb"blake2b\x18\x20(.{32})", re.DOTALL)  # as a Parquet footer has it: key, type and length, value
@@ -29,7 +95,7 @@ def lock(output: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise SystemExit(
+            raise LockedError(
                 f"{output} is being written by process {file.read().strip() or 'unknown'}; wait for it to end"
             ) from None
         file.truncate(0)
@@ -88,7 +154,7 @@ def write_table(path: Path, table: Any) -> None:
 def read_table(path: Path, columns: Iterable[str] | None = None) -> Any:
     """A table of the cache, or some of its columns, every byte as it was written.
 
-    Errors: FileNotFoundError; ValueError that says what to type where it is damaged.
+    Errors: FileNotFoundError; DamagedError that says what to type.
     """
     import pyarrow
     import pyarrow.parquet
@@ -108,9 +174,9 @@ def read_table(path: Path, columns: Iterable[str] | None = None) -> Any:
         raise damaged(path, str(error).splitlines()[0]) from None
 
 
-def damaged(path: Path, why: str) -> ValueError:
+def damaged(path: Path, why: str) -> DamagedError:
     """What to say of a table of the cache that is not what it was."""
-    return ValueError(f"{path} is damaged ({why}); delete it and run: {remake_command(Path(path))}")
+    return DamagedError(f"{path} is damaged ({why}); delete it and run: {remake_command(Path(path))}")
 
 
 def remake_command(path: Path) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import params, progress, shards, stage
-from pipeline.files import lock, write_table
+from pipeline.files import MissingError, ShardError, lock, write_table
 
 TIE = 1e-9  # row sums closer than rounding are equal: two frames always tie
 
@@ -50,7 +50,7 @@ def rows(shard: shards.Shard) -> list[dict[str, Any]]:
         try:
             chosen = pick(shard["frame"][begin:end])
         except ValueError as error:
-            raise ValueError(f"{shard.path}: {video_id}: {error}") from None
+            raise ShardError(f"{shard.path}: {video_id}: {error}") from None
         time = float(shard["time"][begin + chosen.index])
         found.append(dict(video_id=video_id, index=chosen.index, time=time, margin=chosen.margin, score=chosen.score))
     return found
@@ -65,6 +65,7 @@ def table(found: list[dict[str, Any]]) -> Any:
     return pyarrow.Table.from_pylist(sorted(found, key=lambda row: row["video_id"]), schema=schema)
 
 
+@stage.command
 def main() -> None:
     args = stage.parse_arguments(
         __doc__, export=dict(metavar="DIR", help="also write the keyframes as JPEGs, and triplets.csv")
@@ -73,14 +74,11 @@ def main() -> None:
     cache = params.cache_folder(args.dataset)
     files = shards.shard_paths(stage.require(cache / "visual", "visual", args.dataset))
     if not files:
-        raise SystemExit(f"{cache / 'visual'} has no shards; run: dvc repro visual@{args.dataset}")
+        raise MissingError(f"{cache / 'visual'} has no shards; run: dvc repro visual@{args.dataset}")
     with lock(cache / "keyframes.parquet"):
-        try:
-            opened = [shards.Shard(path, "visual") for path in files]
-            shards.prove_shards(cache, opened)
-            found = [row for shard in progress.progress(opened, "keyframes", "shard") for row in rows(shard)]
-        except ValueError as error:
-            raise SystemExit(str(error)) from None
+        opened = [shards.Shard(path, "visual") for path in files]
+        shards.prove_shards(cache, opened)
+        found = [row for shard in progress.progress(opened, "keyframes", "shard") for row in rows(shard)]
         write_table(cache / "keyframes.parquet", table(found))
     if args.export:
         # Found by name, not imported: the export is no output of the stage, and its code must not make the stage run again.

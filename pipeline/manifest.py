@@ -116,6 +116,7 @@ def reasons(rejects: Iterable[RejectRow]) -> str:
     return "; ".join(f"{number} {reason} (as {examples[reason]!r})" for reason, number in counts)
 
 
+@stage.command
 def main() -> None:
     args = stage.parse_arguments(
         __doc__,
@@ -123,7 +124,7 @@ def main() -> None:
         annotations_only=dict(action="store_true", help="with --check: do not look for the files"),
     )
     if args.annotations_only and not args.check:
-        raise SystemExit("--annotations-only goes with --check: a manifest without its files is of no use")
+        raise files.ParamsError("--annotations-only goes with --check: a manifest without its files is of no use")
     config, folder = params.read_dataset(args.dataset), params.cache_folder(args.dataset, "manifest")
     try:
         with files.lock(folder):
@@ -141,10 +142,12 @@ def require_root(config: dict[str, Any]) -> None:
     project, root = Path(__file__).resolve().parents[1], Path(config["root"]).resolve()
     name = config["name"]
     if not config["root"]:
-        raise ValueError(f"datasets.{name} has no root; type: make dataset NAME={name} ROOT=/path/to/{name}")
+        raise files.ParamsError(f"datasets.{name} has no root; type: make dataset NAME={name} ROOT=/path/to/{name}")
     inside = root == project or project in root.parents or root in project.parents
     if inside and not hasattr(datasets.load(config["reader"]), "prepare"):
-        raise ValueError(f"its root {root} and this project ({project}) lie in one another; move its files elsewhere")
+        raise files.ParamsError(
+            f"its root {root} and this project ({project}) lie in one another; move its files elsewhere"
+        )
 
 
 def make(config: dict[str, Any], folder: Path) -> None:
@@ -160,7 +163,9 @@ def make(config: dict[str, Any], folder: Path) -> None:
     manifest, facts = collect(config, memo)
     if trouble := too_many(manifest, config.get("max_rejects", 0.02)):
         write_rejects(folder, manifest)
-        raise ValueError(f"{trouble}; see {folder / 'rejects.parquet'}, mend them or raise max_rejects in params.yaml")
+        raise files.RejectsError(
+            f"{trouble}; see {folder / 'rejects.parquet'}, mend them or raise max_rejects in params.yaml"
+        )
     write(folder, manifest, facts)
     standing.save()
     for line in print_summary(manifest, len(memo.hashed)):
@@ -172,7 +177,7 @@ def check(config: dict[str, Any], look: bool) -> int:
     reader = datasets.load(config["reader"])
     root = Path(config["root"])
     if hasattr(reader, "prepare") and not root.is_dir():
-        raise ValueError(f"{root} is not made yet; run: python -m pipeline.manifest --dataset {config['name']}")
+        raise files.MissingError(f"{root} is not made yet; run: python -m pipeline.manifest --dataset {config['name']}")
     items, captions = reader.read(config)
     memo = HashMemo(memo_folder(config) / "manifest.json") if look else None
     manifest = build(root, items, captions, memo)

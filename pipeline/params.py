@@ -18,13 +18,13 @@ def read_params(path: Path = PARAMS) -> dict[str, Any]:
     import yaml
 
     if not path.exists():
-        raise SystemExit(f"no {path} in {Path.cwd()}; run from the project's root")
+        raise files.ParamsError(f"no {path} in {Path.cwd()}; run from the project's root")
     try:
         whole = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SystemExit(f"{path} is not valid YAML: {error}") from None
+        raise files.ParamsError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(whole, dict):
-        raise SystemExit(f"{path} must be a list of `key: value`, with the sections defaults and datasets")
+        raise files.ParamsError(f"{path} must be a list of `key: value`, with the sections defaults and datasets")
     return whole
 
 
@@ -40,9 +40,9 @@ def settings_of(name: str, whole: dict[str, Any]) -> dict[str, Any]:
 
     known = whole.get("datasets") or {}
     if name not in known:
-        raise SystemExit(f"{PARAMS} has no dataset {name!r}; it has: {', '.join(sorted(known))}")
+        raise files.ParamsError(f"{PARAMS} has no dataset {name!r}; it has: {', '.join(sorted(known))}")
     if faults := keys.faults(whole, name):
-        raise SystemExit("\n".join(f"{PARAMS}: {fault}" for fault in faults))
+        raise files.ParamsError("\n".join(f"{PARAMS}: {fault}" for fault in faults))
     said = merge(whole.get("defaults") or {}, known[name] or {})
     return keys.tidy(merge(keys.usual(), said))
 
@@ -66,7 +66,7 @@ def expand(root: str, name: str) -> str:
         return root
     variable = found[1] or found[2]
     if variable not in os.environ:
-        raise SystemExit(
+        raise files.ParamsError(
             f"datasets.{name}.root in {PARAMS} is {root}, and the environment variable {variable} is not set; "
             f"type: export {variable}=/path/to/{name}"
         )

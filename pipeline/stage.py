@@ -1,9 +1,31 @@
-"""What every stage shares: its dataset's parameters, its lock, whole-or-nothing writes, and progress lines."""
+"""What the commands share: their flags, how they end, and what they need to be there."""
 
 import argparse
-import sys
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from pipeline.files import MissingError
+
+
+def command(main: Callable[[], None]) -> Callable[[], None]:
+    """Around the `main` of a command: it ends with one line where a person can mend what is wrong, and on Ctrl-C.
+
+    Libraries raise errors (the tree is at the top of pipeline/files.py), and only here, or in a `main` itself, does one become
+    SystemExit. Anything else is a fault of the code and is shown whole.
+    """
+
+    @functools.wraps(main)
+    def run() -> None:
+        try:
+            main()
+        except ValueError as error:
+            raise SystemExit(str(error)) from None
+        except KeyboardInterrupt:
+            raise SystemExit("stopped; the same command goes on from here") from None
+
+    return run
 
 
 def parse_arguments(doc: str | None, **options: dict[str, Any]) -> argparse.Namespace:
@@ -12,22 +34,13 @@ def parse_arguments(doc: str | None, **options: dict[str, Any]) -> argparse.Name
     parser.add_argument("--dataset", required=True, help="a name under `datasets` in params.yaml")
     for name, keywords in options.items():
         parser.add_argument(f"--{name.replace('_', '-')}", **keywords)
-    sys.excepthook = show_exception
     return parser.parse_args()
 
 
-def show_exception(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-    """Ctrl-C gets a sentence, for every stage goes on where it was; any other end is shown whole."""
-    if issubclass(kind, KeyboardInterrupt):
-        print("stopped; the same command goes on from here", file=sys.stderr)
-    else:
-        sys.__excepthook__(kind, error, trace)
-
-
 def require(path: Path, stage: str, name: str) -> Path:
-    """`path` if it is there; otherwise end with the command that makes it."""
+    """`path` if it is there; otherwise MissingError with the command that makes it."""
     if not path.exists():
-        raise SystemExit(
+        raise MissingError(
             f"{path} is missing; run: dvc repro {stage}@{name}   (or python -m pipeline.{stage} --dataset {name})"
         )
     return path

@@ -16,6 +16,7 @@ from pipeline.encoders.text import TextEncoder
 from pipeline.shards.update_text import distinct_phrases, encode_rows, explain_text, is_same, read_known, update_phrases
 
 
+@stage.command
 def main() -> None:
     arguments = stage.parse_arguments(
         __doc__,
@@ -32,17 +33,14 @@ def main() -> None:
     )
     parsed = stage.require(params.cache_folder(config["name"], "triplets.parquet"), "triplets", config["name"])
     clip = stage.require(params.cache_folder(config["name"], "clip", "clip.json"), "clip", config["name"])
-    try:
-        encoder = TextEncoder(clip.parent, arguments.device, config)
-        captions = join_phrases(files.read_table(manifest), files.read_table(parsed, ["caption_id", "phrases"]))
-        if arguments.why:
-            print(explain_text(folder, captions, encoder, arguments.why))
-            return
-        with files.lock(folder):
-            shards.remove_parts(folder)
-            print(update_text(folder, captions, encoder, config))
-    except ValueError as error:
-        raise SystemExit(str(error)) from None
+    encoder = TextEncoder(clip.parent, arguments.device, config)
+    captions = join_phrases(files.read_table(manifest), files.read_table(parsed, ["caption_id", "phrases"]))
+    if arguments.why:
+        print(explain_text(folder, captions, encoder, arguments.why))
+        return
+    with files.lock(folder):
+        shards.remove_parts(folder)
+        print(update_text(folder, captions, encoder, config))
 
 
 def join_phrases(captions: Any, parsed: Any) -> list[dict[str, Any]]:
@@ -52,7 +50,7 @@ def join_phrases(captions: Any, parsed: Any) -> list[dict[str, Any]]:
     absent = [row["caption_id"] for row in rows if row["caption_id"] not in phrases]
     if absent or len(phrases) != len(rows):
         example = f", {absent[0]} for one" if absent else ""
-        raise ValueError(
+        raise files.MissingError(
             f"triplets.parquet has {len(phrases)} captions, the manifest {len(rows)}{example}; run the triplets stage again"
         )
     return [row | {"phrases": phrases[row["caption_id"]]} for row in rows]

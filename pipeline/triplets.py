@@ -40,6 +40,7 @@ SCHEMA = pyarrow.schema(
 TEXT = {"conventions": "factual", "form": "lemma", "cap": 1000}
 
 
+@stage.command
 def main() -> None:
     args = arguments()
     try:
@@ -49,7 +50,7 @@ def main() -> None:
             text(Path(args.text), Path(args.out), TEXT | chosen(args))
         else:
             show(args.show, chosen(args))
-    except (ValueError, ServerError) as error:
+    except ServerError as error:
         raise SystemExit(str(error)) from None
 
 
@@ -142,7 +143,7 @@ def text(source: Path, output: Path, config: dict[str, Any]) -> None:
     """A row a line of a text file; a blank line is a row without triplets."""
     config = scene_graph.settings(config)
     if not source.is_file():
-        raise ValueError(f"there is no file {source}")
+        raise files.MissingError(f"there is no file {source}")
     captions = source.read_text(encoding="utf-8", errors="replace").split("\n")
     captions = captions[:-1] if captions[-1] == "" else captions
     captions = [caption.rstrip("\r") for caption in captions]

@@ -15,7 +15,7 @@ import numpy as np
 
 from pipeline import engine, params, shards, stage
 from pipeline.encoders.image import ImageEncoder
-from pipeline.files import lock, read_table
+from pipeline.files import RejectsError, lock, read_table
 from pipeline.progress import WaitMeter
 from pipeline.shards.update_visual import VisualPlan, VisualRow, VisualWriter, explain_visual, standing_tail
 from pipeline.video.extract import FrameExtractor
@@ -25,6 +25,7 @@ WORKERS = 16  # at most; each holds some 250 MB
 EACH = 8  # items a worker must have to be worth its start
 
 
+@stage.command
 def main() -> None:
     arguments = stage.parse_arguments(
         __doc__,
@@ -39,23 +40,20 @@ def main() -> None:
     )
     clip = stage.require(params.cache_folder(config["name"], "clip", "clip.json"), "clip", config["name"])
     items = read_table(manifest).to_pylist()
-    try:
-        encoder = ImageEncoder(clip.parent, arguments.device, config)
-        encoder.keep_tail(standing_tail(folder))
-        if arguments.why:
-            print(explain_visual(folder, items, encoder.recipe, arguments.why))
-            return
-        with lock(folder):
-            shards.remove_parts(folder)
-            print(update_visual(folder, items, encoder, config, arguments.retry))
-    except (ValueError, RuntimeError) as error:
-        raise SystemExit(str(error)) from None
+    encoder = ImageEncoder(clip.parent, arguments.device, config)
+    encoder.keep_tail(standing_tail(folder))
+    if arguments.why:
+        print(explain_visual(folder, items, encoder.recipe, arguments.why))
+        return
+    with lock(folder):
+        shards.remove_parts(folder)
+        print(update_visual(folder, items, encoder, config, arguments.retry))
 
 
 def update_visual(
     folder: Path, items: list[dict[str, Any]], encoder: ImageEncoder, config: dict[str, Any], retry: str | None
 ) -> str:
-    """Bring the folder up to date with the items; returns the line that sums the run up. ValueError on too many rejects."""
+    """Bring the folder up to date with the items; returns the line that sums the run up. RejectsError on too many."""
     plan = VisualPlan(folder, items, encoder.recipe, config["shards"], retry)
     waits = WaitMeter(len(plan.todo))
     with VisualWriter(plan, encoder, config) as book, ThreadPoolExecutor(1) as ahead:
@@ -81,7 +79,7 @@ def update_visual(
     allowed = config["max_rejects"] * len(items)
     if len(plan.refused) > allowed:
         worst = f"{len(plan.refused)} rejects are more than max_rejects allows ({allowed:g}); {book.worst()}"
-        raise ValueError(f"{said}\n{worst}")
+        raise RejectsError(f"{said}\n{worst}")
     return said
 
 

@@ -107,6 +107,17 @@ def test_there_is_no_drawer_for_odds_and_ends():
     assert not [name(path) for path in modules() if path.stem in ("utils", "helpers", "misc", "common")]
 
 
+def raises_exit(tree: ast.AST) -> bool:
+    return any(isinstance(node, ast.Raise) and "SystemExit" in ast.unparse(node) for node in ast.walk(tree))
+
+
+@pytest.mark.parametrize("path", modules(), ids=name)
+def test_only_a_main_ends_the_process(path):
+    """Libraries raise errors of the tree in pipeline/files.py; `stage.command` turns them into an end."""
+    bodies = [node for node in ast.parse(path.read_text()).body if getattr(node, "name", "") != "main"]
+    assert name(path) == "pipeline/stage.py" or not any(map(raises_exit, bodies))
+
+
 def parts(stage: str) -> dict:
     return STAGES[stage].get("do", STAGES[stage])
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.search.engine import Search
+from pipeline import stage
 
 SPLITS = ("all", "train", "val", "test")
 
@@ -43,6 +44,7 @@ def format_clock(seconds: float | None) -> str:
     return f"{seconds:.1f} s" if seconds < 60 else f"{int(seconds // 60)}:{int(seconds % 60):02d}"
 
 
+@stage.command
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("query", nargs="?", help="a sentence; without it, one a line is read")

@@ -9,6 +9,7 @@ import numpy as np
 
 from eval.search.gallery import gallery_identity, read_gallery, to_full, to_half
 from pipeline import files, params, progress
+from pipeline.files import CLIPError, MissingError, ParamsError
 
 
 @dataclass
@@ -35,7 +36,7 @@ class Search:
         self.method, self.cache, _ = load_run(run, shards, device)
         rows = np.arange(len(self.cache)) if split == "all" else self.cache.videos(split)
         if not len(rows):
-            raise SystemExit(f"{shards} has nothing in split {split!r}; try --split all")
+            raise MissingError(f"{shards} has nothing in split {split!r}; try --split all")
         photo, _ = item_kinds(self.cache, rows)
         self.rows = {"image": rows, "video": rows[~photo]}
         self.photos = {str(self.cache.video_id[row]) for row in rows[photo]}
@@ -77,7 +78,7 @@ class Search:
         import torch
 
         if not query.strip():
-            raise ValueError("the sentence is empty")
+            raise ParamsError("the sentence is empty")
         phrases = self.phrases(query)
         with torch.inference_mode():
             text = self.method.encode_text(self.features(query, phrases))
@@ -108,15 +109,15 @@ class Search:
         return {name: tensor.to(self.device) for name, tensor in made.items()}
 
     def load_towers(self) -> Any:
-        """The CLIP that encoded the shards; SystemExit where it is another one or gone."""
+        """The CLIP that encoded the shards; CLIPError where it is another one or gone."""
         from pipeline.encoders.towers import FrozenCLIP
 
         try:
             towers = FrozenCLIP.load(self.shards / "clip", self.device, "fp32")
         except (ValueError, OSError) as error:
-            raise SystemExit(f"the sentence cannot be encoded: {error}") from None
+            raise CLIPError(f"the sentence cannot be encoded: {error}") from None
         if towers.sha256 != self.cache.clip_sha256:
-            raise SystemExit(
+            raise CLIPError(
                 f"{self.shards}/clip is not the CLIP that made the shards; run: dvc repro text@{self.shards.name}"
             )
         return towers

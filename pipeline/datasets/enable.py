@@ -60,7 +60,7 @@ def require_root(name: str, written: str | None) -> None:
     type_this = f"type: make dataset NAME={name} ROOT=/path/to/{name}   (or pipeline.datasets.enable {name} --root ...)"
     try:
         folder = expand(str(written or ""), name)
-    except SystemExit:
+    except files.ParamsError:
         raise ValueError(f"datasets.{name}.root is {written}, and there is no such variable; {type_this}") from None
     if not written or not Path(folder).is_dir():
         raise ValueError(f"datasets.{name}.root is {written}, which is no folder; {type_this}")

@@ -21,6 +21,7 @@ from multiprocessing.connection import Pipe, wait
 from typing import Any
 
 from pipeline.engine.workers import STARTING, ForkServer, Worker
+from pipeline.files import WorkerError
 
 __all__ = ["Outcome", "run"]
 POLL = 0.05  # seconds between looks at clocks and memory
@@ -51,7 +52,7 @@ def run(
     memory: int = 4 << 30,
     ahead: int = 8,
 ) -> Iterator[Outcome]:
-    """Outcomes as they come, one for each item; RuntimeError if they do not add up.
+    """Outcomes as they come, one for each item; WorkerError if the workers cannot run.
 
     `function` is importable (not of `__main__`) and raises Reject for a bad item; `seconds` and `memory` (bytes) bound one
     item; at most `ahead` finished results wait for the caller.
@@ -66,7 +67,7 @@ def run(
         while len(seen) < len(items):
             outcome = supervisor.finished.get()
             if outcome is None:
-                raise RuntimeError(supervisor.failure or "the supervisor of the workers ended early")
+                raise WorkerError(supervisor.failure or "the supervisor of the workers ended early")
             supervisor.ring()
             if outcome.index in seen:
                 raise RuntimeError(f"item {outcome.index} came back twice")
@@ -105,10 +106,10 @@ class Supervisor(threading.Thread):
                     self.listen(worker)
                 for worker in list(self.workers):
                     self.look_after(worker)
-        except RuntimeError as error:
+        except WorkerError as error:
             self.failure = str(error)
         finally:
-            with contextlib.suppress(RuntimeError):
+            with contextlib.suppress(WorkerError):
                 for worker in self.workers:
                     worker.forget()
             self.finished.put(None)

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
-from pipeline.rejects import Reject
+from pipeline.files import Reject, WorkerError
 
 STARTING = 180.0  # seconds a worker may take to import what its function needs
 DYING = 5.0  # seconds a worker that closed its pipe is given to end
@@ -132,7 +132,7 @@ class ForkServer:
         return self.process.poll() is None
 
     def ask(self, number: int, handles: list[int]) -> int:
-        """What `nurse` answers to a number and descriptors. RuntimeError if it is dead."""
+        """What `nurse` answers to a number and descriptors. WorkerError if it is dead."""
         try:
             socket.send_fds(self.socket, [NUMBER.pack(number)], handles)
             answer = self.socket.recv(NUMBER.size, socket.MSG_WAITALL)
@@ -140,7 +140,7 @@ class ForkServer:
             answer = b""
         if len(answer) < NUMBER.size:
             words = os.pread(self.said, 1 << 16, 0).decode(errors="replace").strip().splitlines()[-1:]
-            raise RuntimeError(f"the workers cannot start: {' '.join(words) or 'their nursery died'}")
+            raise WorkerError(f"the workers cannot start: {' '.join(words) or 'their nursery died'}")
         return NUMBER.unpack(answer)[0]
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pipeline import files, params, progress
+from pipeline.files import DecodeError, MissingError
 from pipeline.scratch.recipe import Recipe
 
 VIEWS = 4  # frames taken from a train video
@@ -116,7 +117,7 @@ def read_footage(config: dict[str, Any], recipe: Recipe, seed: int) -> Corpus:
                 pictures.append(frames)
                 captions.append(texts[item["video_id"]])
     if not pictures:
-        raise ValueError(
+        raise MissingError(
             f"{config['name']}: no train video with a caption can be decoded, so no CLIP can be trained on them"
         )
     return Corpus(np.stack(pictures), captions, [])
@@ -125,7 +126,6 @@ def read_footage(config: dict[str, Any], recipe: Recipe, seed: int) -> Corpus:
 def read_frames(task: tuple[Path, int, str, float | None, float | None]) -> np.ndarray | None:
     """Some frames of a video (VIEWS, S, S, 3) uint8, repeated where it has fewer; None if it cannot be decoded."""
     from pipeline.video.decode import decode
-    from pipeline.video.request import DecodeError
 
     path, size, decoder, start, end = task
     try:

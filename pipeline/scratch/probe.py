@@ -99,6 +99,7 @@ def probe(folder: Path, count: int = 1500, seed: int = 1) -> list[tuple[str, str
     return rows
 
 
+@stage.command
 def main() -> None:
     arguments = stage.parse_arguments(
         __doc__, probe={"action": "store_true", "help": "print what the features of a trained CLIP hold"}

@@ -4,6 +4,7 @@ A shard is written once and never edited. Its tensors are contiguous, uncompress
 bytes are readable with plain h5py, with mmap and with `preadv` at `Shard.place(name).offset`. `schema.py` has the table.
 """
 
+from pipeline.files import ShardError
 from pipeline.shards.layout import cache_of, rebuild_command, remove_parts, shard_number, shard_path, shard_paths
 from pipeline.shards.proofs import prove, prove_shards
 from pipeline.shards.reader import Shard, TensorPlace, iterate_rows, open_cache, read, read_sound, require_one_clip
@@ -17,7 +18,6 @@ from pipeline.shards.schema import (
     ROWS,
     TENSORS,
     TEXT,
-    ShardError,
     check_axes,
     check_offsets,
 )

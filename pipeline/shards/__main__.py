@@ -14,7 +14,8 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from pipeline.files import read_table
+from pipeline import stage
+from pipeline.files import MissingError, read_table
 from pipeline.shards.diff import diff
 from pipeline.shards.reader import open_cache
 from pipeline.shards.repair import repair
@@ -25,10 +26,10 @@ from pipeline.shards.verify import verify
 def info(folder: Path) -> list[str]:
     """Lines that say what a cache holds and how it was made."""
     lines = []
-    for kind, stage in (("visual", "visual"), ("text", "text"), ("phrases", "text")):
+    for kind, maker in (("visual", "visual"), ("text", "text"), ("phrases", "text")):
         found = [shard for shard in open_cache(folder) if shard.kind == kind]
         if not found:
-            lines.append(f"{kind}: none; run: dvc repro {stage}@{folder.name}")
+            lines.append(f"{kind}: none; run: dvc repro {maker}@{folder.name}")
             continue
         size = sum(shard.path.stat().st_size for shard in found)
         lines.append(f"{kind}: {sum(map(len, found))} rows in {len(found)} files, {size / 1e6:.1f} MB")
@@ -47,6 +48,7 @@ def info(folder: Path) -> list[str]:
     return lines
 
 
+@stage.command
 def main() -> None:
     parser = argparse.ArgumentParser(
         "python -m pipeline.shards", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -58,11 +60,8 @@ def main() -> None:
         parser.error("diff takes two caches, the others one")
     for folder in options.cache:
         if next(open_cache(folder), None) is None:
-            raise SystemExit(f"{folder} has no shards; run: dvc repro visual@{folder.name} text@{folder.name}")
-    try:
-        lines = {"info": info, "diff": diff, "repair": repair, "verify": report_problems}[options.do](*options.cache)
-    except ValueError as error:
-        raise SystemExit(str(error)) from None
+            raise MissingError(f"{folder} has no shards; run: dvc repro visual@{folder.name} text@{folder.name}")
+    lines = {"info": info, "diff": diff, "repair": repair, "verify": report_problems}[options.do](*options.cache)
     print("\n".join(lines))
     if options.do == "verify" and lines[-1].startswith("{"):
         raise SystemExit(1)

@@ -8,8 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pipeline import files
+from pipeline.files import ShardError
 from pipeline.shards.reader import SETTLED, Shard
-from pipeline.shards.schema import KEYS, ShardError
+from pipeline.shards.schema import KEYS
 
 CHECKERS = 4  # files read at once
 NAMED = 3  # damaged rows that a message names

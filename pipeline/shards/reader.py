@@ -12,6 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from pipeline.files import ShardError
 from pipeline.shards import layout
 from pipeline.shards.layout import cache_of, rebuild_command
 from pipeline.shards.rows import checksum, fingerprint, row_checksums
@@ -22,7 +23,6 @@ from pipeline.shards.schema import (
     ROWS,
     TENSORS,
     TEXT,
-    ShardError,
     check_axes,
     check_offsets,
     tensor_names,

@@ -4,10 +4,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pipeline.files import lock, read_table
+from pipeline.files import ShardError, lock, read_table
 from pipeline.shards import layout, reader, rows, writer
 from pipeline.shards.reader import Shard, open_cache
-from pipeline.shards.schema import ShardError
 from pipeline.shards.verify import STAGES, list_tables, verify
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.files import ShardError
+
 EMBEDDINGS = {"visual": ("frame", "patch", "hidden"), "text": ("sentence", "word"), "phrases": ("embedding",)}
 FORMAT = 1  # of the file layout; a reader refuses any other
 TEXT = "str"
@@ -49,13 +51,6 @@ ATTRIBUTES = {  # every shard says how it was made; a writer may add more
     "text": ("dataset", "clip", "clip_sha256", "version", "words", "precision"),
     "phrases": ("dataset", "clip", "clip_sha256", "version", "words", "precision"),
 }
-
-
-class ShardError(ValueError):
-    """A shard that is missing, damaged, foreign, or does not fit its neighbours; says which and what to type."""
-
-
-# --- checking
 
 
 def tensor_names(kind: str, there: Container[str]) -> list[str]:

@@ -14,6 +14,7 @@ import pyarrow
 
 from pipeline import files
 from pipeline.encoders.image import ImageEncoder
+from pipeline.files import ParamsError, ShardError
 from pipeline.rejects import REJECTS
 from pipeline.shards import layout, reader, writer
 from pipeline.shards.rows import describe_changes, fingerprint
@@ -52,7 +53,7 @@ def read_standing_rejects(folder: Path, marks: dict[str, str], retry: str | None
         return {}
     reasons = sorted({row["reason"] for row in rows})
     if retry and retry != "all" and retry not in reasons:
-        raise ValueError(f"no item was rejected for {retry!r}; the reasons are: {', '.join(reasons) or 'none'}")
+        raise ParamsError(f"no item was rejected for {retry!r}; the reasons are: {', '.join(reasons) or 'none'}")
     return {
         row["id"]: (row["reason"], row["detail"])
         for row in rows
@@ -200,7 +201,7 @@ class VisualWriter:
         rejected, items = len(self.refused), len(self.marks)
         on_disk = sum(len(reader.Shard(path, "visual")) for path in layout.shard_paths(self.folder))
         if on_disk + rejected != items:
-            raise RuntimeError(f"{items} items, but {on_disk} rows and {rejected} rejects")
+            raise ShardError(f"{items} items, but {on_disk} rows and {rejected} rejects")
         encoded = sum(item["video_id"] not in self.refused for item in self.plan.todo)
         return (
             f"visual: {items} items = {on_disk - encoded} kept + {encoded} encoded + {rejected} rejected; "

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.files import PART, read_table
+from pipeline.files import PART, ShardError, read_table
 from pipeline.shards import layout, reader
 from pipeline.shards.reader import Shard, open_cache
 from pipeline.shards.rows import find_infinite
-from pipeline.shards.schema import EMBEDDINGS, KEYS, ShardError
+from pipeline.shards.schema import EMBEDDINGS, KEYS
 
 STAGES = ("manifest", "visual", "keyframes", "triplets", "text")  # in the order in which they run
 LOUD = 1000.0  # a norm this many times the median is no CLIP token

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.files import read_table
+from pipeline.files import MissingError, read_table
 from pipeline.shards import layout, reader
 from pipeline.shards.proofs import prove_shards
 
@@ -23,7 +23,7 @@ class VideoReader:
         for shard in opened:
             self.place |= {name: (shard, row) for row, name in enumerate(shard["video_id"])}
         if not self.place:
-            raise ValueError(f"{folder} has no visual shards")
+            raise MissingError(f"{folder} has no visual shards; run: dvc repro visual@{folder.name}")
         self.keyframe = read_columns(folder / "keyframes.parquet", "video_id", "index")
 
     def rows(self, name: str) -> tuple[reader.Shard, range]:

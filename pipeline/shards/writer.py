@@ -9,7 +9,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from pipeline.files import replacing
+from pipeline.files import ShardError, replacing
 from pipeline.shards.reader import Shard
 from pipeline.shards.rows import checksum, find_infinite, fingerprint, row_checksums
 from pipeline.shards.schema import (
@@ -32,18 +32,18 @@ def write(path: Path, kind: str, tensors: Mapping[str, Any], attributes: Mapping
     """Write one shard whole or not at all, and believe it only after reading it back from the disk.
 
     `tensors`: an array, a list of arrays to be joined along the first axis, or a list of strings, for every name in
-    `TENSORS[kind]`. The same input makes the same bytes. ValueError if anything does not fit the table or is not
+    `TENSORS[kind]`. The same input makes the same bytes. ShardError if anything does not fit the table or is not
     finite.
     """
     path = Path(path)
     missing = [name for name in ATTRIBUTES[kind] if name not in attributes]
     if missing:
-        raise ValueError(f"{path}: a {kind} shard needs the attributes {', '.join(missing)}")
+        raise ShardError(f"{path}: a {kind} shard needs the attributes {', '.join(missing)}")
     names = tensor_names(kind, tensors)
     pieces = {name: _pieces(name, kind, tensors, path) for name in names}
     extra = sorted(set(tensors) - set(pieces))
     if extra:
-        raise ValueError(f"{path}: {', '.join(extra)} not in the table of {kind} shards (pipeline/shards/schema.py)")
+        raise ShardError(f"{path}: {', '.join(extra)} not in the table of {kind} shards (pipeline/shards/schema.py)")
     shapes = {name: (sum(map(len, parts)), *np.shape(parts[0])[1:]) for name, parts in pieces.items()}
     axes = check_axes(kind, shapes, path)
     for name, parts in pieces.items():
@@ -72,27 +72,27 @@ def write(path: Path, kind: str, tensors: Mapping[str, Any], attributes: Mapping
 def _pieces(name: str, kind: str, tensors: Mapping[str, Any], path: Path) -> list[Any]:
     """The parts of one tensor, each checked against the table's type."""
     if name not in tensors:
-        raise ValueError(f"{path}: a {kind} shard needs the tensor {name}")
+        raise ShardError(f"{path}: a {kind} shard needs the tensor {name}")
     value, (dtype, axes) = tensors[name], TENSORS[kind][name]
     if dtype == TEXT:
         strings = [value] if isinstance(value, str) else list(value)
         if not all(isinstance(text, str) for text in strings):
-            raise ValueError(f"{path}: {name}: expected a list of strings ({axes})")
+            raise ShardError(f"{path}: {name}: expected a list of strings ({axes})")
         return [strings]
     parts = [np.ascontiguousarray(part) for part in (value if isinstance(value, (list, tuple)) and value else [value])]
     for part in parts:
         if part.dtype != dtype:
-            raise ValueError(f"{path}: {name}: expected {dtype} ({axes}), got {part.dtype} {part.shape}")
+            raise ShardError(f"{path}: {name}: expected {dtype} ({axes}), got {part.dtype} {part.shape}")
     return parts
 
 
 def _check_finite(what: str, part: Any) -> None:
-    """ValueError if a float tensor holds NaN or infinity, which is what float16 makes of 65,520 and above."""
+    """ShardError if a float tensor holds NaN or infinity, which is what float16 makes of 65,520 and above."""
     if isinstance(part, np.ndarray) and part.dtype.kind == "f":
         bad = find_infinite(part)
         if bad.any():
             row = np.argwhere(bad)[0].tolist()
-            raise ValueError(f"{what}: {int(bad.sum())} values are NaN or beyond {part.dtype}, the first at {row}")
+            raise ShardError(f"{what}: {int(bad.sum())} values are NaN or beyond {part.dtype}, the first at {row}")
 
 
 def _put(file: h5py.File, name: str, what: tuple[str, str], parts: list[Any], shape: tuple[int, ...]) -> None:

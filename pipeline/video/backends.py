@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.video import demux, request, timeline
-from pipeline.video.request import DecodeError, FrameRequest
+from pipeline.files import DecodeError, PlanError
+from pipeline.video import demux, timeline
+from pipeline.video.request import FrameRequest
 from pipeline.video.resize import resize
 
 
@@ -68,7 +69,7 @@ def by_ffmpeg(path: str | os.PathLike, want: FrameRequest) -> tuple[Tensor, np.n
         found, number = demux.scan(container, stream), stream.index
         try:
             times = found.times()
-        except request.PlanError as reason:
+        except PlanError as reason:
             raise DecodeError("no_times", f"{reason}; set decoder: pyav, which decodes such a file in order") from None
         stop = found.end(times)
         chosen, notes = timeline.choose_frames(

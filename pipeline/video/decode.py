@@ -13,9 +13,10 @@ import os
 import stat
 from pathlib import Path
 
+from pipeline.files import DecodeError, PlanError, Reject
 from pipeline.video import backends, demux, images
 from pipeline.video.planned import decode_by_plan
-from pipeline.video.request import DecodeError, FrameRequest, PlanError, SampledFrames
+from pipeline.video.request import FrameRequest, SampledFrames
 from pipeline.video.sequential import decode_in_order
 
 DECODERS = ("pyav", "decord", "ffmpeg")
@@ -64,6 +65,8 @@ def read_head(path: str | os.PathLike) -> bytes:
             raise DecodeError("not_a_file", f"{name!r} is a folder or a device, not a file")
         with open(path, "rb") as file:
             head = file.read(64)
+    except Reject:
+        raise
     except FileNotFoundError:
         raise DecodeError("missing", f"there is no file {os.fspath(path)!r}") from None
     except PermissionError:

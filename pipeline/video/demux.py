@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import av
 
-from pipeline.video.request import DecodeError, PlanError
+from pipeline.files import DecodeError, PlanError
 from pipeline.video.timeline import frame_ends, is_rising
 
 HELD = 96 << 20  # bytes of packets kept in memory; a larger file is read a second time instead

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipeline.rejects import Reject
+from pipeline.files import Reject
 from pipeline.video.decode import decode
 
 QUALITY = 85  # of the thumbnails' JPEG

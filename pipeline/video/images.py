@@ -11,7 +11,8 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from pipeline.video.request import DecodeError, FrameRequest
+from pipeline.files import DecodeError
+from pipeline.video.request import FrameRequest
 from pipeline.video.resize import resize
 from pipeline.video.timeline import choose_frames
 
@@ -38,6 +39,8 @@ def take(path: str | os.PathLike, want: FrameRequest) -> tuple[Tensor, np.ndarra
             if count == 1:
                 return resize(upright(image), want.size)[None], np.zeros(1)
             return animation(image, count, want)
+    except DecodeError:
+        raise
     except UnidentifiedImageError:
         raise DecodeError("damaged", "starts like a picture and does not open as one") from None
     except (OSError, EOFError, ValueError, SyntaxError, Image.DecompressionBombError) as error:

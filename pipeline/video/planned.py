@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable, Iterator
 
 import av
 
+from pipeline.files import PlanError
 from pipeline.video import demux, timeline
 from pipeline.video.demux import HELD, Scan, reread
-from pipeline.video.request import FrameRequest, PlanError, SampledFrames
+from pipeline.video.request import FrameRequest, SampledFrames
 from pipeline.video.resize import Canvas
 from pipeline.video.timeline import to_seconds
 

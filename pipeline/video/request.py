@@ -1,19 +1,11 @@
-"""What is asked of a decoder, what it answers, and how it fails."""
+"""What is asked of a decoder, and what it answers."""
+
+# Axes: N frames, S size; colours last.
 
 from dataclasses import dataclass, field
 
 import numpy as np
 from torch import Tensor
-
-from pipeline.rejects import Reject
-
-
-class DecodeError(Reject):
-    """A file that gives no trustworthy frames: `reason`, a short stable word, and `detail` for a person."""
-
-
-class PlanError(Exception):
-    """The packets do not say enough for a plan; the file must be decoded in order. The message says why."""
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ from fractions import Fraction
 
 import av
 
+from pipeline.files import DecodeError, PlanError
 from pipeline.video import demux, timeline
 from pipeline.video.demux import Scan
-from pipeline.video.request import DecodeError, FrameRequest, PlanError, SampledFrames
+from pipeline.video.request import FrameRequest, SampledFrames
 from pipeline.video.resize import Canvas
 from pipeline.video.timeline import to_seconds
 

@@ -4,7 +4,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from pipeline.video.request import DecodeError, FrameRequest
+from pipeline.files import DecodeError
+from pipeline.video.request import FrameRequest
 from pipeline.video.sampling import sample
 
 

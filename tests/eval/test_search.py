@@ -11,6 +11,7 @@ from PIL import Image
 
 from eval import similarity
 from eval.search import __main__, engine
+from pipeline.files import CLIPError, MissingError
 from tests.support import tiny
 from tests.support.commands import command
 
@@ -121,7 +122,7 @@ def test_a_caption_asked_again_gets_the_scores_of_the_evaluation(finder):
 def test_a_split_narrows_the_gallery(home):
     finder = engine.Search(Path("cache/mine/runs/zero_shot"), Path("cache/mine"), split="test")
     assert {one["id"] for one in finder("a wall", 20)["images"]} == {"red.png", "red.mp4", "blue.png", "blue.mp4"}
-    with pytest.raises(SystemExit, match="nothing in split 'val'"):
+    with pytest.raises(MissingError, match="nothing in split 'val'"):
         engine.Search(Path("cache/mine/runs/zero_shot"), Path("cache/mine"), split="val")
 
 
@@ -202,7 +203,7 @@ def test_another_clip_is_refused(home):
     before = path.read_text()
     path.write_text(json.dumps(json.loads(before) | {"sha256": "0" * 64}))
     try:
-        with pytest.raises(SystemExit, match="sha256"):
+        with pytest.raises(CLIPError, match="sha256"):
             engine.Search(Path("cache/mine/runs/zero_shot"), Path("cache/mine"))("a wall")
     finally:
         path.write_text(before)

@@ -1,18 +1,23 @@
 """What every stage shares: parameters, the lock, whole-or-nothing writes, progress."""
 
+import argparse
+import importlib
 import os
+import pickle
 import shlex
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pyarrow as pa
 import pytest
 
 from pipeline import files, progress
 from pipeline.datasets import enable
+from pipeline.files import LockedError, ParamsError
 from pipeline.params import read_dataset, read_params
 
 ROOT = Path(__file__).parents[2]
@@ -37,7 +42,7 @@ def test_a_datasets_section_lies_over_the_defaults(tmp_path, monkeypatch):
 def test_an_unset_root_says_what_to_type(tmp_path, monkeypatch):
     params(tmp_path, monkeypatch, "datasets: {d: {root: $NOWHERE_SET/x}}")
     monkeypatch.delenv("NOWHERE_SET", raising=False)
-    with pytest.raises(SystemExit, match="export NOWHERE_SET=/path/to/d"):
+    with pytest.raises(ParamsError, match="export NOWHERE_SET=/path/to/d"):
         read_dataset("d")
     monkeypatch.setenv("NOWHERE_SET", "/data")
     assert read_dataset("d")["root"] == "/data/x"
@@ -45,13 +50,13 @@ def test_an_unset_root_says_what_to_type(tmp_path, monkeypatch):
 
 def test_an_unknown_dataset_names_those_that_are_there(tmp_path, monkeypatch):
     params(tmp_path, monkeypatch, "datasets: {one: {}, two: {}}")
-    with pytest.raises(SystemExit, match="one, two"):
+    with pytest.raises(ParamsError, match="one, two"):
         read_dataset("three")
 
 
 def test_broken_yaml_is_named(tmp_path, monkeypatch):
     params(tmp_path, monkeypatch, "a: [")
-    with pytest.raises(SystemExit, match="not valid YAML"):
+    with pytest.raises(ParamsError, match="not valid YAML"):
         read_params()
 
 
@@ -80,7 +85,7 @@ def test_a_second_process_is_told_who_writes_and_a_killed_one_leaves_no_lock(tmp
     hold += f"with files.lock(Path({str(tmp_path / 'visual')!r})):\n    print('held', flush=True)\n    time.sleep(60)\n"
     first = subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE, text=True)
     assert first.stdout.readline() == "held\n"
-    with pytest.raises(SystemExit, match=f"process {first.pid}"), files.lock(tmp_path / "visual"):
+    with pytest.raises(LockedError, match=f"process {first.pid}"), files.lock(tmp_path / "visual"):
         pass
     first.send_signal(signal.SIGKILL)
     first.wait()
@@ -145,15 +150,34 @@ def test_the_makefile_hands_a_root_on_as_it_is():
         assert shlex.split(line)[-1] == root
 
 
-def test_ctrl_c_is_a_sentence_and_an_error_is_whole(tmp_path):
-    start = "import sys; from pipeline import stage; sys.argv = ['x', '--dataset', 'd']; stage.parse_arguments(None); "
-    for error, said in (
-        ("KeyboardInterrupt", "stopped; the same command goes on from here\n"),
-        ("KeyError('x')", "Trace"),
+COMMANDS = [
+    *(f"pipeline.{name}" for name in ("manifest", "clip", "visual", "keyframes", "triplets", "text")),
+    *("pipeline.scratch.probe", "pipeline.shards.__main__", "eval.run", "eval.search.__main__"),
+]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_ends_with_a_sentence_on_ctrl_c_and_shows_its_own_faults_whole(name, monkeypatch):
+    main = importlib.import_module(name).main
+    for error, end, says in (
+        (KeyboardInterrupt(), SystemExit, "stopped; the same command goes on from here"),
+        (files.MissingError("run: dvc repro"), SystemExit, "run: dvc repro"),
+        (KeyError("x"), KeyError, "x"),
     ):
-        command = [sys.executable, "-c", f"{start} raise {error}"]
-        done = subprocess.run(
-            command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
-        )
-        assert done.returncode and done.stderr.startswith(said)
-        assert ("Traceback" in done.stderr) == (error != "KeyboardInterrupt")
+        with pytest.raises(end, match=says), monkeypatch.context() as patch:
+            patch.setattr(argparse.ArgumentParser, "parse_args", Mock(side_effect=error))
+            main()
+
+
+@pytest.mark.parametrize(
+    "error", [files.Reject("odd", "of no use"), files.DecodeError("damaged", "half"), files.PlanError("no times")]
+)
+def test_an_items_error_comes_back_from_another_process_as_it_was(error):
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is type(error) and str(again) == str(error)
+    assert (again.reason, again.detail) == (error.reason, error.detail)
+
+
+def test_the_errors_are_one_tree():
+    kinds = {one for one in vars(files).values() if isinstance(one, type) and issubclass(one, Exception)}
+    assert all(issubclass(one, files.UniTriMError) for one in kinds) and issubclass(files.UniTriMError, ValueError)

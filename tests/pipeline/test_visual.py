@@ -261,7 +261,7 @@ def test_a_run_that_ends_midway_is_finished_by_the_next_one(world, clean, monkey
         return encode(self, frame, kind)
 
     monkeypatch.setattr(ImageEncoder, "__call__", tired)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit, match="stopped; the same command goes on from here"):
         world.run()
     (world.cache / "visual" / "00002.h5.part").write_bytes(b"half")  # what a killed writer leaves
     monkeypatch.undo()

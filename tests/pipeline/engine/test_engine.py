@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline.engine import run
-from pipeline.rejects import Reject
+from pipeline.files import Reject, WorkerError
 
 
 def work(item):
@@ -114,7 +114,7 @@ def test_results_wait_for_the_caller_only_so_far():
 def test_a_function_that_cannot_be_imported_ends_with_words(monkeypatch):
     monkeypatch.setattr(unimportable, "__qualname__", "gone")
     monkeypatch.setattr(sys.modules[__name__], "gone", unimportable, raising=False)
-    with pytest.raises(RuntimeError, match="died before its first item.*gone"):
+    with pytest.raises(WorkerError, match="died before its first item.*gone"):
         list(run(unimportable, [1]))
 
 

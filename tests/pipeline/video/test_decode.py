@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from pipeline.files import DecodeError
 from pipeline.video import demux, planned
 from pipeline.video.decode import decode, decoder_version
-from pipeline.video.request import DecodeError
 from pipeline.video.resize import Resizer, resize, shape, turn
 from pipeline.video.sampling import sample
 from tests.support import torture

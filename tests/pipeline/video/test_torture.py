@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from pipeline.files import DecodeError
 from pipeline.video.decode import decode
-from pipeline.video.request import DecodeError
 from tests.support import torture
 
 SIZE = torture.SIDE
