@@ -40,7 +40,10 @@ DEEDS = listed(
     walk run turn drift rise fall spin flicker twinkle swell dwindle pop leap chase fade emerge head travel leave reach
     become come rest ride eat sing dance talk speak cook drive catch throw kick hit swim climb crawl swing sit stand
     fly pass cross pull push carry hold open close pour cut slice mix stir wash brush feed pet kiss hug smile laugh cry
-    shake wave clap enter exit approach remain rotate float glide collide trade exchange begin start stop lie land"""
+    shake wave clap enter exit approach remain rotate float glide collide trade exchange begin start stop lie land
+    take put make get grab pick add knock wipe give bark look score play wear graze splash practice discuss argue shout
+    smile crash dive paint draw eat chat gather perform bounce fold roll wrap lift drop shoot celebrate chew type
+    measure photograph return sew sweep blow teach read write ask answer"""
 )
 # words that begin a clause
 CLAUSE = listed("while as when because if after before where whilst until since then")
@@ -52,6 +55,15 @@ GROUPS = listed(
     troop swarm school collection mound heap stretch body loaf
     loaves tuft clump display"""
 )
+SEEING = listed("show see watch film hear find feature depict record catch observe notice")
+GIVING = listed("give show feed hand teach tell read offer throw send bring serve pass buy lend write ask")
+# "cleaning a window with a cloth": the tool is the verb's
+TOOLED = listed(
+    """cut slice chop clean wash wipe hit catch paint brush build fill write cover draw scrub open sew tie mix stir
+    decorate spray polish sweep scoop peel mow shave poke beat shoot dig wrap touch spread dry whisk strike knock
+    attack measure fix repair apply iron coat mash smash push pull lift break"""
+)
+COLLECTIVE = listed("couple crowd group family team band bunch pair police class audience staff")
 LIGHT = listed("try use attempt begin start seem appear continue want go get prepare")  # "trying to catch": catch
 STATIC = listed("walk stand sit run ride drive go pass fly stop park lie lay come wait jump move sail kneel")
 COUNTING = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
@@ -115,7 +127,11 @@ PARTS = listed(
     cushion sleeve sleeves collar pocket drawer drawers nose tongue teeth beard"""
 )
 # names of two words whose first is tagged an adjective
-JOINED = listed("teddy hot polar remote mobile cellular cell dining living parking cutting steering fire french ice")
+JOINED = listed(
+    """teddy hot polar remote mobile cellular cell dining living parking cutting steering fire french ice
+    cooking frying sewing dressing washing swimming shopping fishing sleeping boxing rocking climbing baking mixing
+    measuring training"""
+)
 # said of a thing, but no quality of it
 UNSEEN = listed(
     """several many few various other another right left top bottom front back multiple some different next close same

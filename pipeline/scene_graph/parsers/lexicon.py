@@ -83,9 +83,6 @@ FIXED = (
         for word in ("man", "building", "ceiling", "clothing", "wedding", "painting", "skiing", "metal", "water")
     }
 )
-INTRANSITIVE = listed(
-    "walked jumped stood sat ran went came fell flew looked talked smiled danced sang swam laughed appeared"
-)
 
 
 @functools.lru_cache(1)
@@ -114,8 +111,6 @@ def kinds(word: str) -> tuple[str, bool, bool, bool]:
         return tag, "NOUN" in possible or tag[0] == "N", "VERB" in possible, tag == "JJ" or "ADJ" in possible
     possible = getAllLemmas(word)
     noun, verb, adjective = "NOUN" in possible, "VERB" in possible, "ADJ" in possible
-    if word in PLURALS:
-        return "NNS", True, False, False
     tag = "CD" if word[0].isdigit() else lexicon().get(word)
     if tag is None or tag[0] not in "NVJRIC" or (tag == "IN" and noun):
         tag = guess(word, noun, verb, adjective)
@@ -174,6 +169,3 @@ def tokens(text: str) -> tuple[list[str], list[int], list[int]]:
     """Words with their character offsets; "man's" is two, "t-shirt" one."""
     found = [(match.group(), match.start(), match.end()) for match in TOKEN.finditer(text)]
     return [word for word, _, _ in found], [start for _, start, _ in found], [end for _, _, end in found]
-
-
-PLURALS = listed("tracks bears rocks nets stems lights signs boards bars cars trees boats planes trains hands eyes")

@@ -14,6 +14,11 @@ from pipeline.scene_graph.words import listed
 OPENERS = words.CLAUSE | {"finally", "afterwards", "later", "first"}
 LINKING = listed("get become turn look seem stay remain make keep go")  # take an adjective: "gets larger"
 PARTICLES = listed("up down out off away over around back along in on together")
+PHRASAL = frozenset(
+    {("pick", "up"), ("blow", "up"), ("blow", "out"), ("put", "on"), ("take", "off"), ("knock", "over"), ("turn", "on"),
+     ("turn", "off"), ("set", "up"), ("lift", "up"), ("hold", "up"), ("pull", "out"), ("take", "out"), ("hand", "out"),
+     ("fill", "up"), ("clean", "up"), ("cut", "up"), ("cut", "off"), ("try", "on"), ("throw", "away")}
+)  # fmt: skip
 DOUBLE = frozenset(
     {("next", "to"), ("close", "to"), ("out", "of"), ("on", "to"), ("in", "to"), ("along", "with"), ("away", "from"),
      ("inside", "of"), ("outside", "of"), ("off", "of"), ("up", "to"), ("because", "of"), ("instead", "of"),
@@ -46,6 +51,7 @@ class State:
     quality: int = -1  # an adjective after its noun, which may take a phrase: "full of"
     relative: int = -1  # the noun that the coming clause describes: "the jeans the man is wearing"
     join: int = -1  # "and" that waits for its second part
+    front: int = -1  # what a phrase before any subject names: "in a kitchen a man cooks"
 
 
 class Builder:
@@ -190,6 +196,11 @@ class Builder:
             self.join(head, state.verb, "nsubj" if self.word[state.verb] in BE else "obj")
             state.objects, state.thing, state.edge, state.phrase = True, head, head, ""
             return
+        if begin == state.edge + 1 and self.receives(state.thing, begin):
+            self.join(state.thing, state.verb, "iobj")
+            self.join(head, state.verb, "obj")
+            state.thing = state.edge = head
+            return
         if self.root < 0:
             self.root = head
         described = state.subject if state.verb < 0 and state.finite < 0 else -1
@@ -201,6 +212,14 @@ class Builder:
         if state.subject < 0 or self.clause_follows(head):
             state.subject = head
             state.verb = state.finite = -1
+
+    def receives(self, thing: int, begin: int) -> bool:
+        """ "gives the boy a ball": whether the object before a second noun phrase is who gets it."""
+        state = self.state
+        if state.verb < 0 or thing < 0 or self.relation[thing] != "obj" or self.head[thing] != state.verb:
+            return False
+        starts = self.tag[begin] in ("DT", "PRP$", "CD") or self.tag[thing] == "PRP"
+        return starts and lemma(self.word[state.verb], self.tag[state.verb]) in words.GIVING
 
     def verb_follows(self, head: int) -> bool:
         for tag in self.tag[head + 1 :]:
@@ -223,7 +242,7 @@ class Builder:
         if self.word[index] in words.CLAUSE and self.starts_clause(index):
             state.verb, state.objects, state.join = -1, False, -1
             return index + 1
-        if state.verb >= 0 and index == state.verb + 1 and self.particle(index):
+        if state.verb >= 0 and index == state.verb + 1 and (self.particle(index) or self.phrasal(index)):
             self.join(index, state.verb, "compound:prt")
             return index + 1
         if self.tag[index] == "TO" and index + 1 < len(self.tag) and self.tag[index + 1] == "VB":
@@ -254,15 +273,20 @@ class Builder:
             outer = state.phrase and state.subject >= 0 and word not in ("of", "with") and state.verb < 0
             self.join(head, state.subject if outer else state.thing, "nmod")
         elif self.root < 0:
-            self.root = head
+            state.front = head
+            return finish
         state.thing, state.edge, state.phrase, state.join = head, head, word, -1
         if state.verb >= 0:
             state.objects = True
         return finish
 
     def near(self, case: list[int]) -> bool:
-        """Whether the preposition belongs to the noun right before it."""
-        return self.word[case[0]] in ("with", "of")
+        """Whether the preposition belongs to the noun right before it; "with" names the tool of some verbs."""
+        state = self.state
+        if self.word[case[0]] == "with":
+            does = lemma(self.word[state.verb], self.tag[state.verb]) if state.verb >= 0 else ""
+            return does not in words.TOOLED or self.word[state.thing] in words.ANIMATE
+        return self.word[case[0]] == "of"
 
     def starts_clause(self, index: int) -> bool:
         for place in range(index + 1, min(index + 10, len(self.tag))):
@@ -354,12 +378,29 @@ class Builder:
         elif state.thing >= 0 and state.edge > state.verb and state.finite < 0:
             self.join(main, self.holder(main), "acl")
         elif state.verb >= 0:
-            self.join(main, state.verb, "xcomp" if main == state.verb + 1 else "advcl")
+            shown = self.shown(main)
+            if shown >= 0:
+                self.join(main, shown, "acl")
+            elif finite and self.relation[state.verb] != "acl:relcl":
+                self.join(main, state.verb, "conj")
+            else:
+                self.join(main, state.verb, "xcomp" if main == state.verb + 1 and not finite else "advcl")
         elif state.thing >= 0:
             self.join(main, state.thing, "acl")
         if self.root < 0:
             self.root = main
+        if state.front >= 0 and self.root == main:
+            self.join(state.front, main, "obl")
+            state.front = -1
         state.verb, state.objects, state.join = main, False, -1
+
+    def shown(self, main: int) -> int:
+        """ "shows two dogs talking": the object right before a participle does it, if it lives or is looked at; else -1."""
+        thing = self.state.thing
+        if self.tag[main] != "VBG" or thing < 0 or thing != main - 1 or self.relation[thing] != "obj":
+            return -1
+        seen = lemma(self.word[self.head[thing]], self.tag[self.head[thing]]) in words.SEEING
+        return thing if seen or self.word[thing] in words.ANIMATE else -1
 
     def holder(self, main: int) -> int:
         """Whom a participle describes: "man in a suit sitting", but "picture of a woman sitting"."""
@@ -378,6 +419,10 @@ class Builder:
             and self.tag[after] in ("IN", "TO")
             and (self.word[index], self.word[after]) not in DOUBLE
         )
+
+    def phrasal(self, index: int) -> bool:
+        """ "blows up balloons", "puts on a hat"."""
+        return (lemma(self.word[index - 1], self.tag[index - 1]), self.word[index]) in PHRASAL
 
     def copula(self, chain: list[int], end: int) -> int:
         """ "is red", "is in the house", "is a rider", "there is a dog"; 0 when something else follows."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipeline.scene_graph import words
-from pipeline.scene_graph.parsers.lexicon import BE, FIXED, INTRANSITIVE, PLURALS, kinds, lemma
+from pipeline.scene_graph.parsers.lexicon import BE, FIXED, kinds, lemma
 from pipeline.scene_graph.words import listed
 
 Kinds = tuple[str, bool, bool, bool]  # usual tag; can be a noun, a verb, an adjective
@@ -18,6 +18,8 @@ QUALITIES = words.COLOURS | words.SIZES | words.AGES
 CORNERS = listed("left right corner edge side center middle half")
 OPEN = listed("left open back top right front")  # of the closed lists, yet what they are depends on their place
 CANS = listed("trash garbage soda beer tin watering spray recycling paint")
+HELPERS = listed("do does did can ca could will wo would should must might may")
+PARTICLES = listed("up down out off away")
 NOUN_COLOURS = listed("cream orange gold rose silver")
 DEPENDING = (
     OPEN | NOUN_COLOURS | CORNERS | words.SHADES | listed("her that like other can top bottom upper lower next 's")
@@ -34,6 +36,7 @@ class Spot:
     index: int
     begin: int  # of the clause
     verbless: bool  # no verb in the clause so far
+    doing: str  # the latest finite verb's tag of this clause or of the one that "and" or a comma ended
     described: bool  # only a relative clause has had its verb: "the ball that is red rolls"
     word: str
     usual: str
@@ -51,22 +54,25 @@ def tags(text: list[str]) -> list[str]:
     known = [kinds(word) for word in text]
     tag = [entry[0] for entry in known]
     begin = verbs = finite = relatives = 0
+    doing = ""
     for index, word in enumerate(text):
         if word in ALWAYS:
             chosen = tag[index]
         else:
-            chosen = tag[index] = placed(text, known, tag, index, (begin, not verbs, 0 < relatives >= finite))
+            chosen = tag[index] = placed(text, known, tag, index, (begin, not verbs, doing, 0 < relatives >= finite))
         if word in words.CLAUSE or (finite and word in (",", "and", "but")):
             begin, verbs, finite, relatives = index + 1, 0, 0, 0
+            doing = "" if word in words.CLAUSE else doing
         elif chosen[0] == "V" or chosen == "MD":
             verbs += 1
             finite += chosen in FINITE
+            doing = chosen if chosen in FINITE or (chosen == "VBG" and not doing) else doing
         elif chosen in ("WDT", "WP"):
             relatives += 1
     return tag
 
 
-def placed(text: list[str], known: list[Kinds], tag: list[str], index: int, clause: tuple[int, bool, bool]) -> str:
+def placed(text: list[str], known: list[Kinds], tag: list[str], index: int, clause: tuple[int, bool, str, bool]) -> str:
     """The tag of one word in its place: the first rule's that has a say, else the usual one."""
     left, before = (tag[index - 1], text[index - 1]) if index else ("^", "")
     right, after = (tag[index + 1], text[index + 1]) if index + 1 < len(text) else ("$", "")
@@ -140,6 +146,42 @@ def deed(spot: Spot) -> str | None:
     return "VBP" if several and spot.after not in (",", "and") and not spot.after.endswith("ing") else None
 
 
+def second(spot: Spot) -> str | None:
+    """ "kicks the ball and runs", "runs jumps and barks", "drawing and painting flowers": another deed of the same doer."""
+    joins = spot.before in ("and", "but", ",", "then") and spot.index > 1
+    if spot.word[-3:] == "ing":
+        after = (
+            joins and spot.index > 1 and spot.text[spot.index - 2][-3:] == "ing" and spot.tag[spot.index - 2] == "VBG"
+        )
+        return "VBG" if after and spot.verb and spot.right[0] in "ND" else None
+    if not spot.verb or spot.usual == "JJ" or spot.doing not in ("VBZ", "VBP"):
+        return None
+    singular = spot.doing == "VBZ" and spot.word[-1] == "s"
+    if not singular and not (spot.doing == "VBP" and spot.word[-1] != "s"):
+        return None
+    known = lemma(spot.word, "VBZ") in words.DEEDS
+    acts = spot.right in ("DT", "PRP$", "PRP") or spot.usual in ("VBZ", "VBP")
+    if joins and (known or acts) and spot.right not in ("VBZ", "VBP", "MD"):
+        return spot.doing
+    if not singular or not known:
+        return None
+    listed = spot.left == "VBZ" and spot.right in ("CC", "VBZ") and spot.before not in BE
+    unmarked = spot.left in ("NN", "NNS") and not spot.verbless and spot.right in ("DT", "PRP$", "RP", "CC", "RB")
+    return "VBZ" if listed or unmarked or (spot.left == "NN" and spot.after in PARTICLES) else None
+
+
+def many(spot: Spot) -> str | None:
+    """ "boys in a pool splash water", "a horse and a cow graze": a known deed after doers that are several."""
+    if not spot.verbless or spot.word not in words.DEEDS or spot.left != "NN" or spot.right in (*END, ","):
+        return None
+    done = spot.tag[spot.begin : spot.index]
+    first = next((place for place, tag in enumerate(done) if tag in words.NOUN_TAGS), -1)
+    if first < 0 or any(tag in FINITE for tag in spot.tag[spot.index + 1 :]) or spot.after.endswith("ing"):
+        return None
+    several = done[first] == "NNS" or spot.text[spot.begin + first] in words.COLLECTIVE or "CC" in done
+    return "VBP" if several and ("IN" in done or "CC" in done) else None
+
+
 def modified(spot: Spot) -> str | None:
     """After an article, a number, an owner or an adjective: a noun, or another modifier."""
     usual, left, right = spot.usual, spot.left, spot.right
@@ -161,7 +203,8 @@ def modified(spot: Spot) -> str | None:
 
 def infinitive(spot: Spot) -> str | None:
     """ "to open a door", but "next to train tracks"."""
-    if spot.left not in ("TO", "MD"):
+    denied = spot.before in ("n't", "not", "never") and spot.index > 1 and spot.text[spot.index - 2] in HELPERS
+    if spot.left not in ("TO", "MD") and not denied:
         return None
     placed = spot.index > 1 and spot.text[spot.index - 2] in ("next", "close", "attached", "connected", "tied")
     if spot.left == "TO" and spot.noun and placed:
@@ -175,7 +218,9 @@ def after_be(spot: Spot) -> str | None:
     behind = spot.left == "RB" and spot.index > 1 and spot.text[spot.index - 2] in BE
     if not behind and spot.before not in BE:
         return None
-    if spot.usual in ("VBD", "VBN"):
+    if spot.usual in ("VBD", "VBN") or (spot.verb and spot.word[-2:] == "ed" and "by" in (spot.after, spot.before)):
+        return "VBN"
+    if spot.before == "being" and spot.verb and spot.word[-2:] == "ed":
         return "VBN"
     if spot.usual in ("VB", "VBP") and spot.noun:
         return "NN" if not spot.adjective else "JJ"
@@ -211,7 +256,7 @@ def singular_verb(spot: Spot) -> str | None:
     """ "man walks", but "train tracks": a verb if the clause has none and what follows can follow a verb."""
     if spot.left not in ("NN", "PRP", "WP", "WDT") or spot.usual not in ("NNS", "VBZ"):
         return None
-    if not (spot.verb and spot.noun) or spot.word in PLURALS:
+    if not (spot.verb and spot.noun):
         return None
     if spot.left != "NN" or (spot.verbless and (spot.before in words.ANIMATE or one(spot))):
         return "VBZ"
@@ -236,7 +281,7 @@ def past(spot: Spot) -> str | None:
     """ "man rode a horse", but "cake covered with cream"."""
     if spot.usual not in ("VBD", "VBN") or spot.left[0] not in "NP":
         return None
-    return "VBD" if spot.right in ("DT", "PRP$", "CD", "PRP") or spot.word in INTRANSITIVE else "VBN"
+    return "VBD" if spot.right in ("DT", "PRP$", "CD", "PRP") else "VBN"
 
 
 def base(spot: Spot) -> str | None:
@@ -249,7 +294,8 @@ def base(spot: Spot) -> str | None:
     if spot.usual in ("VB", "VBP"):
         if spot.noun and left in ("IN", "^", "VBG", "CC", "NN", "VBZ", ",", "VBN", "NNS"):
             return "NN"
-        return "VBP" if left in ("NNS", "PRP", "WDT", "WP") else "VB"
+        verbless = spot.verbless and left == "NN" and not spot.noun  # "a couple in a kitchen discuss food"
+        return "VBP" if verbless or left in ("NNS", "PRP", "WDT", "WP") else "VB"
     return None
 
 
@@ -260,6 +306,8 @@ def thing(spot: Spot) -> str | None:
         return "NNS"
     if usual not in ("JJ", "RB") or not spot.noun or spot.word in words.COLOURS:
         return None
+    if usual == "JJ" and left == "NN" and not spot.verbless and spot.right in (*END, "CC", ",") and one(spot):
+        return "NN" if spot.word not in QUALITIES else None  # "opens a birthday present"
     placed = left in ("IN", "VBG") or (left == "NN" and usual == "JJ" and not spot.adjective)
     return "NN" if placed and spot.right in (*END, "IN", "CC", ",") else None
 
@@ -270,6 +318,8 @@ RULES: tuple[Callable[[Spot], str | None], ...] = (
     side,
     closed,
     shade,
+    second,
+    many,
     deed,
     modified,
     infinitive,
@@ -284,12 +334,16 @@ RULES: tuple[Callable[[Spot], str | None], ...] = (
 
 
 def misread(text: list[str], theirs: list[str]) -> bool:
-    """Whether another tagger sees nouns where something is done ("the red moon changes") or "left" as a verb."""
+    """Whether another tagger sees nouns where something is done ("the red moon changes"), or "left" as a verb."""
     ours = tags(text)
     for index in range(1, len(text)):
-        done = ours[index] in ("VBZ", "VBP") and ours[index - 1] in ("NN", "NNS")
-        if done and theirs[index][0] in "NJ" and lemma(text[index], ours[index]) in words.DEEDS:
+        before = ours[index - 1]
+        bare = ours[index] == "VBP" and theirs[index] == "VB"  # "a couple in a kitchen discuss food"
+        done = ours[index] in ("VBZ", "VBP") and (
+            before in ("NN", "NNS", "CC", "VBZ", ",") or text[index - 1] == "then"
+        )
+        if done and (theirs[index][0] in "NJ" or bare) and lemma(text[index], ours[index]) in words.DEEDS:
             return True
-        if text[index] == "left" and theirs[index][0] == "V" and ours[index - 1] in ("DT", "JJ"):
+        if text[index] == "left" and theirs[index][0] == "V" and before in ("DT", "JJ"):
             return True
     return False
