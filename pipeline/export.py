@@ -1,17 +1,26 @@
-"""Write keyframes as JPEGs beside a table of text, image and video: the text-image-video dataset of UniTriM 4.1.1."""
+"""Write keyframes as JPEGs beside a table of text, image and video: the text-image-video dataset of UniTriM 4.1.1.
+
+python -m pipeline.export --dataset msrvtt DIR
+"""
 
 import csv
 import io
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
-from pipeline import files, params, progress, shards
+from pipeline import files, params, progress, shards, stage
 from pipeline.files import DecodeError
 
 QUALITY = 95  # of the JPEGs
 MOMENT = 0.002  # seconds in which only the keyframe is on screen
 TABLE = "triplets.csv"
+
+
+@stage.command
+def main() -> None:
+    args = stage.parse_arguments(__doc__, "DIR")
+    stage.require(params.cache_folder(args.dataset, "keyframes.parquet"), "keyframes", args.dataset)
+    print(export(Path(args.DIR), args.dataset))
 
 
 def export(folder: Path, dataset: str) -> str:
@@ -21,43 +30,29 @@ def export(folder: Path, dataset: str) -> str:
     is the thumbnail of the shard.
     """
     cache, root = params.cache_folder(dataset), Path(params.read_dataset(dataset)["root"])
-    items = {row["video_id"]: row for row in read(cache / "manifest" / "items.parquet")}
-    chosen = {row["video_id"]: row for row in read(cache / "keyframes.parquet")}
+    items = {row["video_id"]: row for row in files.read_table(cache / "manifest" / "items.parquet").to_pylist()}
+    chosen = {row["video_id"]: row for row in files.read_table(cache / "keyframes.parquet").to_pylist()}
     folder.mkdir(parents=True, exist_ok=True)
     small = 0
-    rows = [
-        (shard, row) for shard in map(open_gallery, shards.shard_paths(cache / "visual")) for row in range(len(shard))
-    ]
-    for shard, row in progress.progress(rows, "export", "image"):
-        video_id = shard["video_id"][row]
+    visual = shards.VideoReader(cache)
+    for video_id in progress.progress(visual.videos, "export", "image"):
         image = square(root / items[video_id]["path"], chosen[video_id]["time"])
         small += image is None
-        files.write(folder / image_name(video_id), image or thumbnail(shard, row, chosen[video_id]["index"]))
-    captions = [row for row in read(cache / "manifest" / "captions.parquet") if row["video_id"] in chosen]
+        files.write(folder / image_name(video_id), image or visual.jpeg(video_id, chosen[video_id]["index"]))
+    captions = [
+        row
+        for row in files.read_table(cache / "manifest" / "captions.parquet").to_pylist()
+        if row["video_id"] in chosen
+    ]
     lines = io.StringIO(newline="")
     writer = csv.writer(lines)
     writer.writerow(("text", "image", "video"))
     for caption in captions:
         writer.writerow((caption["text"], image_name(caption["video_id"]), items[caption["video_id"]]["path"]))
     files.write(folder / TABLE, lines.getvalue())
-    return f"{folder}: {len(rows)} images ({small} of them thumbnails), {len(captions)} text-image-video triplets"
-
-
-def open_gallery(path: Path) -> shards.Shard:
-    """One visual shard."""
-    return shards.Shard(path, "visual")
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    """The rows of a table."""
-    return files.read_table(path).to_pylist()
-
-
-def thumbnail(shard: shards.Shard, row: int, index: int) -> bytes:
-    """The stored JPEG of a video's frame."""
-    place = int(shard["offset"][row]) + index
-    begin, end = (int(byte) for byte in shard["jpeg_offset"][place : place + 2])
-    return shard["jpeg"][begin:end].tobytes()
+    return (
+        f"{folder}: {len(visual.videos)} images ({small} of them thumbnails), {len(captions)} text-image-video triplets"
+    )
 
 
 def square(path: Path, time: float) -> bytes | None:
@@ -95,3 +90,7 @@ def side(path: Path) -> int:
 def image_name(video_id: str) -> str:
     """`<video_id>.jpg`; what a file name cannot or should not hold is percent-encoded."""
     return f"{quote(video_id, safe=' @+,=()[]')}.jpg"
+
+
+if __name__ == "__main__":
+    main()

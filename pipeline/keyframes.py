@@ -1,13 +1,11 @@
 """Stage keyframes: the frame of each video that looks most like all its others, which makes text-image-video triplets.
 
-`--export DIR` writes the keyframes as JPEGs beside `triplets.csv` (text, image, video), the dataset of UniTriM 4.1.1.
+`python -m pipeline.export` writes them as JPEGs beside a table of text, image and video, the dataset of UniTriM 4.1.1.
 """
 
 # Axes: N frames of a video, D embedding.
 
-import importlib
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -42,21 +40,20 @@ def pick(frame: np.ndarray) -> Keyframe:
     return Keyframe(index, float(score[index]), max(0.0, float(score[index] - rest.max())) if len(rest) else None)
 
 
-def rows(shard: shards.Shard) -> list[dict[str, Any]]:
+def pick_keyframes(shard: shards.Shard) -> list[dict[str, Any]]:
     """A row of keyframes.parquet for every video of a visual shard."""
     found = []
-    for row, video_id in enumerate(shard["video_id"]):
-        begin, end = (int(place) for place in shard["offset"][row : row + 2])
+    for video in shards.stored_videos(shard):
         try:
-            chosen = pick(shard["frame"][begin:end])
+            chosen = pick(video["frame"])
         except ValueError as error:
-            raise ShardError(f"{shard.path}: {video_id}: {error}") from None
-        time = float(shard["time"][begin + chosen.index])
-        found.append(dict(video_id=video_id, index=chosen.index, time=time, margin=chosen.margin, score=chosen.score))
+            raise ShardError(f"{shard.path}: {video.video_id}: {error}") from None
+        time = float(video["time"][chosen.index])
+        found.append({"video_id": video.video_id, "time": time, **asdict(chosen)})
     return found
 
 
-def table(found: list[dict[str, Any]]) -> Any:
+def build_table(found: list[dict[str, Any]]) -> Any:
     """keyframes.parquet: video_id, index among the video's frames, time in seconds, margin, score; sorted by video_id."""
     import pyarrow
 
@@ -67,9 +64,7 @@ def table(found: list[dict[str, Any]]) -> Any:
 
 @stage.command
 def main() -> None:
-    args = stage.parse_arguments(
-        __doc__, export=dict(metavar="DIR", help="also write the keyframes as JPEGs, and triplets.csv")
-    )
+    args = stage.parse_arguments(__doc__)
     params.read_dataset(args.dataset)
     cache = params.cache_folder(args.dataset)
     files = shards.shard_paths(stage.require(cache / "visual", "visual", args.dataset))
@@ -78,11 +73,8 @@ def main() -> None:
     with lock(cache / "keyframes.parquet"):
         opened = [shards.Shard(path, "visual") for path in files]
         shards.prove_shards(cache, opened)
-        found = [row for shard in progress.progress(opened, "keyframes", "shard") for row in rows(shard)]
-        write_table(cache / "keyframes.parquet", table(found))
-    if args.export:
-        # Found by name, not imported: the export is no output of the stage, and its code must not make the stage run again.
-        print(importlib.import_module("pipeline.export").export(Path(args.export), args.dataset))
+        found = [row for shard in progress.progress(opened, "keyframes", "shard") for row in pick_keyframes(shard)]
+        write_table(cache / "keyframes.parquet", build_table(found))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pipeline import datasets, files, params, stage
 from pipeline.datasets import media, protocol
 from pipeline.datasets.hashes import HashMemo, RunMemo
 from pipeline.datasets.validate import Manifest, RejectRow, build, caption_id
+from pipeline.rejects import write_rejects
 
 OUTPUTS = ("items.parquet", "captions.parquet", "rejects.parquet", "manifest.json")
 
@@ -71,19 +72,13 @@ def write(folder: Path, manifest: Manifest, facts: dict[str, Any]) -> None:
         caption_id=text, video_id=text, split=text, index=pyarrow.int32(), text=text, parts=pyarrow.list_(text)
     )
     files.write_table(folder / "captions.parquet", table(rows, columns))
-    write_rejects(folder, manifest)
+    write_rejects(folder, "manifest", list_rejects(manifest))
     files.write(folder / "manifest.json", json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
 
 
-def write_rejects(folder: Path, manifest: Manifest) -> None:
-    """Write rejects.parquet: items first, then captions."""
-    import pyarrow
-
-    rejects = [*manifest.rejected_items, *manifest.rejected_captions]
-    rows = [(reject.id, "manifest", reject.reason, reject.detail) for reject in rejects]
-    files.write_table(
-        folder / "rejects.parquet", table(rows, dict.fromkeys(("id", "stage", "reason", "detail"), pyarrow.string()))
-    )
+def list_rejects(manifest: Manifest) -> list[tuple[str, str, str]]:
+    """(id, reason, detail) of every reject: items first, then captions."""
+    return [(one.id, one.reason, one.detail) for one in (*manifest.rejected_items, *manifest.rejected_captions)]
 
 
 def table(rows: list[tuple], columns: dict[str, Any]) -> Any:
@@ -162,7 +157,7 @@ def make(config: dict[str, Any], folder: Path) -> None:
     memo = HashMemo(memory / "manifest.json")
     manifest, facts = collect(config, memo)
     if trouble := too_many(manifest, config.get("max_rejects", 0.02)):
-        write_rejects(folder, manifest)
+        write_rejects(folder, "manifest", list_rejects(manifest))
         raise files.RejectsError(
             f"{trouble}; see {folder / 'rejects.parquet'}, mend them or raise max_rejects in params.yaml"
         )

@@ -28,10 +28,12 @@ def command(main: Callable[[], None]) -> Callable[[], None]:
     return run
 
 
-def parse_arguments(doc: str | None, **options: dict[str, Any]) -> argparse.Namespace:
-    """Parse `--dataset NAME` and a stage's few own flags, given as `name={argparse keywords}`."""
+def parse_arguments(doc: str | None, *words: str, **options: dict[str, Any]) -> argparse.Namespace:
+    """Parse `--dataset NAME`, further words by name, and a stage's few own flags, given as `name={argparse keywords}`."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", required=True, help="a name under `datasets` in params.yaml")
+    for name in words:
+        parser.add_argument(name)
     for name, keywords in options.items():
         parser.add_argument(f"--{name.replace('_', '-')}", **keywords)
     return parser.parse_args()

@@ -95,8 +95,8 @@ def words(triplet: dict[str, str | None]) -> tuple[str, str, str]:
 def figure_five(folder: Path, visual: VideoReader) -> str:
     """The test video whose keyframe leads by most: there the choice can be seen."""
     split = read_columns(folder / "manifest" / "items.parquet", "video_id", "split")
-    names = [name for name in sorted(visual.place) if split.get(name) == "test" and len(visual.times(name)) > 2]
-    names = names or [name for name in sorted(visual.place) if len(visual.times(name)) > 1]
+    names = [name for name in sorted(visual.videos) if split.get(name) == "test" and len(visual.times(name)) > 2]
+    names = names or [name for name in sorted(visual.videos) if len(visual.times(name)) > 1]
     if not names:
         return '<p class="quiet">No video has two frames.</p>'
     margin = read_columns(folder / "keyframes.parquet", "video_id", "margin")

@@ -9,11 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.encoders.weights import DEVIATION, MEAN
 from pipeline.scratch.recipe import Recipe
 
-MEAN, DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 START, END = "<|startoftext|>", "<|endoftext|>"
-# ---- the model
 
 
 def tokenizer(texts: list[str], vocabulary: int, words: int) -> Any:

@@ -24,8 +24,9 @@ import torch
 from torch import nn
 
 from pipeline import files, progress
+from pipeline.encoders.weights import DEVIATION, MEAN
 from pipeline.scratch.corpus import Batch, Corpus, corpus_of, read_footage, shuffle_phrases
-from pipeline.scratch.model import DEVIATION, MEAN, build, tokenizer, whiten
+from pipeline.scratch.model import build, tokenizer, whiten
 from pipeline.scratch.muon import Muon
 from pipeline.scratch.objective import training_losses
 from pipeline.scratch.recipe import Recipe, recipe_of

@@ -21,7 +21,7 @@ from pipeline.shards.schema import (
     check_axes,
     check_offsets,
 )
-from pipeline.shards.videos import VideoReader, read_columns
+from pipeline.shards.videos import StoredVideo, VideoReader, read_columns, stored_videos
 from pipeline.shards.writer import write
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "ROWS",
     "Shard",
     "ShardError",
+    "StoredVideo",
     "TENSORS",
     "TEXT",
     "TensorPlace",
@@ -58,6 +59,7 @@ __all__ = [
     "shard_number",
     "shard_path",
     "shard_paths",
+    "stored_videos",
     "take_rows",
     "write",
 ]

@@ -1,17 +1,31 @@
 """Bring the text shards up to date: keep the rows that stand, encode the rest."""
 
+# Axes: L words of a caption, D embedding.
+
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from pipeline import progress
-from pipeline.encoders.text import TextEncoder
 from pipeline.shards import layout, reader, writer
 from pipeline.shards.rows import describe_changes, fingerprint
 
 CHUNK = 4096  # phrases encoded between two safe points
+
+
+class WordEncoder(Protocol):
+    """What the shards ask of the encoder that fills them."""
+
+    dimension: int
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Everything that an encoded text depends on beside the text itself."""
+
+    def __call__(self, texts: list[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """For each text its token ids (L,) int32 and word tokens (L, D) float16."""
 
 
 def distinct_phrases(captions: list[dict[str, Any]]) -> list[str]:
@@ -22,7 +36,7 @@ def distinct_phrases(captions: list[dict[str, Any]]) -> list[str]:
 def encode_rows(
     rows: list[dict[str, Any]],
     old: dict[str, tuple[np.ndarray, np.ndarray]],
-    encoder: TextEncoder,
+    encoder: WordEncoder,
     number: dict[str, int],
 ) -> tuple[dict[str, Any], int]:
     """Tensors of one shard, and how many of its captions were kept from `old` {fingerprint: (token, word)}."""
@@ -72,7 +86,7 @@ def is_same(old: reader.Shard | None, tensors: dict[str, Any], attributes: dict[
 
 
 def update_phrases(
-    path: Path, spare: Path, distinct: list[str], encoder: TextEncoder, attributes: dict[str, Any]
+    path: Path, spare: Path, distinct: list[str], encoder: WordEncoder, attributes: dict[str, Any]
 ) -> int:
     """Write phrases.h5 with one embedding a distinct phrase; returns how many had to be encoded.
 
@@ -107,7 +121,7 @@ def encoder_fingerprint(identity: dict[str, Any]) -> str:
     return fingerprint(*(f"{key}={value}" for key, value in identity.items()))
 
 
-def explain_text(folder: Path, captions: list[dict[str, Any]], encoder: TextEncoder, name: str) -> str:
+def explain_text(folder: Path, captions: list[dict[str, Any]], encoder: WordEncoder, name: str) -> str:
     """Why the row of a caption, or of each caption of a video, stands or is made anew: a sentence each."""
     wanted = [row for row in captions if name in (row["caption_id"], row["video_id"])]
     if not wanted:
@@ -129,7 +143,7 @@ def explain_text_row(
     held: tuple[reader.Shard, int] | None,
     table: reader.Shard | None,
     phrases: str,
-    encoder: TextEncoder,
+    encoder: WordEncoder,
 ) -> str:
     """What differs between a caption's row, if there is one, and what would be written now for the list of `phrases`."""
     name = caption["caption_id"]

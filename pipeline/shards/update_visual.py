@@ -7,19 +7,28 @@ from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-import pyarrow
 
 from pipeline import files
-from pipeline.encoders.image import ImageEncoder
 from pipeline.files import ParamsError, ShardError
-from pipeline.rejects import REJECTS
+from pipeline.rejects import write_rejects
 from pipeline.shards import layout, reader, writer
 from pipeline.shards.rows import describe_changes, fingerprint
+from pipeline.shards.videos import StoredVideo
 
 CHECKERS = 4  # shards read at once to see whether they are whole
+
+
+class VisualEncoder(Protocol):
+    """What the shards ask of the encoder that fills them: what it was made of, and its sizes."""
+
+    name: str
+    recipe: dict[str, Any]  # everything that a row depends on beside its item; goes into fingerprints and attributes
+    patches: int
+    dimension: int
+    width: int  # of the hidden states of a tail
 
 
 @dataclass
@@ -106,7 +115,7 @@ class VisualPlan:
 class VisualWriter:
     """The shards being made: each is written as soon as its last item is settled, beside the work on the next."""
 
-    def __init__(self, plan: VisualPlan, encoder: ImageEncoder, config: dict[str, Any]):
+    def __init__(self, plan: VisualPlan, encoder: VisualEncoder, config: dict[str, Any]):
         self.folder, self.plan, self.encoder = plan.folder, plan, encoder
         self.config, self.count = config, config["shards"]
         self.marks, self.refused = plan.marks, plan.refused
@@ -160,12 +169,10 @@ class VisualWriter:
     def kept(self, mark: str) -> VisualRow:
         """A row of an earlier shard."""
         shard, row = self.plan.old[mark]
-        first, last = shard["offset"][row : row + 2]
-        edges = shard["jpeg_offset"][first : last + 1]
-        jpeg = [shard["jpeg"][a:b] for a, b in zip(edges, edges[1:])]
-        notes = json.loads(shard.attributes.get("notes", "{}")).get(shard["video_id"][row], [])
-        hidden = shard["hidden"][first:last] if "tail" in self.encoder.recipe else None
-        return VisualRow(*(shard[name][first:last] for name in ("frame", "patch", "time")), jpeg, hidden, notes)
+        video = StoredVideo(shard, row)
+        notes = json.loads(shard.attributes.get("notes", "{}")).get(video.video_id, [])
+        hidden = video["hidden"] if "tail" in self.encoder.recipe else None
+        return VisualRow(video["frame"], video["patch"], video["time"], video.jpegs(), hidden, notes)
 
     def wait(self) -> None:
         """Until the shard before is on disk; an error of the writer is raised here."""
@@ -179,11 +186,7 @@ class VisualWriter:
         for path in layout.shard_paths(self.folder):
             if int(path.stem) >= self.count:
                 path.unlink()
-        rows = [
-            {"id": name, "stage": "visual", "reason": reason, "detail": detail}
-            for name, (reason, detail) in sorted(self.refused.items())
-        ]
-        files.write_table(self.folder / "rejects.parquet", pyarrow.Table.from_pylist(rows, REJECTS))
+        write_rejects(self.folder, "visual", ((name, *why) for name, why in sorted(self.refused.items())))
         reasons = Counter(reason for reason, _ in self.refused.values())
         record = self.encoder.recipe | {
             "dataset": self.config["name"],
@@ -217,7 +220,7 @@ class VisualWriter:
         return f"{counts}; for one, {name}: {detail}; all are in {self.folder / 'rejects.parquet'}"
 
 
-def join_rows(names: list[str], marks: list[str], rows: list[VisualRow], encoder: ImageEncoder) -> dict[str, Any]:
+def join_rows(names: list[str], marks: list[str], rows: list[VisualRow], encoder: VisualEncoder) -> dict[str, Any]:
     """Rows as the tensors of one shard."""
     jpeg = [file for row in rows for file in row.jpeg]
     return {
@@ -232,7 +235,7 @@ def join_rows(names: list[str], marks: list[str], rows: list[VisualRow], encoder
     } | hidden_rows(rows, encoder)
 
 
-def hidden_rows(rows: list[VisualRow], encoder: ImageEncoder) -> dict[str, Any]:
+def hidden_rows(rows: list[VisualRow], encoder: VisualEncoder) -> dict[str, Any]:
     """The optional tensor of a shard made with a tail."""
     if "tail" not in encoder.recipe:
         return {}

@@ -1,7 +1,9 @@
-"""Single videos in the visual shards: frames, times, thumbnails and keyframes, for pictures and answers."""
+"""Single videos in the visual shards: their tokens, times, thumbnails and keyframes."""
 
-# Axes: N frames of one video, D embedding.
+# Axes: F frames of a shard, N frames of one video, P patches, D embedding.
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,40 +15,62 @@ from pipeline.shards import layout, reader
 from pipeline.shards.proofs import prove_shards
 
 
+@dataclass(frozen=True)
+class StoredVideo:
+    """One video of a visual shard. Its tensors are views of the file: nothing is read before it is used."""
+
+    shard: reader.Shard
+    row: int
+
+    @property
+    def video_id(self) -> str:
+        """Its name."""
+        return self.shard["video_id"][self.row]
+
+    @property
+    def frames(self) -> slice:
+        """Where its N frames lie among the F frames of the shard."""
+        first, last = self.shard["offset"][self.row : self.row + 2]
+        return slice(int(first), int(last))
+
+    def __getitem__(self, name: str) -> NDArray:
+        """Its part of a tensor that has a row a frame: `frame` (N, D), `patch` (N, P, D), `time` (N,)."""
+        return self.shard[name][self.frames]
+
+    def jpegs(self) -> list[NDArray]:
+        """Its N thumbnails, each the bytes of a JPEG."""
+        frames = self.frames
+        edges = self.shard["jpeg_offset"][frames.start : frames.stop + 1].tolist()
+        return [self.shard["jpeg"][first:last] for first, last in zip(edges, edges[1:])]
+
+
+def stored_videos(shard: reader.Shard) -> Iterator[StoredVideo]:
+    """The videos of a visual shard, in order."""
+    return (StoredVideo(shard, row) for row in range(len(shard)))
+
+
 class VideoReader:
     """Frames, times, thumbnails and keyframes of single videos, found in the visual shards."""
 
     def __init__(self, folder: Path):
-        self.place: dict[str, tuple[reader.Shard, int]] = {}
         opened = [reader.Shard(path, "visual") for path in layout.shard_paths(folder / "visual")]
         prove_shards(folder, opened)
-        for shard in opened:
-            self.place |= {name: (shard, row) for row, name in enumerate(shard["video_id"])}
-        if not self.place:
+        self.videos = {video.video_id: video for shard in opened for video in stored_videos(shard)}
+        if not self.videos:
             raise MissingError(f"{folder} has no visual shards; run: dvc repro visual@{folder.name}")
         self.keyframe = read_columns(folder / "keyframes.parquet", "video_id", "index")
 
-    def rows(self, name: str) -> tuple[reader.Shard, range]:
-        """The shard of a video and its frames' rows in it."""
-        shard, row = self.place[name]
-        begin, end = shard["offset"][row : row + 2]
-        return shard, range(int(begin), int(end))
-
     def times(self, name: str) -> NDArray:
         """(N,) seconds of a video's frames."""
-        shard, rows = self.rows(name)
-        return np.asarray(shard["time"][rows.start : rows.stop])
+        return np.asarray(self.videos[name]["time"])
 
     def frame(self, name: str) -> NDArray:
         """(N, D) float32 frame tokens of a video."""
-        shard, rows = self.rows(name)
-        return np.asarray(shard["frame"][rows.start : rows.stop], np.float32)
+        return np.asarray(self.videos[name]["frame"], np.float32)
 
     def jpeg(self, name: str, index: int) -> bytes:
         """Thumbnail of one frame."""
-        shard, rows = self.rows(name)
-        begin, end = shard["jpeg_offset"][rows[index] : rows[index] + 2]
-        return shard["jpeg"][begin:end].tobytes()
+        return self.videos[name].jpegs()[index].tobytes()
 
     def similarity(self, name: str) -> NDArray:
         """(N, N) cosines between a video's frames."""

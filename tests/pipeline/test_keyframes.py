@@ -12,6 +12,7 @@ from PIL import Image
 
 from pipeline import export, files, keyframes, params, shards
 from tests.support import worlds
+from tests.support.commands import command as run_command
 
 
 def by_matrix(frame):
@@ -105,7 +106,8 @@ def table(folder):
 
 
 def test_export_makes_text_image_video_triplets(cache, monkeypatch, tmp_path, capsys):
-    command(monkeypatch, "--export", "out")
+    command(monkeypatch)
+    run_command("pipeline.export", "--dataset", "small", "out")
     rows = table(tmp_path / "out")
     captions = parquet.read_table(cache / "manifest" / "captions.parquet").to_pylist()
     assert [row["text"] for row in rows] == [caption["text"] for caption in captions]
@@ -135,7 +137,7 @@ def test_export_takes_the_picture_from_the_video_itself(cache, monkeypatch, tmp_
     rows = parquet.read_table(cache / "keyframes.parquet").to_pylist()
     for row, time in zip(rows, (0.0, 1.7)):  # as if these were the frames chosen
         row["time"] = time
-    files.write_table(cache / "keyframes.parquet", keyframes.table(rows))
+    files.write_table(cache / "keyframes.parquet", keyframes.build_table(rows))
     said = export.export(tmp_path / "out", "small")
     assert "12 images (10 of them thumbnails)" in said
     for name, shade in (("video0000", 0), ("video0001", 170)):

@@ -152,7 +152,7 @@ def test_the_makefile_hands_a_root_on_as_it_is():
 
 COMMANDS = [
     *(f"pipeline.{name}" for name in ("manifest", "clip", "visual", "keyframes", "triplets", "text")),
-    *("pipeline.scratch.probe", "pipeline.shards.__main__", "eval.run", "eval.search.__main__"),
+    *("pipeline.export", "pipeline.scratch.probe", "pipeline.shards.__main__", "eval.run", "eval.search.__main__"),
 ]
 
 
