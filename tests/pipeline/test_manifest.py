@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from pipeline import datasets, manifest
 from pipeline.datasets import Caption, Item, validate
 from pipeline.datasets.hashes import HashMemo, Unreadable
 
+ROOT = Path(__file__).parents[2]
 LONG = " ".join(f"word{number}" for number in range(3000))
 
 
@@ -220,6 +223,26 @@ def test_every_change_is_seen(project, monkeypatch, tmp_path, change, capsys):
     run(monkeypatch)
     assert "nothing changed" not in capsys.readouterr().err
     assert (everything() == before) == (change in ("touch", "new", "output"))
+
+
+def test_a_changed_rule_runs_the_stage_again(project, tmp_path):
+    """In a copy of the code: the memo of a run must not outlive the rules that made it."""
+    code = tmp_path / "code" / "pipeline"
+    shutil.copytree(Path(manifest.__file__).parent, code)
+    shutil.copytree(ROOT / "train", code.with_name("train"))
+
+    def stage() -> str:
+        begin = "from pipeline.datasets import hashes; hashes.SETTLED = -60_000_000_000; import sys; "
+        begin += "sys.argv = ['manifest', '--dataset', 'small']; from pipeline import manifest; manifest.main()"
+        environment = os.environ | {"PYTHONPATH": str(code.parent)}
+        return subprocess.run([sys.executable, "-c", begin], env=environment, capture_output=True, text=True).stderr
+
+    assert "8 items" in stage() and rejects() == {}
+    assert "nothing changed" in stage()
+    rule = code / "datasets" / "validate.py"
+    rule.write_text(rule.read_text().replace("if not caption.text.strip():", 'if "left" in caption.text:'))
+    assert "8 items, 8 captions" in stage()
+    assert rejects()["video0#000"] == "empty caption"
 
 
 def test_a_file_that_changed_a_moment_ago_is_not_remembered(tmp_path):
