@@ -4,12 +4,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 Features = dict[str, Tensor]  # every tensor has the batch axis first, so rows can be sliced and joined
-FEATURES = frozenset({"sentence", "word", "triplet", "frame", "patch", "image"})
+
+
+TASKS = ("text_video", "text_image")
 
 
 @dataclass
@@ -29,6 +32,16 @@ class Config:
     warmup: float = 0.1  # share of a phase's steps in which the rate rises from 0; a cosine to 0 follows
     clip: float = 1.0  # largest gradient norm of each module
 
+    @classmethod
+    def small(cls) -> dict[str, Any]:
+        """Settings with which the contract test builds and trains this method in a moment; sizes come from its batch."""
+        return {"batch": 4, "rate": 1e-2}
+
+    @classmethod
+    def variants(cls) -> list[dict[str, Any]]:
+        """Settings over `small` that take other paths through the method; the contract holds for each of them too."""
+        return []
+
 
 @dataclass
 class Phase:
@@ -37,10 +50,10 @@ class Phase:
     name: str
     epochs: int
     learns: list[str]  # submodules whose parameters move; all others stand still
-    loss: Callable[
-        [Features, float], dict[str, Tensor]
-    ]  # (batch, share of the phase done) -> named terms, to be summed
+    # (batch, share of the phase done) -> named terms, to be summed
+    loss: Callable[[Features, float], dict[str, Tensor]]
     rate: float  # learning rate
+    teaches: tuple[str, ...] = ()  # which retrieval it can make perfect on a few pairs: some of TASKS
 
 
 class Method(nn.Module):

@@ -6,7 +6,6 @@ from train.method import Features, Method
 from train.optimizer import AdamW, parameter_groups, schedule
 
 SIZES = {"dimension": 16, "frames": 4, "words": 10, "triplets": 3, "patches": 5}
-SMALL = {"batch": 4, "rate": 1e-2}  # beside the sizes, what every method's Config knows
 
 
 def batch(count: int = 4, seed: int = 0, sizes: dict[str, int] = SIZES) -> Features:

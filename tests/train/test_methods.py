@@ -5,32 +5,24 @@ import importlib
 import pytest
 import torch
 
-from tests.support.features import SIZES, SMALL, batch, train, widened
+from tests.support.features import SIZES, batch, train, widened
 from train import checkpoint, methods
+from train.method import TASKS
 
-SETTINGS = {  # what makes each small; a method that is not named here runs with SIZES and SMALL alone
-    "unitrim": {"k": 2, "selector": 8, "samples": 20, "disentangler": 32, "image_rate": 1e-2},
-}
-VARIANTS = {  # settings that take other paths through a method
-    "unitrim": [
-        {"image_text": "spatial_only", "fusion": "t_weighted", "frame": "before"},
-        {"image_text": "sentence_linear", "alignments": ["sentence_video", "sentence_frame"]},
-        {"image_text": "raw_T", "unified": "mean", "alignments": ["word_patch"]},
-        {"image_text": "raw_sentence", "alignments": ["triplet_frame", "triplet_video"]},
-        {"inner": 0.01, "outer": 0.01},
-        {"unified": "gated", "residual": True, "alignments": ["sentence_video"]},
-    ],
-    "clip4clip": [{"similarity": "meanP"}],
-}
-CASES = [(name, variant) for name in methods.names() for variant in [{}, *VARIANTS.get(name, [])]]
+CASES = [(name, variant) for name in methods.names() for variant in [{}, *methods.load(name).Config.variants()]]
 MASKS = {"word_mask", "triplet_mask", "frame_mask", "label"}
+
+
+def build(name, **settings):
+    """A small model of a method."""
+    return methods.build(name, SIZES | methods.load(name).Config.small() | settings)
 
 
 @pytest.fixture(params=CASES, ids=lambda case: "-".join([case[0], *map(str, case[1].values())]))
 def method(request):
     name, variant = request.param
     torch.manual_seed(0)
-    return methods.build(name, SIZES | SMALL | SETTINGS.get(name, {}) | variant).eval()
+    return build(name, **variant).eval()
 
 
 def restless(method):
@@ -108,16 +100,20 @@ def test_every_parameter_learns_in_some_phase(method):
 
 
 def test_it_learns_four_pairs_by_heart(method):
-    learns = {name.split(".")[-1] for phase in method.phases() for name in phase.learns}
     features = batch(4, seed=3)
     for index in range(len(method.phases())):
         train(method, index, features, 60)
     video, image = scores(method, features)
     truth = torch.arange(4)
-    if learns - {"scale", "spatial", "sentence", "rebuild"}:
-        assert torch.equal(video.argmax(1), truth)
-    if learns & {"spatial", "sentence"}:
-        assert torch.equal(image.argmax(1), truth)
+    taught = {task for phase in method.phases() for task in phase.teaches}
+    assert taught <= set(TASKS)
+    for task, score in (("text_video", video), ("text_image", image)):
+        assert task not in taught or torch.equal(score.argmax(1), truth)
+
+
+def test_a_default_method_that_learns_teaches_something():
+    taught = {name: [phase.teaches for phase in build(name).phases()] for name in methods.names()}
+    assert [name for name, phases in taught.items() if not all(phases)] == []
 
 
 def test_it_reads_only_what_it_needs(method):
@@ -183,7 +179,7 @@ def test_xclip_has_its_number_of_parameters():
 @torch.no_grad()
 def test_xclip_scores_a_pair_as_its_equations_say():
     """Every word and frame valid, so that `faithful` changes nothing; W acts from the right, as in the published code."""
-    xclip = restless(methods.build("xclip", SIZES | SMALL)).eval()
+    xclip = restless(build("xclip")).eval()
     features = batch(1)
     features |= {name: torch.ones_like(features[name]) for name in ("word_mask", "frame_mask")}
     text, video = xclip.encode_text(features), xclip.encode_video(features)
@@ -216,7 +212,7 @@ def test_a_rival_has_its_number_of_parameters(name, published):
 
 def whole_pair(name):
     """A trained-looking rival with one pair whose words and frames are all valid, encoded."""
-    method = restless(methods.build(name, SIZES | SMALL)).eval()
+    method = restless(build(name)).eval()
     features = batch(1)
     features |= {name: torch.ones_like(features[name]) for name in ("word_mask", "frame_mask")}
     return method, features, method.encode_text(features), method.encode_video(features)
@@ -275,12 +271,12 @@ def test_padding_votes_in_a_faithful_xclip_only():
     features, short = batch(2), batch(2)
     short["word_mask"] = features["word_mask"] & (torch.arange(10) < 4)
     for faithful, same in ((True, True), (False, False)):
-        xclip = methods.build("xclip", SIZES | SMALL | {"faithful": faithful}).eval()
+        xclip = build("xclip", faithful=faithful).eval()
         assert torch.equal(scores(xclip, features)[0], scores(xclip, short)[0]) is same
 
 
 def test_no_gradient_of_the_reconstruction_reaches_the_spatial_encoder():
-    unitrim = methods.build("unitrim", SIZES | SETTINGS["unitrim"])
+    unitrim = build("unitrim")
     terms = unitrim.phases()[1].loss(batch(), 0.0)
     grad = torch.autograd.grad(terms["reconstruction"], list(unitrim.image.spatial.parameters()), allow_unused=True)
     assert all(part is None for part in grad)
@@ -299,6 +295,6 @@ def test_unknown_settings_and_methods_are_named():
 
 
 def test_more_words_than_trained_for_are_refused():
-    unitrim = methods.build("unitrim", SIZES | SETTINGS["unitrim"] | {"words": 6})
+    unitrim = build("unitrim", words=6)
     with pytest.raises(ValueError, match="up to 6 tokens"):
         scores(unitrim, batch())

@@ -5,6 +5,7 @@ identity instead of from CLIP's text blocks, which a cache of tensors does not h
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -19,6 +20,11 @@ class Config(Config):
     similarity: str = "seqTransf"  # or meanP: no temporal transformer
     layers: int = 4
     temperature: float = 20.0  # of the first step; at most 100, as CLIP's
+
+    @classmethod
+    def variants(cls) -> list[dict[str, Any]]:
+        """Without the temporal transformer."""
+        return [{"similarity": "meanP"}]
 
 
 class Clip4Clip(Method):
@@ -52,7 +58,8 @@ class Clip4Clip(Method):
     def phases(self) -> list[Phase]:
         """One phase: symmetric cross-entropy."""
         names = [name for name, _ in self.named_children()]
-        return [Phase("alignment", self.config.epochs, names, self.loss, self.config.rate)]
+        teaches = ("text_video",) if "temporal" in names else ()  # a scale alone changes no rank
+        return [Phase("alignment", self.config.epochs, names, self.loss, self.config.rate, teaches)]
 
     def loss(self, batch: Features, progress: float) -> dict[str, Tensor]:
         """The diagonal of a batch is right, as published: further captions of a video count as wrong."""

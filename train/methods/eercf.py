@@ -94,7 +94,7 @@ class EERCF(Method):
     def phases(self) -> list[Phase]:
         """One phase: two contrasts and the Pearson constraint."""
         names = [name for name, _ in self.named_children()]
-        return [Phase("alignment", self.config.epochs, names, self.loss, self.config.rate)]
+        return [Phase("alignment", self.config.epochs, names, self.loss, self.config.rate, ("text_video",))]
 
     def loss(self, batch: Features, progress: float) -> dict[str, Tensor]:
         """A video is weighted by its own caption here, and the weights get no gradient, as published."""

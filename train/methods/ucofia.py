@@ -87,7 +87,7 @@ class UCoFiA(Method):
     def phases(self) -> list[Phase]:
         """One phase: symmetric cross-entropy of the fused score."""
         names = [name for name, _ in self.named_children()]
-        return [Phase("alignment", self.config.epochs, names, self.loss, self.config.rate)]
+        return [Phase("alignment", self.config.epochs, names, self.loss, self.config.rate, ("text_video",))]
 
     def loss(self, batch: Features, progress: float) -> dict[str, Tensor]:
         """The diagonal of a batch is right, as published: further captions of a video count as wrong."""

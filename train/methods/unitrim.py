@@ -8,6 +8,7 @@ Where the paper is silent or slips, the choice made is said at the setting or th
 # Axes: B batch, T texts, V videos, I images, L words, M triplets, N frames, P patches, k chosen patches, D embedding.
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +48,23 @@ class Config(Config):
     w_rec: float = 0.2
     image_epochs: int = 5
     image_rate: float = 1e-4
+
+    @classmethod
+    def small(cls) -> dict[str, Any]:
+        """Narrow layers and few noisy copies."""
+        return super().small() | {"k": 2, "selector": 8, "samples": 20, "disentangler": 32, "image_rate": 1e-2}
+
+    @classmethod
+    def variants(cls) -> list[dict[str, Any]]:
+        """Each way of looking for images, each alignment without the others, each way of pooling."""
+        return [
+            {"image_text": "spatial_only", "fusion": "t_weighted", "frame": "before"},
+            {"image_text": "sentence_linear", "alignments": ["sentence_video", "sentence_frame"]},
+            {"image_text": "raw_T", "unified": "mean", "alignments": ["word_patch"]},
+            {"image_text": "raw_sentence", "alignments": ["triplet_frame", "triplet_video"]},
+            {"inner": 0.01, "outer": 0.01},
+            {"unified": "gated", "residual": True, "alignments": ["sentence_video"]},
+        ]
 
 
 class UniTriM(Method):
@@ -161,9 +179,18 @@ class UniTriM(Method):
     def phases(self) -> list[Phase]:
         """Alignment, then disentanglement where it has something to learn."""
         own = {name: module for name, module in self.named_children() if name != "image"}
-        first = Phase("alignment", self.config.epochs, list(own), self.alignment_loss, self.config.rate)
+        first = Phase(
+            "alignment", self.config.epochs, list(own), self.alignment_loss, self.config.rate, ("text_video",)
+        )
         inner = [f"image.{name}" for name, _ in self.image.named_children()]
-        second = Phase("disentanglement", self.config.image_epochs, inner, self.image_loss, self.config.image_rate)
+        second = Phase(
+            "disentanglement",
+            self.config.image_epochs,
+            inner,
+            self.image_loss,
+            self.config.image_rate,
+            ("text_image",),
+        )
         return [first, second] if inner else [first]
 
     def alignment_loss(self, batch: Features, progress: float) -> dict[str, Tensor]:
