@@ -1,6 +1,7 @@
 """Errors that a person can mend; files that are written whole or not at all; the lock of who writes them."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -28,6 +29,10 @@ class LockedError(UniTriMError):
 
 class DamagedError(UniTriMError):
     """A file of the cache is not what it was when it was written."""
+
+
+class StorageError(UniTriMError):
+    """A file system that is full, read-only or somebody else's, or a limit on open files: says which, and what to do."""
 
 
 class ShardError(UniTriMError):
@@ -78,6 +83,10 @@ class PlanError(Reject):
 PART = ".part"  # what is being written carries this suffix; nothing with it is ever read
 DIGEST = re.compile(rb"blake2b\x18\x20(.{32})", re.DOTALL)  # as a Parquet footer has it: key, type and length, value
 BLANK = b"0" * 32  # stands in the digest's place while it is computed
+FULL = (errno.ENOSPC, errno.EDQUOT)
+CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
+OPEN = (errno.EMFILE, errno.ENFILE)
+IN_WORDS = re.compile(r"errno = (\d+)|\(os error (\d+)\)")  # of HDF5, of Rust
 
 
 @contextlib.contextmanager
@@ -89,8 +98,10 @@ def lock(output: Path) -> Iterator[None]:
     parts = output.parts
     base, name = (Path(*parts[:-1]), parts[-1]) if len(parts) > 1 else (Path("."), parts[0])
     path = base / ".locks" / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+") as file:
+    with storage(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a+")  # noqa: SIM115
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -98,24 +109,126 @@ def lock(output: Path) -> Iterator[None]:
             raise LockedError(
                 f"{output} is being written by process {file.read().strip() or 'unknown'}; wait for it to end"
             ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        sign(file)
         yield
 
 
+def sign(file: Any) -> None:
+    """Write who holds a lock into its file, for the one who finds it held; a full disk does not matter here."""
+    with contextlib.suppress(OSError):
+        os.ftruncate(file.fileno(), 0)
+        os.write(file.fileno(), str(os.getpid()).encode())
+
+
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give `<path>.part` to write to; on success sync it and rename it to `path`, on failure remove it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def replacing(path: Path, size: int | None = None) -> Iterator[Path]:
+    """Give `<path>.part` to write to; on success sync it and rename it to `path`, on failure remove it.
+
+    size: bytes that will be written, about. They are asked for before the writing begins, for HDF5 ends the process and torch
+    speaks in riddles where a disk is full. Errors: StorageError.
+    """
     part = path.with_name(path.name + PART)
+    with storage(path, size):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            if size:
+                reserve(part, size)
+            yield part
+            sync(part)
+            os.replace(part, path)
+            sync(path.parent)
+        finally:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+
+
+def reserve(path: Path, size: int) -> None:
+    """Find out whether a file system has room for a file, by making it."""
+    with open(path, "wb") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except (AttributeError, OSError) as error:
+            if getattr(error, "errno", None) in (*FULL, errno.EFBIG):
+                raise
+
+
+@contextlib.contextmanager
+def storage(path: Path, size: int | None = None) -> Iterator[None]:
+    """Turn what a file system answers to the writing of `path` (`size` bytes) into a StorageError; other errors pass."""
     try:
-        yield part
-        sync(part)
-        os.replace(part, path)
-        sync(path.parent)
-    finally:
-        part.unlink(missing_ok=True)
+        yield
+    except Exception as error:  # noqa: BLE001  of HDF5, SQLite and Rust, each with a class of its own
+        said = explain_storage(error, path, size)
+        if said is None:
+            raise
+        raise StorageError(said) from None
+
+
+def explain_storage(error: BaseException, path: Path | None, size: int | None = None) -> str | None:
+    """A sentence on an error of the file system: which, what is missing, what to do; None for any other error."""
+    number = read_errno(error)
+    name = path or getattr(error, "filename", None)
+    what, home = str(name or "a file"), mount_of(Path(name or "."))
+    if number in FULL:
+        free = os.statvfs(home).f_bavail * os.statvfs(home).f_frsize
+        lack = f"{megabytes(size - free)} more are missing" if size and size > free else "it needs more than that"
+        needs = f" of the {megabytes(size)} that it takes" if size and size > free else ""
+        return (
+            f"{what} cannot be written: the file system at {home} is full, {megabytes(free)}{needs} are free, {lack}; "
+            "make room and type the same command again"
+        )
+    if number == errno.EROFS:
+        return f"{what} cannot be written: the file system at {home} is read-only; copy the cache to one that is not"
+    if number in CLOSED:
+        why = os.strerror(number).lower()
+        return f"{what} cannot be written ({why}): it belongs to {owner(Path(what))}, and this is user {os.geteuid()}"
+    if number == errno.EFBIG:
+        return f"{what} cannot be written: it would be larger than a file may be here; type: ulimit -f unlimited"
+    if number in OPEN:
+        import resource
+
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return f"{what} cannot be opened: this process has the {most} files open that it may have; type: ulimit -n 4096"
+    return None
+
+
+def read_errno(error: BaseException) -> int | None:
+    """The number of an error of the operating system, whoever passed it on."""
+    if isinstance(error, OSError) and error.errno:
+        return error.errno
+    said = str(error)
+    if found := IN_WORDS.search(said):
+        return int(found[1] or found[2])
+    words = {"disk is full": errno.ENOSPC, "readonly database": errno.EROFS, "Read-only file system": errno.EROFS}
+    return next((number for word, number in words.items() if word in said), None)
+
+
+def mount_of(path: Path) -> Path:
+    """Where the file system of a file, there or not, is mounted."""
+    path = path.absolute()
+    while not os.path.ismount(path):
+        path = path.parent
+    return path
+
+
+def owner(path: Path) -> str:
+    """Whose a file is, or the folder in which it would be."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return f"user {path.stat().st_uid}"
+
+
+def megabytes(size: int) -> str:
+    """Bytes as a person reads them."""
+    return f"{size / 1e6:,.1f} MB" if size >= 1e5 else f"{size / 1e3:,.1f} kB"
+
+
+def open_to_others(folder: Path) -> None:
+    """Give the files of a folder the mode that the umask says; safetensors writes for its user alone."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    for path in folder.iterdir():
+        path.chmod(0o666 & ~mask)
 
 
 def sync(path: Path) -> None:
@@ -132,7 +245,7 @@ def write(path: Path, content: bytes | str) -> None:
     data = content.encode() if isinstance(content, str) else content
     if path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data:
         return
-    with replacing(path) as part:
+    with replacing(path, len(data)) as part:
         part.write_bytes(data)
 
 

@@ -2,11 +2,12 @@
 
 import argparse
 import functools
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import MissingError
+from pipeline.files import MissingError, explain_storage
 
 
 def command(main: Callable[[], None]) -> Callable[[], None]:
@@ -22,6 +23,10 @@ def command(main: Callable[[], None]) -> Callable[[], None]:
             main()
         except ValueError as error:
             raise SystemExit(str(error)) from None
+        except OSError as error:
+            if (said := explain_storage(error, None)) is None:
+                raise
+            raise SystemExit(said) from None
         except KeyboardInterrupt:
             raise SystemExit("stopped; the same command goes on from here") from None
 
@@ -36,7 +41,20 @@ def parse_arguments(doc: str | None, *words: str, **options: dict[str, Any]) -> 
         parser.add_argument(name)
     for name, keywords in options.items():
         parser.add_argument(f"--{name.replace('_', '-')}", **keywords)
-    return parser.parse_args()
+    flags = ["--dataset", "--help", "-h", *(f"--{name.replace('_', '-')}" for name in options)]
+    takers = [f"--{name}" for name, keywords in options.items() if keywords.get("metavar") == "ID"]
+    return parser.parse_args(join_ids(sys.argv[1:], takers, flags))
+
+
+def join_ids(words: list[str], takers: list[str], flags: list[str]) -> list[str]:
+    """Words of a command line in which `--why -abc` is `--why=-abc`: an id may begin as an option does."""
+    joined: list[str] = []
+    for word in words:
+        if joined and joined[-1] in takers and word.startswith("-") and word.split("=")[0] not in flags:
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def require(path: Path, stage: str, name: str) -> Path:

@@ -2,17 +2,16 @@
 
 import hashlib
 import json
-import os
 import pickle
 import zipfile
 import zlib
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from pipeline.files import replacing, write
 from pipeline.shards import ShardError, prove
 from train import methods
 from train.method import Method
@@ -29,7 +28,8 @@ def save(folder: Path, name: str, model: Method, training: dict[str, Any] | None
         "model": model.state_dict(),
         "training": training,
     }
-    replace(Path(folder) / "checkpoint.pt", lambda part: torch.save(content, part))
+    with replacing(Path(folder) / "checkpoint.pt", room(content)) as part:
+        torch.save(content, part)
 
 
 def read(folder: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
@@ -97,32 +97,21 @@ def command(folder: Path) -> str:
     return f"{words} --seed {seed}" if seed.isdigit() else words
 
 
+def room(content: Any) -> int:
+    """Bytes that torch.save takes, at most."""
+    if isinstance(content, torch.Tensor):
+        return content.nbytes + 1024
+    if isinstance(content, dict):
+        return 512 + sum(512 + room(value) for value in content.values())
+    return 512 + sum(map(room, content)) if isinstance(content, list | tuple) else 512
+
+
 def describe(folder: Path, facts: dict[str, Any]) -> None:
     """Write run.json."""
-    text = json.dumps(facts, indent=1, sort_keys=True) + "\n"
-    replace(Path(folder) / "run.json", lambda part: part.write_text(text))
+    write(Path(folder) / "run.json", json.dumps(facts, indent=1, sort_keys=True) + "\n")
 
 
 def facts(folder: Path) -> dict[str, Any]:
     """What run.json says; empty where there is none."""
     path = Path(folder) / "run.json"
     return json.loads(path.read_text()) if path.exists() else {}
-
-
-def replace(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write `path.part`, sync it, rename it, sync the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    write(part)
-    sync(part)
-    os.replace(part, path)
-    sync(path.parent)
-
-
-def sync(path: Path) -> None:
-    """Flush one file or folder to disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from train import checkpoint
+from pipeline.files import storage, sync
 from train.data import Loader
 from train.method import Phase
 
@@ -26,18 +26,19 @@ class History:
 
     def cut(self, size: int) -> None:
         """Keep the first `size` bytes."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "ab") as file:
+        with storage(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        with storage(self.path), open(self.path, "ab") as file:
             file.truncate(size)
 
     def add(self, line: dict[str, Any]) -> None:
         """Append a line."""
-        with open(self.path, "a", encoding="utf-8") as file:
+        with storage(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
     def size(self) -> int:
         """Bytes so far, on disk."""
-        checkpoint.sync(self.path)
+        sync(self.path)
         return self.path.stat().st_size
 
 

@@ -9,7 +9,6 @@ import argparse
 import contextlib
 import fcntl
 import hashlib
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 import torch
 
+from pipeline.files import explain_storage, sign, storage
 from train import checkpoint, methods
 from train.data import Cache, Loader
 from train.data.cache import identity
@@ -52,6 +52,10 @@ def main() -> None:
             print(run(args.shards, folder, args.method, args.seed, settings, resume=args.resume))
     except (ValueError, BlockingIOError) as error:
         raise SystemExit(f"train: {error}") from None
+    except OSError as error:
+        if (said := explain_storage(error, None)) is None:
+            raise
+        raise SystemExit(f"train: {said}") from None
     except KeyboardInterrupt:
         raise SystemExit("train: stopped; the same command with --resume goes on from the last epoch") from None
 
@@ -147,17 +151,17 @@ def load_resume(folder: Path, model: Method, same: bool, history: History) -> di
 def lock(folder: Path) -> Iterator[None]:
     """Hold the run's lock, beside its folder; the kernel drops it with the process. A second holder gets BlockingIOError."""
     path = folder.parent / ".locks" / folder.name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+") as file:
+    with storage(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a+")  # noqa: SIM115
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             holder = file.read().strip()
             raise BlockingIOError(f"{folder} is being trained by process {holder}; wait for it to end") from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        sign(file)
         yield
 
 

@@ -59,16 +59,43 @@ def main() -> None:
         parser.error("--top must be 1 or more")
     if args.query is not None and not args.query.strip():
         parser.error("the sentence is empty")
+    if args.query is not None and not is_text(args.query):
+        parser.error("the sentence is not valid UTF-8")
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # where the terminal knows less than UTF-8
     from eval.load import choose_device
 
     search = Search(args.run, args.shards, args.split, choose_device(args.device))
+    if search.unkept:
+        print(f"the gallery is not kept for the next search: {search.unkept}", file=sys.stderr)
     for query in [args.query] if args.query is not None else read_queries():
+        if not is_text(query):
+            refuse(query, args.json)
+            continue
         answer = search(query, args.top)
         print(json.dumps(answer, ensure_ascii=False) if args.json else format_answer(answer), flush=True)
 
 
+def is_text(query: str) -> bool:
+    """Whether a sentence came as valid UTF-8: what did not is kept as lone surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in query)
+
+
+def refuse(query: str, as_json: bool) -> None:
+    """Say which sentence is not answered, where its answer would have been."""
+    shown = query.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    why = "not valid UTF-8; it is left out"
+    if as_json:
+        print(json.dumps({"query": shown, "error": why}, ensure_ascii=False), flush=True)
+    else:
+        print(f"“{shown}”: {why}", file=sys.stderr)
+
+
 def read_queries() -> Any:
     """Sentences from the terminal or a pipe, one a line, blank lines left out."""
+    if hasattr(sys.stdin, "reconfigure"):
+        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
     while True:
         if sys.stdin.isatty():
             print("\nsentence (Ctrl-D ends): ", end="", file=sys.stderr, flush=True)

@@ -1,14 +1,13 @@
 """Answer sentences with the images and videos that match them, best first."""
 
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from eval.search.gallery import gallery_identity, read_gallery, to_full, to_half
-from pipeline import files, params, progress
+from eval.search.gallery import gallery_identity, keep_gallery, read_gallery, to_full, to_half
+from pipeline import params, progress
 from pipeline.files import CLIPError, MissingError, ParamsError
 
 
@@ -42,6 +41,7 @@ class Search:
         self.photos = {str(self.cache.video_id[row]) for row in rows[photo]}
         self.visual = VideoReader(shards)
         self.config = count_parameters(shards.name)
+        self.unkept: str | None = None  # why the encoded gallery could not be kept
         self.gallery = self.encoded(run, split)
         self.towers: Any = None
 
@@ -64,10 +64,7 @@ class Search:
                     gallery[kind].append({name: to_half(tensor) for name, tensor in block.items()})
                     meter.add(len(next(iter(block.values()))))
         meter.close()
-        own = path.with_suffix(f".{os.getpid()}")  # two searches may encode at once
-        with files.replacing(own) as part:
-            torch.save({"key": key, "gallery": gallery}, part)
-        os.replace(own, path)
+        self.unkept = keep_gallery(path, key, gallery)
         return gallery
 
     def __call__(self, query: str, top: int = 5) -> dict[str, Any]:

@@ -1,10 +1,12 @@
 """The encoded gallery, kept beside the cache for the next search."""
 
 import hashlib
+import os
 import pickle
 from pathlib import Path
 from typing import Any
 
+from pipeline import files
 from pipeline.shards import Shard, shard_paths
 
 VERSION = 1  # of the kept gallery
@@ -21,6 +23,21 @@ def read_gallery(path: Path, key: str) -> Any:
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError):
         return None
     return content["gallery"] if isinstance(content, dict) and content.get("key") == key else None
+
+
+def keep_gallery(path: Path, key: str, gallery: dict[str, list[dict[str, Any]]]) -> str | None:
+    """Keep an encoded gallery for the next search; where that cannot be, it says why, and the search goes on."""
+    import torch
+
+    own = path.with_suffix(f".{os.getpid()}")  # two searches may encode at once
+    tensors = [tensor for blocks in gallery.values() for block in blocks for tensor in block.values()]
+    try:
+        with files.replacing(own, sum(tensor.nbytes + 2048 for tensor in tensors) + 4096) as part:
+            torch.save({"key": key, "gallery": gallery}, part)
+        os.replace(own, path)
+    except files.StorageError as error:
+        return str(error).replace(str(own), str(path))
+    return None
 
 
 def to_half(tensor: Any) -> Any:

@@ -14,12 +14,13 @@ from pipeline.encoders.weights import (
     weight_files,
     weights_identity,
 )
+from pipeline.files import CLIPError
 
 NEAR = 1e-3  # share by which a tower's answer may differ from transformers'
 
 
 def read_model(source: Path) -> Any:
-    """The CLIPModel of a directory; missing, surplus or mis-shaped weights are a ValueError, never a random tensor."""
+    """The CLIPModel of a directory; missing, surplus or mis-shaped weights are a CLIPError, never a random tensor."""
     import transformers
     from transformers import CLIPModel
 
@@ -42,7 +43,7 @@ def read_model(source: Path) -> Any:
     shapes = sorted(str(key) for key in report["mismatched_keys"])
     for what, keys in (("misses", missing), ("has surplus", surplus), ("has mis-shaped", shapes)):
         if keys:
-            raise ValueError(f"{first} {what} weights of a CLIPModel: {', '.join(keys[:4])} ({len(keys)} in all)")
+            raise CLIPError(f"{first} {what} weights of a CLIPModel: {', '.join(keys[:4])} ({len(keys)} in all)")
     return model
 
 
@@ -74,7 +75,7 @@ def build_record(name: str, revision: str | None, source: Path) -> dict[str, Any
 
 
 def check_against_transformers(model: Any, source: Path, record: dict[str, Any]) -> None:
-    """ValueError if the towers do not give what transformers' model gives for a picture and a text."""
+    """CLIPError if the towers do not give what transformers' model gives for a picture and a text."""
     import torch
 
     from pipeline.encoders.towers import FrozenCLIP
@@ -82,7 +83,7 @@ def check_against_transformers(model: Any, source: Path, record: dict[str, Any])
 
     for part in ("vision", "text"):
         if record[part]["activation"] not in ACTIVATIONS:
-            raise ValueError(
+            raise CLIPError(
                 f"{source}: its {part} tower has the activation {record[part]['activation']}, of which nothing is known"
             )
     towers = FrozenCLIP(source, record, "cpu", "fp32")
@@ -100,4 +101,4 @@ def check_against_transformers(model: Any, source: Path, record: dict[str, Any])
     for part, ours, theirs in zip(("image", "text"), found, (expected, word)):
         apart = float((ours - theirs).norm() / theirs.norm())
         if not apart < NEAR:
-            raise ValueError(f"{source}: the {part} tower's answer is {apart:.1e} off what transformers computes")
+            raise CLIPError(f"{source}: the {part} tower's answer is {apart:.1e} off what transformers computes")

@@ -7,6 +7,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from pipeline.files import CLIPError
+
 VERSION = "4"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")  # the first that is there counts
 PARTS = "model-*-of-*.safetensors"  # what an index speaks of
@@ -26,7 +28,7 @@ def locate(name: str, revision: str | None, folder: Path) -> Path:
     if Path(name).expanduser().is_dir():
         return Path(name).expanduser()
     if name.startswith((".", "/", "~")):
-        raise ValueError(f"clip: {name} is not a directory")
+        raise CLIPError(f"clip: {name} is not a directory")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -36,7 +38,7 @@ def locate(name: str, revision: str | None, folder: Path) -> Path:
             if any(source.glob(weights)):
                 break
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise ValueError(
+        raise CLIPError(
             f"clip: {name} is neither a local directory nor to be had from the Hugging Face hub ({type(error).__name__}); "
             "set `clip` in params.yaml to a directory with config.json, model.safetensors and the tokenizer, or to `scratch`"
         ) from error
@@ -48,7 +50,7 @@ def weight_files(source: Path) -> list[Path]:
     found = next((source / name for name in WEIGHTS if (source / name).exists()), None)
     if found is None:
         some = ", ".join(sorted(path.name for path in source.glob("*.bin*"))) if source.is_dir() else ""
-        raise ValueError(
+        raise CLIPError(
             f"{source} holds neither {', '.join(WEIGHTS[:-1])} nor {WEIGHTS[-1]}{f' (but {some})' if some else ''}; "
             "save the model with save_pretrained(…)"
         )
@@ -64,37 +66,37 @@ def index_names(index: Path) -> list[str]:
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise ValueError(f"{index} is no index of weights; download it again") from None
+        raise CLIPError(f"{index} is no index of weights; download it again") from None
     beside = [isinstance(name, str) and Path(name).name == name and name.endswith(".safetensors") for name in names]
     if not names or not all(beside):
         wrong = "no file of weights" if not names else f"{names[beside.index(False)]!r}"
-        raise ValueError(f"{index} names {wrong}; what it names must be files of safetensors that lie beside it")
+        raise CLIPError(f"{index} names {wrong}; what it names must be files of safetensors that lie beside it")
     absent = [name for name in names if not (index.parent / name).exists()]
     if absent:
-        raise ValueError(
+        raise CLIPError(
             f"{index} names {len(names)} files of weights, and {', '.join(absent[:3])} is not there; download the model again"
         )
     return names
 
 
 def refuse_pointer(path: Path) -> None:
-    """ValueError for what `git clone` leaves in a file's place where git-lfs is not installed."""
+    """CLIPError for what `git clone` leaves in a file's place where git-lfs is not installed."""
     with open(path, "rb") as file:
         if file.read(len(POINTER)) == POINTER:
-            raise ValueError(
+            raise CLIPError(
                 f"{path} is a Git LFS pointer, not the weights themselves; type: git -C {path.parent} lfs pull"
             )
 
 
 def check_weight_file(path: Path) -> None:
-    """ValueError unless a file of weights has as many bytes as it says of itself."""
+    """CLIPError unless a file of weights has as many bytes as it says of itself."""
     refuse_pointer(path)
     size = path.stat().st_size
     if path.suffix != ".safetensors":
         with open(path, "rb") as file:
             zipped = file.read(2) == b"PK"
         if not size or (zipped and not zipfile.is_zipfile(path)):
-            raise ValueError(f"{path} ({size} bytes) is cut off; download it again")
+            raise CLIPError(f"{path} ({size} bytes) is cut off; download it again")
         return
     try:
         with open(path, "rb") as file:
@@ -104,10 +106,10 @@ def check_weight_file(path: Path) -> None:
             entries = json.loads(file.read(length))
             ends = [entry["data_offsets"][1] for name, entry in entries.items() if name != "__metadata__"]
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
-        raise ValueError(f"{path} ({size} bytes) is cut off or damaged ({error}); download it again") from None
+        raise CLIPError(f"{path} ({size} bytes) is cut off or damaged ({error}); download it again") from None
     whole = 8 + length + max(ends, default=0)
     if size != whole:
-        raise ValueError(f"{path} has {size} bytes, and its header says {whole}; it was cut off: download it again")
+        raise CLIPError(f"{path} has {size} bytes, and its header says {whole}; it was cut off: download it again")
 
 
 def checksum(path: Path) -> str:
@@ -143,13 +145,13 @@ def read_weights(source: Path, *prefixes: str) -> dict[str, Any]:
     return {name: tensor.float() for name, tensor in found.items()}
 
 
-def refused_pickle(path: Path, error: Exception) -> ValueError:
+def refused_pickle(path: Path, error: Exception) -> CLIPError:
     """What to say of a file of torch.save that is damaged, or holds more than tensors."""
     if isinstance(error, pickle.UnpicklingError):
         why = "holds more than tensors, which is never run"
     else:
         why = f"is damaged ({str(error).splitlines()[0]})"
-    return ValueError(f"{path} {why}; save the model with save_pretrained(…), which writes model.safetensors")
+    return CLIPError(f"{path} {why}; save the model with save_pretrained(…), which writes model.safetensors")
 
 
 def read_tokenizer(source: Path) -> Any:
@@ -157,7 +159,7 @@ def read_tokenizer(source: Path) -> Any:
     from transformers import CLIPTokenizer
 
     if not any(all((source / name).exists() for name in names) for names in TOKENIZERS):
-        raise ValueError(
+        raise CLIPError(
             f"{source} holds no CLIP tokenizer (tokenizer.json, or vocab.json and merges.txt); copy it from where the "
             "weights came from"
         )
@@ -167,15 +169,15 @@ def read_tokenizer(source: Path) -> Any:
     try:
         return CLIPTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"the tokenizer in {source} cannot be read ({error}); download it again") from error
+        raise CLIPError(f"the tokenizer in {source} cannot be read ({error}); download it again") from error
 
 
 def check_tokenizer(source: Path, tokenizer: Any, rows: int) -> None:
-    """ValueError unless the tokenizer fits a text tower of `rows` words and tells the words of a sentence apart."""
+    """CLIPError unless the tokenizer fits a text tower of `rows` words and tells the words of a sentence apart."""
     table = tokenizer.get_vocab()
     last = max(table.values(), default=-1)
     if not rows - PADDING < last + 1 <= rows:
-        raise ValueError(
+        raise CLIPError(
             f"the tokenizer in {source} knows {last + 1} tokens, and the text tower {rows}: they are not of one model; "
             "copy the tokenizer from where the weights came from"
         )
@@ -183,7 +185,7 @@ def check_tokenizer(source: Path, tokenizer: Any, rows: int) -> None:
     spelt = [tuple(ids[1:-1]) for ids in tokenizer(words)["input_ids"]]
     special = set(tokenizer.all_special_ids)
     if len(set(spelt)) < len(words) or any(not ids or special & set(ids) for ids in spelt):
-        raise ValueError(
+        raise CLIPError(
             f"the tokenizer in {source} does not tell the words of “{KNOWN}” apart; copy it from where the weights came from"
         )
 

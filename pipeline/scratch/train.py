@@ -90,9 +90,11 @@ def train(config: dict[str, Any], folder: Path, seed: int = 0) -> None:
     corpus = (stills if config["reader"] == "demo" else read_footage)(config, recipe, seed)
     part = folder.with_name(folder.name + files.PART)
     shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    learn_dataset(corpus, recipe, part, seed, config["name"])
+    with files.storage(folder):
+        part.mkdir(parents=True)
+        learn_dataset(corpus, recipe, part, seed, config["name"])
     (part / note.name).write_text(json.dumps(about, indent=1) + "\n")
+    files.open_to_others(part)
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
 

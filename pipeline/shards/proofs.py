@@ -1,5 +1,6 @@
 """A shard is proven by its checksums before anyone trusts it, once: `cache/<dataset>/.proofs` remembers which file it was."""
 
+import contextlib
 import json
 import os
 import time
@@ -88,7 +89,5 @@ def read_proofs(folder: Path) -> dict[str, State]:
 def keep_proofs(folder: Path, known: Mapping[str, State]) -> None:
     """Remember what has been proven, of files that are still there; in memory alone where the cache cannot be written."""
     here = {path: state for path, state in known.items() if (folder / path).exists()}
-    try:
+    with contextlib.suppress(files.StorageError):
         files.write(folder / ".proofs", json.dumps(here, indent=0, sort_keys=True) + "\n")
-    except OSError:
-        return

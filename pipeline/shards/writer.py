@@ -51,7 +51,7 @@ def write(path: Path, kind: str, tensors: Mapping[str, Any], attributes: Mapping
             _check_finite(f"{path}: {name}", part)
     for name, axis in OFFSETS[kind].items():
         check_offsets(f"{path}: {name}", np.concatenate(pieces[name]), axes[axis])
-    with replacing(path) as part:
+    with replacing(path, _room(pieces)) as part:
         with h5py.File(
             part, "w", libver=("v110", "v110"), alignment_threshold=PAGE, alignment_interval=PAGE, locking=False
         ) as file:
@@ -67,6 +67,15 @@ def write(path: Path, kind: str, tensors: Mapping[str, Any], attributes: Mapping
                 file.attrs[name] = value
         _drop_from_page_cache(part)
         Shard(part, kind).check()
+
+
+def _room(pieces: Mapping[str, list[Any]]) -> int:
+    """Bytes that a shard takes, at most."""
+    size = PAGE * (4 * len(pieces) + 64)
+    for parts in pieces.values():
+        for part in parts:
+            size += part.nbytes if isinstance(part, np.ndarray) else sum(4 * len(text) + 64 for text in part)
+    return size
 
 
 def _pieces(name: str, kind: str, tensors: Mapping[str, Any], path: Path) -> list[Any]:

@@ -2,6 +2,9 @@
 
 import io
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -188,6 +191,34 @@ def test_sentences_are_read_one_a_line(home, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("a red wall\n\na blue wall\n"))
     command("eval.search", "--run", "cache/mine/runs/zero_shot", "--shards", "cache/mine", "--json")
     assert [json.loads(line)["query"] for line in capsys.readouterr().out.splitlines()] == ["a red wall", "a blue wall"]
+
+
+def test_a_sentence_that_is_not_utf8_is_refused_and_the_pipe_goes_on(home):
+    words = [sys.executable, "-m", "eval.search", "--run", "cache/mine/runs/zero_shot", "--shards", "cache/mine"]
+    sentences = b"a red wall\n\xff\xfe broken\na \x00 blue wall\n\xed\xa0\x80\n\xc3\xa9toile\n"
+    done = subprocess.run([*words, "--json"], input=sentences, capture_output=True, check=True)
+    answers = [json.loads(line) for line in done.stdout.decode().splitlines()]
+    assert [answer["query"] for answer in answers] == [
+        "a red wall",
+        "\\xff\\xfe broken",
+        "a \x00 blue wall",
+        "\\xed\\xa0\\x80",
+        "étoile",
+    ]
+    assert ["error" in answer for answer in answers] == [False, True, False, True, False]
+    assert answers[1]["error"] == "not valid UTF-8; it is left out"
+    done = subprocess.run(
+        words, input=sentences, capture_output=True, check=True, env=os.environ | {"PYTHONIOENCODING": "ascii"}
+    )
+    assert b"\\u201ca red wall\\u201d" in done.stdout and b"\\xff\\xfe broken" in done.stderr
+    done = subprocess.run([*words, b"\xff"], capture_output=True)
+    assert done.returncode == 2 and b"the sentence is not valid UTF-8" in done.stderr
+
+
+def test_an_id_may_begin_with_a_hyphen(home, capsys):
+    command("pipeline.visual", "--dataset", "mine", "--why", "-abc")
+    command("pipeline.text", "--dataset", "mine", "--why", "-abc")
+    assert capsys.readouterr().out.count("-abc is no") == 2
 
 
 def test_an_empty_sentence_and_a_missing_run_are_clear(home, capsys):

@@ -5,6 +5,7 @@ import json
 import sqlite3
 from pathlib import Path
 
+from pipeline import files
 from pipeline.scene_graph.sentence import Sentence
 
 FIELDS = ("word", "lemma", "tag", "head", "relation", "start", "end")
@@ -15,14 +16,22 @@ class Store:
 
     def __init__(self, path: Path, parser: str):
         self.parser = parser
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.base = sqlite3.connect(path, timeout=120)
+        self.path = path
+        with files.storage(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.open()
+
+    def open(self) -> None:
+        """Open the file, or make it anew."""
+        self.base = sqlite3.connect(self.path, timeout=120)
         try:
             self.prepare()
+        except sqlite3.OperationalError:  # a full disk, a file system that cannot be written
+            raise
         except sqlite3.DatabaseError:  # not a database, or half a one: every parse can be made again
             self.base.close()
-            path.unlink()
-            self.base = sqlite3.connect(path, timeout=120)
+            self.path.unlink()
+            self.base = sqlite3.connect(self.path, timeout=120)
             self.prepare()
 
     def prepare(self) -> None:
@@ -46,7 +55,7 @@ class Store:
             (self.key(text), json.dumps([getattr(tree, name) for name in FIELDS], separators=(",", ":")))
             for text, tree in trees.items()
         ]
-        with self.base:
+        with files.storage(self.path), self.base:
             self.base.executemany("INSERT OR REPLACE INTO parse VALUES (?, ?)", rows)
 
     def close(self) -> None:
