@@ -43,7 +43,7 @@ DEEDS = listed(
     shake wave clap enter exit approach remain rotate float glide collide trade exchange begin start stop lie land
     take put make get grab pick add knock wipe give bark look score play wear graze splash practice discuss argue shout
     smile crash dive paint draw eat chat gather perform bounce fold roll wrap lift drop shoot celebrate chew type
-    measure photograph return sew sweep blow teach read write ask answer"""
+    measure photograph return sew speed fry race film drink sweep blow teach read write ask answer"""
 )
 # words that begin a clause
 CLAUSE = listed("while as when because if after before where whilst until since then")
@@ -103,6 +103,9 @@ PEOPLE = listed(
     friends someone somebody everyone human humans male female gentleman cyclist biker motorcyclist athlete athletes
     driver fan fans customer cowboy clown teen teenager teenagers he she they i we him"""
 )
+# of which no two make a compound
+KIN = listed("man men woman women boy boys girl girls child children kid kids lady guy father mother husband wife")
+TABLEWARE = listed("bowl plate cup glass spoon fork knife pan pot dish tray bottle jar napkin")
 ANIMALS = listed(
     """dog dogs cat cats horse horses elephant elephants giraffe giraffes zebra zebras cow cows sheep bear bears bird
     birds duck ducks monkey monkeys goat goats puppy kitten animal animals lion tiger fish cattle pig pigs rabbit

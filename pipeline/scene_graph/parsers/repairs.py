@@ -25,6 +25,15 @@ def repaired(sentence: Sentence) -> Sentence:
         sentence.end,
     )
     tags(tree)
+    for index in range(len(tree)):
+        listing(tree, index)
+        doing(tree, index)
+        if tree.tag[index][0] == "V":
+            described(tree, index)
+            fallen(tree, index)
+            stepwise(tree, index)
+            shown(tree, index)
+            nearer(tree, index)
     for index, word in enumerate(tree.word):
         if word == "to":
             next_to(tree, index)
@@ -65,6 +74,9 @@ def tags(tree: Sentence) -> None:
             tree.tag[index], tree.relation[index] = "JJ", "amod"
         elif tag in ("JJS", "JJR", "JJ") and thinglike(tree, index):
             tree.tag[index] = "NN"
+        elif tag == "NN" and word.endswith("ing") and second(tree, index):
+            tree.tag[index], tree.lemma[index] = "VBG", lemma(word, "VBG")
+            tree.head[index] = tree.head[tree.head[index]]
         elif tag == "NN" and word.endswith("ing") and "cop" in (tree.relation[child] for child in below(tree, index)):
             verbal(tree, index)
         elif word == "can" and tag == "MD" and index and tree.word[index - 1] in CANS:
@@ -72,6 +84,138 @@ def tags(tree: Sentence) -> None:
         loose = tree.relation[index] == "dep" and tree.tag[index] == "VBG" and 0 <= tree.head[index] < index
         if loose and tree.tag[tree.head[index]][0] == "N":
             tree.relation[index] = "acl"
+
+
+def second(tree: Sentence, index: int) -> bool:
+    """ "playing guitar and singing" read as playing both: a gerund joined to the object of another."""
+    thing = tree.head[index]
+    verb = tree.head[thing] if thing >= 0 else -1
+    if (
+        tree.relation[index] != "conj"
+        or verb < 0
+        or tree.relation[thing] not in ("obj", "obl")
+        or tree.tag[verb] != "VBG"
+    ):
+        return False
+    inner = any(tree.relation[child] in ("det", "amod", "compound", "nmod:poss") for child in below(tree, index))
+    return tree.word[index] not in THINGS and kinds(tree.word[index])[2] and not inner and thing < index
+
+
+def listing(tree: Sentence, index: int) -> None:
+    """ "hat sunglasses and a scarf" read as sunglasses of the hat: two of a kind before "and" are two things."""
+    noun = tree.head[index]
+    if tree.relation[index] != "compound" or noun != index + 1 or tree.tag[noun][0] != "N":
+        return
+    more = [child for child in below(tree, noun) if tree.relation[child] == "conj" and child > noun]
+    plural = tree.tag[index] == "NNS" and tree.word[index] not in ("sports", "news", "clothes", "glasses", "arms")
+    alike = any(tree.word[index] in kind and tree.word[noun] in kind for kind in ALIKE)
+    if not more or not (plural or alike):
+        return
+    replace(tree, noun, index)
+    tree.relation[noun] = "conj"
+    for child in below(tree, noun):
+        if child < index or child in more or tree.relation[child] in ("nsubj", "cop", "acl", "nmod"):
+            tree.head[child] = index
+
+
+def doing(tree: Sentence, index: int) -> None:
+    """ "is folding paper" read as being a folding paper: the gerund after "is", without an article, is the verb."""
+    thing = tree.head[index]
+    gerund = tree.tag[index] == "VBG" or (tree.word[index][-3:] == "ing" and kinds(tree.word[index])[2])
+    if not gerund or tree.relation[index] != "amod" or thing != index + 1 or index == 0:
+        return
+    if tree.lemma[index - 1] != "be" or tree.relation[index - 1] != "cop" or tree.head[index - 1] != thing:
+        return
+    replace(tree, thing, index)
+    tree.relation[thing] = "obj"
+    tree.tag[index], tree.lemma[index] = "VBG", lemma(tree.word[index], "VBG")
+    for child in below(tree, thing):
+        if child < index:
+            tree.head[child] = index
+            tree.relation[child] = "aux" if tree.relation[child] == "cop" else tree.relation[child]
+        elif child > thing and (tree.relation[child] in ("nmod", "advcl") or verbal_conjunct(tree, child)):
+            tree.head[child] = index
+            tree.relation[child] = "obl" if tree.relation[child] == "nmod" else tree.relation[child]
+
+
+def verbal_conjunct(tree: Sentence, index: int) -> bool:
+    return tree.relation[index] == "conj" and tree.tag[index][0] == "V"
+
+
+def described(tree: Sentence, index: int) -> None:
+    """ "a goat that is tied eats the grass" read as one clause about tied: the goat eats."""
+    inner = tree.head[index]
+    if tree.relation[index] not in ("dep", "ccomp", "parataxis") or tree.tag[index] not in ("VBZ", "VBP"):
+        return
+    if inner < 0 or inner > index or tree.relation[inner] != "acl:relcl" or tree.head[inner] < 0:
+        return
+    if any(tree.relation[child] in ("nsubj", "mark") for child in below(tree, index)):
+        return
+    doer = tree.head[inner]
+    replace(tree, doer, index)
+    tree.relation[doer] = "nsubj"
+    for child in below(tree, inner):
+        if child > index:
+            tree.head[child] = index
+
+
+def fallen(tree: Sentence, index: int) -> None:
+    """ "a horse jumps over a fence and the rider falls off" read as over fence and rider: two clauses."""
+    first = next((child for child in below(tree, index) if tree.relation[child] == "csubj" and child < index), -1)
+    doer = index - 1
+    if first < 0 or doer <= first or tree.relation[doer] != "conj" or tree.tag[first] not in ("VBZ", "VBP"):
+        return
+    replace(tree, index, first)
+    tree.relation[index] = "conj"
+    tree.head[doer], tree.relation[doer] = index, "nsubj"
+    for child in below(tree, doer):
+        if tree.relation[child] == "cc":
+            tree.head[child] = index
+
+
+def stepwise(tree: Sentence, index: int) -> None:
+    """ "stirs the rice adds water" read as rice that adds: the cook stirs it, then adds."""
+    before = tree.head[index]
+    if tree.relation[index] != "ccomp" or tree.tag[index] != "VBZ" or before < 0 or before > index:
+        return
+    if tree.tag[before] != "VBZ" or tree.lemma[before] in SAYING:
+        return
+    children = below(tree, index)
+    doers = [child for child in children if tree.relation[child] == "nsubj" and before < child < index]
+    bound = any(tree.relation[child] in ("mark", "advmod", "aux") and child < index for child in children)
+    if len(doers) != 1 or bound or tree.word[doers[0]] in words.PEOPLE:
+        return
+    tree.head[doers[0]], tree.relation[doers[0]] = before, "obj"
+    tree.relation[index] = "conj"
+
+
+def shown(tree: Sentence, index: int) -> None:
+    """ "a cartoon shows two dogs talking" read as showing that they talk: it shows the dogs, and they talk."""
+    seer = tree.head[index]
+    if tree.tag[index] != "VBG" or tree.relation[index] not in ("dep", "ccomp", "xcomp") or seer < 0 or seer > index:
+        return
+    children = below(tree, index)
+    doers = [child for child in children if tree.relation[child] == "nsubj" and seer < child < index]
+    if (
+        len(doers) != 1
+        or tree.tag[seer][0] != "V"
+        or any(tree.relation[child] in ("aux", "mark") for child in children)
+    ):
+        return
+    tree.head[doers[0]], tree.relation[doers[0]] = seer, "obj"
+    tree.head[index], tree.relation[index] = doers[0], "acl"
+
+
+def nearer(tree: Sentence, index: int) -> None:
+    """ "sings and plays the banjo" read as singing the banjo: what follows the second verb is the second's."""
+    first = tree.head[index]
+    if tree.relation[index] != "conj" or first < 0 or first > index or tree.tag[first][0] != "V":
+        return
+    own = [child for child in below(tree, index) if tree.relation[child] in ("obj", "nsubj", "nsubj:pass")]
+    if not own:
+        for child in below(tree, first):
+            if child > index and tree.relation[child] in ("obj", "obl", "nmod", "xcomp"):
+                tree.head[child] = index
 
 
 def thinglike(tree: Sentence, index: int) -> bool:
@@ -191,6 +335,10 @@ def outward(tree: Sentence, index: int) -> None:
         tree.head[index] = tree.head[head]
 
 
+ALIKE = (words.CLOTHES, words.KIN, words.TABLEWARE)
+SAYING = words.listed(
+    "say show tell explain see watch think know hear film feel believe mean demonstrate let make help"
+)
 CANS = words.listed("trash garbage soda beer tin watering spray recycling paint")
 
 
@@ -257,6 +405,9 @@ def gerund(tree: Sentence, index: int) -> None:
         for child in below(tree, doer):
             if child > index and tree.relation[child] in ("nmod", "obl"):
                 tree.head[child], tree.relation[child] = index, "obl"
+        for child in below(tree, index):
+            if tree.relation[child] == "dep" and tree.tag[child][0] == "N" and child > index:
+                tree.relation[child] = "obj"
         return
     if tag == "NN" and tree.head[doer] == index and tree.relation[doer] in ("compound", "discourse", "nsubj"):
         tree.tag[index], tree.lemma[index] = "VBG", lemma(tree.word[index], "VBG")
@@ -319,6 +470,20 @@ def lifted(tree: Sentence, index: int) -> None:
     if tree.tag[index] != "VBG" or holder < 0 or tree.word[holder] in words.ANIMATE:
         return
     person = tree.head[holder]
+    if tree.word[index] == "using" and tree.relation[holder] == "obj" and person >= 0:
+        tree.head[index], tree.relation[index] = person, "advcl"
+        return
+    if tree.relation[holder] == "obl" and person >= 0 and tree.tag[person][0] == "V" and holder == index - 1:
+        subject = person
+        while tree.relation[subject] in ("conj", "advcl", "xcomp") and tree.head[subject] >= 0:
+            subject = tree.head[subject]
+        doer = [child for child in below(tree, subject) if tree.relation[child] == "nsubj"]
+        doer += [tree.head[subject]] if tree.relation[subject] == "acl" and tree.head[subject] >= 0 else []
+        aboard = any(tree.word[child] == "in" for child in below(tree, holder))
+        moved = tree.word[holder] in words.VEHICLES and not aboard or tree.lemma[person] in words.SEEING | {"look"}
+        if doer and tree.word[doer[0]] in words.ANIMATE and not moved:
+            tree.head[index], tree.relation[index] = person, "advcl"
+        return
     if tree.relation[holder] == "conj" and person >= 0 and tree.word[person] not in words.ANIMATE:
         holder, person = person, tree.head[person]
     if tree.relation[holder] == "obj" and person >= 0 and tree.relation[person] == "acl":

@@ -408,7 +408,8 @@ class Builder:
         if self.tag[main] != "VBG" or not state.phrase or state.phrase == "of" or state.subject < 0:
             return state.thing
         subject, thing = self.word[state.subject], self.word[state.thing]
-        return state.subject if subject in words.ANIMATE and thing not in words.ANIMATE else state.thing
+        lives = subject in words.ANIMATE or subject.removesuffix("s") in words.ANIMATE
+        return state.subject if lives and thing not in words.ANIMATE else state.thing
 
     def particle(self, index: int) -> bool:
         """ "look down at": the first of two prepositions belongs to the verb."""

@@ -85,7 +85,9 @@ def placed(text: list[str], known: list[Kinds], tag: list[str], index: int, clau
 
 
 def order(spot: Spot) -> str | None:
-    """ "first the ball", "finally it stops"."""
+    """ "first the ball", "finally it stops", "is first seen"."""
+    if spot.word == "first" and spot.before in BE and spot.right[0] in "VJR":
+        return "RB"
     if spot.word == "first" and spot.right in ("DT", "PRP$"):
         return "RB"
     opens = spot.left == "^" and spot.word in ("finally", "next", "later")
@@ -336,12 +338,16 @@ RULES: tuple[Callable[[Spot], str | None], ...] = (
 def misread(text: list[str], theirs: list[str]) -> bool:
     """Whether another tagger sees nouns where something is done ("the red moon changes"), or "left" as a verb."""
     ours = tags(text)
+    verbless = not FINITE & set(theirs) and "VBG" not in theirs and "VBN" not in theirs
     for index in range(1, len(text)):
         before = ours[index - 1]
         bare = ours[index] == "VBP" and theirs[index] == "VB"  # "a couple in a kitchen discuss food"
         done = ours[index] in ("VBZ", "VBP") and (
             before in ("NN", "NNS", "CC", "VBZ", ",") or text[index - 1] == "then"
         )
+        objects = index + 1 < len(text) and ours[index + 1] in ("DT", "PRP$", "CD", "PRP")
+        if done and verbless and objects and theirs[index][0] == "N":
+            return True  # "a chef fries two eggs"
         if done and (theirs[index][0] in "NJ" or bare) and lemma(text[index], ours[index]) in words.DEEDS:
             return True
         if text[index] == "left" and theirs[index][0] == "V" and before in ("DT", "JJ"):

@@ -78,7 +78,8 @@ class Graph:
         head, relation = self.head[verb], self.relation[verb]
         if head < 0 or depth > DEPTH:
             return []
-        if relation == "acl" and self.tag[verb] == "VBG" and self.kids(verb, "mark"):
+        marks = [self.word[word] for word in self.kids(verb, "mark")]
+        if relation == "acl" and self.tag[verb] == "VBG" and marks and marks[0] not in words.CLAUSE:
             return []  # "ideas for decorating a room" decorate nothing
         if relation in ("acl", "acl:relcl"):
             return self.conjuncts(head) if self.thing(head) else self.subjects(head, depth + 1)

@@ -72,6 +72,7 @@ def name(graph: Graph, index: int, apart: frozenset[int] = frozenset()) -> str:
     parts = [
         child for child in graph.kids(index, "compound", "flat") if child not in apart and graph.tag[child] != "CD"
     ]
+    parts += [inner for child in parts for inner in graph.kids(child, "compound") if inner not in apart]
     parts += [child for child in graph.kids(index, "amod") if graph.word[child] in words.JOINED and child == index - 1]
     return " ".join(graph.word[word] for word in sorted({*parts, index}) if abs(word - index) < 6)
 

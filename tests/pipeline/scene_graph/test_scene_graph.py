@@ -226,6 +226,67 @@ def test_a_gerund_read_as_a_noun_is_mended():
     assert said(kite, FACTUAL) == ["man | fly | kite"]
 
 
+def test_an_object_after_the_second_verb_is_the_seconds():
+    sings = tree("man/NN 2 nsubj\nsings/VBZ 0 root\nand/CC 4 cc\nplays/VBZ 2 conj\na/DT 6 det\nbanjo/NN 2 obj")
+    assert said(sings) == ["man | is | sings", "man | plays | banjo"]
+    guitar = tree("girl/NN 0 root\nplaying/VBG 1 acl\nguitar/NN 2 obj\nand/CC 5 cc\nsinging/NN 3 conj")
+    assert said(guitar) == ["girl | playing | guitar", "girl | is | singing"]
+    rice = "cook/NN 2 nsubj\nstirs/VBZ 0 root\nthe/DT 4 det\nrice/NN 5 nsubj\nadds/VBZ 2 ccomp\nwater/NN 5 obj"
+    assert said(tree(rice)) == ["cook | stirs | rice", "cook | adds | water"]
+
+
+def test_a_clause_after_and_is_not_read_as_a_second_place():
+    falls = (
+        "horse/NN 2 nsubj\njumps/VBZ 8 csubj\nover/IN 5 case\na/DT 5 det\nfence/NN 2 obl\nand/CC 7 cc\n"
+        "rider/NN 5 conj\nfalls/VBZ 0 root"
+    )
+    assert said(tree(falls)) == ["horse | jumps over | fence", "rider | is | falls"]
+
+
+def test_the_relative_clause_does_not_swallow_the_main_verb():
+    goat = (
+        "goat/NN 0 root\nthat/WDT 4 nsubj:pass\nis/VBZ 4 aux:pass\ntied/VBN 1 acl:relcl\neats/VBZ 4 dep\n"
+        "the/DT 7 det\ngrass/NN 4 obj"
+    )
+    assert said(tree(goat)) == ["goat | is | tied", "goat | eats | grass"]
+
+
+def test_who_is_shown_does_it_in_corenlps_trees_too():
+    dogs = (
+        "cartoon/NN 2 nsubj\nshows/VBZ 0 root\ndogs/NNS 4 nsubj\ntalking/VBG 2 dep\nto/IN 7 case\na/DT 7 det\n"
+        "bird/NN 4 obl"
+    )
+    assert said(tree(dogs)) == ["cartoon | shows | dogs", "dogs | talking to | bird"]
+
+
+def test_a_place_does_nothing():
+    bone = (
+        "dog/NN 3 nsubj\nis/VBZ 3 aux\nlying/VBG 0 root\non/IN 6 case\na/DT 6 det\nrug/NN 3 obl\n"
+        "chewing/VBG 6 acl\na/DT 9 det\nbone/NN 7 obj"
+    )
+    assert said(tree(bone)) == ["dog | lying on | rug", "dog | chewing | bone"]
+
+
+def test_is_folding_paper_is_a_deed():
+    paper = tree("person/NN 4 nsubj\nis/VBZ 4 cop\nfolding/VBG 4 amod\npaper/NN 0 root")
+    assert said(paper) == ["person | folding | paper"]
+
+
+def test_a_list_without_commas():
+    assert says("a man wears a hat sunglasses and a scarf") == [
+        "man | wears | hat",
+        "man | wears | sunglasses",
+        "man | wears | scarf",
+    ]
+    assert says("boys girls and teachers sing") == ["boys | is | sing", "girls | is | sing", "teachers | is | sing"]
+    assert says("soccer players and a coach") == []
+
+
+def test_a_name_has_all_its_words():
+    game = tree("a/DT 4 det\nvideo/NN 3 compound\ngame/NN 4 compound\nhero/NN 5 nsubj\nruns/VBZ 0 root")
+    assert said(game) == ["video game hero | is | runs"]
+
+
 def test_repairs_leave_the_given_tree_alone():
     kite = tree("man/NN 3 compound\nflying/VBG 3 amod\nkite/NN 0 root")
     before = str(kite)
@@ -341,6 +402,10 @@ def test_a_deed_that_corenlp_takes_for_a_noun_is_the_shallow_parsers():
     text = ["the", "red", "moon", "changes", "places", "with", "a", "star"]
     assert tagger.misread(text, ["DT", "JJ", "NN", "NNS", "NNS", "IN", "DT", "NN"])
     assert not tagger.misread(text, ["DT", "JJ", "NN", "VBZ", "NNS", "IN", "DT", "NN"])
+    fries = ["a", "chef", "fries", "two", "eggs"]
+    assert tagger.misread(fries, ["DT", "NN", "NNS", "CD", "NNS"])
+    runs = ["a", "boy", "kicks", "balls", "and", "runs"]
+    assert tagger.misread(runs, ["DT", "NN", "VBZ", "NNS", "CC", "NNS"])
     assert not tagger.misread(["the", "train", "tracks", "on", "the", "ground"], ["DT", "NN", "NNS", "IN", "DT", "NN"])
 
 
