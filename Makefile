@@ -34,14 +34,12 @@ table:
 	@$(run) eval.report --table
 	@echo "report: $$(ls -d $(CURDIR)/cache/*/report/index.html | tr '\n' ' ')"
 
-# three seeds of every method of a dataset that `make` has run: make seeds [NAME=demo]
+# three seeds of every method: they are written to `seeds` in params.yaml and are runs like the first. make seeds [NAME=demo]
 NAME ?= demo
-METHODS ?= zero_shot clip4clip unitrim
-seeds: environment
-	@for seed in 1 2; do for method in $(METHODS); do \
-	  $(run) train.run --shards cache/$(NAME) --method $$method --seed $$seed && \
-	  $(run) eval.run --run cache/$(NAME)/runs/$$method-seed$$seed --shards cache/$(NAME); done; done
-	@$(run) eval.report --dataset $(NAME)
+seeds: environment parser
+	@$(run) pipeline.datasets.enable $(NAME) --seeds 1 2
+	@dvc repro report@$(NAME)
+	@$(run) eval.report --dataset $(NAME) --table
 
 # one more dataset, from outside: make dataset NAME=msrvtt_mini ROOT=/data/msrvtt_mini
 # A root is handed on as it is, whatever it holds; without ROOT the one in params.yaml must work. `make remove NAME=...` undoes it.

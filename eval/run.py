@@ -1,4 +1,4 @@
-"""Score one trained run on one split: `metrics.json`, `ranks.parquet` and a table.
+"""Score one trained run on one split: `metrics.json`, the few of `summary.json`, `ranks.parquet`, `recall.csv` and a table.
 
 python -m eval.run --run cache/demo/runs/unitrim --shards cache/demo [--split test]
 """
@@ -14,8 +14,11 @@ from numpy.typing import NDArray
 from eval import metrics
 from eval.load import choose_device, load_run, scores_name
 from eval.similarity import Scores, matrices
+from eval.stale import facts_of
 from eval.tables import format_metrics
 from pipeline import files, stage
+from pipeline.shards import identity
+from train import checkpoint
 
 TOP = 10  # items of each gallery that ranks.parquet keeps
 
@@ -98,7 +101,15 @@ def main() -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     args = parser.parse_args()
     device = choose_device(args.device)
+    home = args.shards / "scores" / scores_name(args.run, args.shards)
+    if "skipped" in (record := checkpoint.facts(args.run)):
+        skip(home, args.split, identify(record, args, {}) | {"skipped": record["skipped"]})
+        return
     method, cache, record = load_run(args.run, args.shards, device)
+    facts = identify(record, args, identity(args.shards, method.needs))
+    if args.split == "test" and not len(cache.captions("test")):
+        skip(home, args.split, facts | {"skipped": "not scored: the test split has no captions"})
+        return
     try:
         origin, moments = (
             moments_of_other_split(method, cache, args.split, device) if args.joint == "split" else (None, None)
@@ -108,15 +119,55 @@ def main() -> None:
         raise SystemExit(f"{args.run} on {args.shards}: {error}") from None
     if origin:
         told["joint"]["calibrated_on"] = origin
-    name = record.get("method", args.run.name)
-    told = {"method": name, "seed": record.get("seed", 0), "split": args.split} | told
-    save_scores(args.shards / "scores" / scores_name(args.run, args.shards), args.split, told, columns)
-    print(f"{name}, seed {told['seed']}, {args.split} split of {args.shards}")
+    told = facts | told
+    save_scores(home, args.split, told, columns)
+    print(f"{told['method']}, seed {told['seed']}, {args.split} split of {args.shards}")
     print(format_metrics(told))
 
 
+def identify(record: dict[str, Any], args: argparse.Namespace, parts: dict[str, str]) -> dict[str, Any]:
+    """Of which run and which shards the scores are, so that a table can tell when they are no longer of those that stand."""
+    method, seed = record.get("method", args.run.name), record.get("seed", 0)
+    home = {"dataset": record.get("dataset", args.shards.name), "run": facts_of(record), "shards": parts}
+    return {"method": method, "seed": seed, "split": args.split} | home
+
+
+def skip(folder: Path, split: str, told: dict[str, Any]) -> None:
+    """Scores of a run that has none: the reason, and no rows."""
+    save_scores(folder, split, told, {"caption_id": [], "video_id": []})
+    print(f"{told['method']}, seed {told['seed']}: {told['skipped']}")
+
+
+def summarize(name: str, told: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """The few numbers by which runs are compared: text to video and image, and one gallery of both."""
+    few = {
+        "t2v_R@1": ("t2v", "R@1"),
+        "t2i_R@1": ("t2i", "R@1"),
+        "joint_R@10": ("joint", "R@10"),
+        "both_R@10": ("joint", "both", "R@10"),
+    }
+    found = {}
+    for label, path in few.items():
+        value: Any = told
+        for key in path:
+            value = (value or {}).get(key)
+        if value is not None:
+            found[label] = round(value, 2)
+    return {name: found}
+
+
+def recall_curve(columns: dict[str, Any]) -> str:
+    """Lines of K and the share of texts whose video (or image, where there is none) is among the first K, up to 50."""
+    ranks = [
+        np.array([rank for rank in columns.get(f"{kind}_rank", []) if rank is not None]) for kind in ("video", "image")
+    ]
+    rank = next((one for one in ranks if len(one)), np.zeros(0))
+    lines = [f"{place},{100 * float(np.mean(rank <= place)):.2f}" for place in range(1, 51)] if len(rank) else []
+    return "\n".join(["K,recall", *lines]) + "\n"
+
+
 def save_scores(folder: Path, split: str, told: dict[str, Any], columns: dict[str, Any]) -> None:
-    """Write metrics.json and ranks.parquet; those of another split than test carry its name."""
+    """Write metrics.json, summary.json, ranks.parquet and recall.csv; those of another split than test carry its name."""
     import pyarrow
 
     types = {"id": pyarrow.string(), "rank": pyarrow.float64(), "top": pyarrow.list_(pyarrow.string())}
@@ -125,6 +176,8 @@ def save_scores(folder: Path, split: str, told: dict[str, Any], columns: dict[st
     suffix = "" if split == "test" else f"-{split}"
     files.write_table(folder / f"ranks{suffix}.parquet", pyarrow.table(columns, schema))
     files.write(folder / f"metrics{suffix}.json", json.dumps(told, indent=1) + "\n")
+    files.write(folder / f"summary{suffix}.json", json.dumps(summarize(folder.name, told), indent=1) + "\n")
+    files.write(folder / f"recall{suffix}.csv", recall_curve(columns))
     print(f"wrote {folder / f'metrics{suffix}.json'} and ranks{suffix}.parquet")
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from eval.stale import find_stale, skipped_lines, stale_lines
 from pipeline import params
 
 
@@ -15,6 +16,8 @@ def print_tables(folders: list[Path], render: Any) -> None:
         runs = gather_metrics(folder)
         if runs:
             print(f"\n{folder.name}, test split, mean ± standard deviation over seeds\n\n{render(build_tables(runs))}")
+        for line in [*skipped_lines(folder), *stale_lines(folder)]:
+            print(line)
 
 
 DIRECTIONS = {"t2v": "text → video", "v2t": "video → text", "t2i": "text → image", "i2t": "image → text"}
@@ -110,10 +113,13 @@ class Table:
 
 
 def gather_metrics(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """metrics.json of every run under `cache/<dataset>/scores`, by method, seeds in order."""
+    """metrics.json of every run under `cache/<dataset>/scores`, by method, seeds in order; stale and empty ones left out."""
     runs: dict[str, list[dict[str, Any]]] = {}
+    stale = find_stale(folder)
     for path in sorted((folder / "scores").glob("*/metrics.json")):
         told = json.loads(path.read_text())
+        if "skipped" in told or path.parent.name in stale:
+            continue
         name, own = told["method"], path.parent.name.split("-seed")[0]
         runs.setdefault(name if own == name else own, []).append(told)
     order = params.read_params().get("methods", []) if params.PARAMS.exists() else []

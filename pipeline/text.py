@@ -62,8 +62,6 @@ def update_text(folder: Path, captions: list[dict[str, Any]], encoder: TextEncod
     attributes = encoder.identity | {"dataset": config["name"]}
     spare = folder.parent / ".phrases"
     fresh = update_phrases(folder / "phrases.h5", spare, distinct, encoder, attributes)
-    attributes["phrases"] = shards.fingerprint(*distinct)  # a text shard holds rows of exactly this list
-    number = {phrase: row for row, phrase in enumerate(distinct)}
     groups: dict[int, list[dict[str, Any]]] = {shard: [] for shard in range(config["shards"])}
     for row in sorted(captions, key=lambda row: row["caption_id"]):
         groups[shards.shard_number(row["video_id"], config["shards"])].append(row)
@@ -72,7 +70,7 @@ def update_text(folder: Path, captions: list[dict[str, Any]], encoder: TextEncod
     for shard, rows in groups.items():
         path = shards.shard_path(folder, shard)
         old = shards.read_sound(path, "text")
-        tensors, reused = encode_rows(rows, read_known(old), encoder, number)
+        tensors, reused = encode_rows(rows, read_known(old), encoder)
         kept += reused
         if not is_same(old, tensors, attributes):
             shards.write(path, "text", tensors, attributes)

@@ -35,6 +35,8 @@ def save(folder: Path, name: str, model: Method, training: dict[str, Any] | None
 def read(folder: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
     """The content of a checkpoint. Errors: ValueError that says what to run where it is missing, torn or foreign."""
     path = Path(folder) / "checkpoint.pt"
+    if "skipped" in facts(folder):
+        raise ValueError(f"{folder} was {facts(folder)['skipped']}")
     if not path.exists():
         raise ValueError(f"{path} is missing; run: {command(Path(folder))}")
     check_bytes(Path(folder))

@@ -17,9 +17,10 @@ from typing import Any
 import torch
 
 from pipeline.files import explain_storage, sign, storage
+from pipeline.shards import identity
 from train import checkpoint, methods
 from train.data import Cache, Loader
-from train.data.cache import identity
+from train.data.cache import require_parts
 from train.history import History
 from train.method import Config, Method
 from train.settings import configure, parse_setting, read_stored_settings
@@ -47,7 +48,7 @@ def main() -> None:
     suffix = f"-seed{args.seed}" if args.seed else ""
     folder = args.out or args.shards / "runs" / f"{args.method}{suffix}"
     try:
-        settings = read_stored_settings(args.shards.name, args.method) | dict(args.set)
+        settings = read_stored_settings(args.shards, args.method, methods.load(args.method).needs) | dict(args.set)
         with lock(folder):
             print(run(args.shards, folder, args.method, args.seed, settings, resume=args.resume))
     except (ValueError, BlockingIOError) as error:
@@ -78,6 +79,12 @@ def run(
     if same and before.get("complete") and is_sound(folder):
         return f"{folder} is complete with these settings; remove it to train it again"
     history = History(folder / "history.jsonl")
+    if model.phases() and not len(cache.captions("train")):
+        why = "not trained: the train split has no captions; a method that learns nothing can search"
+        (folder / "checkpoint.pt").unlink(missing_ok=True)
+        checkpoint.describe(folder, facts | {"complete": True, "skipped": why})
+        history.cut(0)
+        return f"{folder}: {why}"
     wanted = resume == "only" or (resume == "try" and same and is_sound(folder))
     training = load_resume(folder, model, same, history) if wanted else None
     checkpoint.describe(folder, facts | {"complete": False})
@@ -92,14 +99,7 @@ def run(
 
 def open_cache(shards: Path, needs: frozenset[str], config: Config) -> Cache:
     """The dataset's shards, checked to be there."""
-    for part, stage in (
-        ("manifest", "manifest"),
-        ("visual", "visual"),
-        ("keyframes.parquet", "keyframes"),
-        ("text", "text"),
-    ):
-        if not (shards / part).exists():
-            raise ValueError(f"{shards / part} is missing; run: dvc repro {stage}@{shards.name}")
+    require_parts(shards)
     return Cache(shards, needs, words=config.words, triplets=config.triplets)
 
 
@@ -112,7 +112,7 @@ def describe(shards: Path, name: str, seed: int, model: Method, cache: Cache) ->
         "config": asdict(model.config),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "clip_sha256": cache.clip_sha256,
-        "shards": identity(shards),
+        "shards": identity(shards, cache.needs),
         "code": code_digest(name),
         "torch": torch.__version__,
     }

@@ -2,6 +2,8 @@
 
 import argparse
 import ast
+import json
+from collections.abc import Iterable
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -17,18 +19,27 @@ def parse_setting(word: str) -> tuple[str, str]:
     return key, value
 
 
-def read_stored_settings(dataset: str, method: str, path: Path = Path("params.yaml")) -> dict[str, Any]:
-    """Settings in params.yaml: datasets.<dataset>.train.<method> over defaults.train.<method>; none without the file."""
-    if not path.exists():
-        return {}
-    import yaml
+def read_stored_settings(
+    shards: Path, method: str, needs: Iterable[str] = ("word", "triplet"), path: Path = Path("params.yaml")
+) -> dict[str, Any]:
+    """Settings in params.yaml: datasets.<dataset>.train.<method> over defaults.train.<method>.
 
-    whole = yaml.safe_load(path.read_text()) or {}
-    sections = [whole.get("defaults") or {}, (whole.get("datasets") or {}).get(dataset) or {}]
+    Where there is no such file, as on a machine that has nothing but the shards, they are those in the shards' params.json.
+    How many words and triplets a caption may have counts for methods that need them only.
+    """
+    sections: list[dict[str, Any]] = []
+    if path.exists():
+        import yaml
+
+        whole = yaml.safe_load(path.read_text()) or {}
+        sections = [whole.get("defaults") or {}, (whole.get("datasets") or {}).get(shards.name) or {}]
+    elif (shards / "params.json").exists():
+        sections = [json.loads((shards / "params.json").read_text())]
     settings: dict[str, Any] = {}
     for section in sections:
         shared = {"words": section.get("words"), "triplets": (section.get("triplets") or {}).get("cap")}
-        settings |= {key: value for key, value in shared.items() if value is not None}
+        feature = {"words": "word", "triplets": "triplet"}
+        settings |= {key: value for key, value in shared.items() if value is not None and feature[key] in needs}
         settings |= (section.get("train") or {}).get(method) or {}
     return settings
 

@@ -2,6 +2,7 @@
 
 python -m pipeline.datasets.enable msrvtt --root /data/MSRVTT
 python -m pipeline.datasets.enable msrvtt --off       # its cache stays until it is deleted
+python -m pipeline.datasets.enable msrvtt --seeds 1 2 # every method of every enabled dataset is also trained with these
 """
 
 import argparse
@@ -31,6 +32,13 @@ def enable_dataset(path: Path, name: str, root: str | None = None) -> None:
         require_root(name, section.get("root"))
     if name not in params.setdefault("enabled", []):
         params["enabled"].append(name)
+    save(path, yaml, params)
+
+
+def set_seeds(path: Path, name: str, seeds: list[int]) -> None:
+    """Write `seeds`, sorted; none of them is 0, which every method has."""
+    yaml, params = load(path, name)
+    params["seeds"] = sorted(set(seeds) - {0})
     save(path, yaml, params)
 
 
@@ -89,6 +97,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", help="a name under `datasets` in params.yaml")
     parser.add_argument("--root", help="the folder with its annotations and videos, if not the one in params.yaml")
+    parser.add_argument("--seeds", nargs="+", type=int, help="further seeds that every method is trained with")
     parser.add_argument("--off", action="store_true", help="take it out of `enabled`")
     arguments = parser.parse_args()
     try:
@@ -96,6 +105,8 @@ def main() -> None:
             disable_dataset(PARAMS, arguments.name)
             print(f"{arguments.name} is off; its cache stays until you type: rm -r cache/{arguments.name}")
             return
+        if arguments.seeds:
+            set_seeds(PARAMS, arguments.name, arguments.seeds)
         enable_dataset(PARAMS, arguments.name, arguments.root)
     except ValueError as error:
         raise SystemExit(str(error)) from None

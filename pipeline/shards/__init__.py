@@ -5,10 +5,11 @@ bytes are readable with plain h5py, with mmap and with `preadv` at `Shard.place(
 """
 
 from pipeline.files import ShardError
+from pipeline.shards.identity import identity
 from pipeline.shards.layout import cache_of, rebuild_command, remove_parts, shard_number, shard_path, shard_paths
 from pipeline.shards.proofs import prove, prove_shards
 from pipeline.shards.reader import Shard, TensorPlace, iterate_rows, open_cache, read, read_sound, require_one_clip
-from pipeline.shards.rows import checksum, find_infinite, fingerprint, row_bounds, row_checksums, take_rows
+from pipeline.shards.rows import checksum, find_infinite, fingerprint, phrase_key, row_bounds, row_checksums, take_rows
 from pipeline.shards.schema import (
     ATTRIBUTES,
     EMBEDDINGS,
@@ -44,8 +45,10 @@ __all__ = [
     "checksum",
     "find_infinite",
     "fingerprint",
+    "identity",
     "iterate_rows",
     "open_cache",
+    "phrase_key",
     "prove",
     "prove_shards",
     "read",

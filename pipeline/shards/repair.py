@@ -68,8 +68,5 @@ def prune(shard: Shard) -> str:
     tensors = {name: shard[name] for name in shard.names}
     count = len(shard)
     kept = rows.take_rows(shard.kind, tensors, good)
-    attributes = dict(shard.attributes)
-    if shard.kind == "phrases":
-        attributes["identity"] = "pruned"
-    writer.write(shard.path, shard.kind, kept, attributes)
+    writer.write(shard.path, shard.kind, kept, dict(shard.attributes))
     return f"dropped {count - len(good)} of {count} rows of {shard.path}"

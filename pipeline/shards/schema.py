@@ -31,9 +31,10 @@ TENSORS = {
         "word": ("float16", "L D"),  # SOT to EOT
         "token": ("int32", "L"),
         "triplet_offset": ("int64", "C+1"),
-        "triplet": ("int32", "M"),  # rows of text/phrases.h5
+        "triplet": ("int64", "M"),  # keys of phrases, found in text/phrases.h5 by np.searchsorted(key, triplet)
     },
     "phrases": {
+        "key": ("int64", "U"),  # rising; `phrase_key` of the phrase, so that a phrase more or less changes no other's
         "phrase": (TEXT, "U"),
         "embedding": ("float16", "U D"),
     },

@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline import progress
 from pipeline.shards import layout, reader, writer
-from pipeline.shards.rows import describe_changes, fingerprint
+from pipeline.shards.rows import describe_changes, fingerprint, phrase_key
 
 CHUNK = 4096  # phrases encoded between two safe points
 
@@ -29,15 +29,19 @@ class WordEncoder(Protocol):
 
 
 def distinct_phrases(captions: list[dict[str, Any]]) -> list[str]:
-    """The distinct phrases of all captions, as phrases.h5 numbers them."""
-    return sorted({phrase for row in captions for phrase in row["phrases"]})
+    """The distinct phrases of all captions by their keys, as phrases.h5 holds them."""
+    found: dict[int, str] = {}
+    for phrase in {phrase for row in captions for phrase in row["phrases"]}:
+        other = found.setdefault(phrase_key(phrase), phrase)
+        if other != phrase:
+            raise ValueError(f"the phrases {phrase!r} and {other!r} have one key; reword one of them")
+    return [found[key] for key in sorted(found)]
 
 
 def encode_rows(
     rows: list[dict[str, Any]],
     old: dict[str, tuple[np.ndarray, np.ndarray]],
     encoder: WordEncoder,
-    number: dict[str, int],
 ) -> tuple[dict[str, Any], int]:
     """Tensors of one shard, and how many of its captions were kept from `old` {fingerprint: (token, word)}."""
     base = encoder_fingerprint(encoder.identity)
@@ -47,7 +51,7 @@ def encode_rows(
     features = old | dict(zip(missing, encoder(list(missing.values()))))
     token = [features[mark][0] for mark in marks]
     word = [features[mark][1] for mark in marks]
-    triplet = [np.array([number[phrase] for phrase in row["phrases"]], np.int32) for row in rows]
+    triplet = [np.array([phrase_key(phrase) for phrase in row["phrases"]], np.int64) for row in rows]
     nothing = np.zeros((0, encoder.dimension), np.float16)
     return {
         "caption_id": [row["caption_id"] for row in rows],
@@ -58,7 +62,7 @@ def encode_rows(
         "word": np.concatenate([nothing, *word]),
         "token": np.concatenate([np.zeros(0, np.int32), *token]),
         "triplet_offset": offsets(triplet),
-        "triplet": np.concatenate([np.zeros(0, np.int32), *triplet]),
+        "triplet": np.concatenate([np.zeros(0, np.int64), *triplet]),
     }, reused
 
 
@@ -105,15 +109,20 @@ def update_phrases(
         have |= dict(zip(chunk, rows))
         if len(missing) > CHUNK:
             name = fingerprint(*chunk)[:16]
-            writer.write(spare / f"{name}.h5", "phrases", {"phrase": chunk, "embedding": rows}, attributes)
+            writer.write(spare / f"{name}.h5", "phrases", phrase_tensors(chunk, rows), attributes)
         meter.add(len(chunk))
     meter.close()
     nothing = np.zeros((0, encoder.dimension), np.float16)
     embedding = np.concatenate([nothing, *(have[phrase][None] for phrase in distinct)])
     if missing or len(have) != len(distinct) or not path.exists():
-        whole = attributes | {"identity": fingerprint(*distinct)}
-        writer.write(path, "phrases", {"phrase": distinct, "embedding": embedding}, whole)
+        writer.write(path, "phrases", phrase_tensors(distinct, embedding), attributes)
     return len(missing)
+
+
+def phrase_tensors(phrases: list[str], embedding: np.ndarray) -> dict[str, Any]:
+    """The tensors of a shard of phrases."""
+    key = np.array([phrase_key(phrase) for phrase in phrases], np.int64)
+    return {"key": key, "phrase": phrases, "embedding": embedding}
 
 
 def encoder_fingerprint(identity: dict[str, Any]) -> str:
@@ -134,18 +143,17 @@ def explain_text(folder: Path, captions: list[dict[str, Any]], encoder: WordEnco
         else:
             held |= {caption: (shard, row) for row, caption in enumerate(shard["caption_id"])}
     table = reader.read_sound(folder / "phrases.h5", "phrases")
-    now = fingerprint(*distinct_phrases(captions))
-    return "\n".join(explain_text_row(row, held.get(row["caption_id"]), table, now, encoder) for row in wanted)
+    known = None if table is None else set(table["key"].tolist())
+    return "\n".join(explain_text_row(row, held.get(row["caption_id"]), known, encoder) for row in wanted)
 
 
 def explain_text_row(
     caption: dict[str, Any],
     held: tuple[reader.Shard, int] | None,
-    table: reader.Shard | None,
-    phrases: str,
+    known: set[int] | None,
     encoder: WordEncoder,
 ) -> str:
-    """What differs between a caption's row, if there is one, and what would be written now for the list of `phrases`."""
+    """What differs between a caption's row, if there is one, and what would be written now; `known` keys have a phrase."""
     name = caption["caption_id"]
     if held is None:
         return f"{name} has no row yet; it will be encoded"
@@ -157,16 +165,11 @@ def explain_text_row(
     if changes:
         return f"{name} will be encoded anew: {'; '.join(changes)}"
     first, last = shard["triplet_offset"][row : row + 2]
-    if table is None or shard.attributes.get("phrases") != table.attributes.get("identity"):
-        return (
-            f"{name} keeps its words; its triplets will be numbered anew, because phrases.h5 is damaged or another one"
-        )
-    if [table["phrase"][number] for number in shard["triplet"][first:last]] != list(caption["phrases"]):
+    keys = shard["triplet"][first:last].tolist()
+    if keys != [phrase_key(phrase) for phrase in caption["phrases"]]:
         return f"{name} keeps its words; its triplets have changed and will be written anew"
-    if table.attributes.get("identity") != phrases:
-        return (
-            f"{name} keeps its words and triplets; they will be numbered anew, as other captions' phrases have changed"
-        )
+    if known is None or not known.issuperset(keys):
+        return f"{name} keeps its row; phrases.h5 is damaged or another one and will be written anew"
     return f"{name} is up to date ({shard.path}, row {row})"
 
 

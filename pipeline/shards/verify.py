@@ -9,7 +9,7 @@ import numpy as np
 from pipeline.files import PART, ShardError, read_table
 from pipeline.shards import layout, reader
 from pipeline.shards.reader import Shard, open_cache
-from pipeline.shards.rows import find_infinite
+from pipeline.shards.rows import find_infinite, phrase_key
 from pipeline.shards.schema import EMBEDDINGS, KEYS
 
 STAGES = ("manifest", "visual", "keyframes", "triplets", "text")  # in the order in which they run
@@ -66,7 +66,7 @@ def list_tables(folder: Path) -> list[tuple[str, Path]]:
 def check_values(shard: Shard) -> list[str]:
     """What is wrong with the numbers and the order of one shard."""
     found = []
-    keys = list(shard[KEYS[shard.kind]])
+    keys = list(shard["key" if shard.kind == "phrases" else KEYS[shard.kind]])
     if keys != sorted(set(keys)):
         found.append("its rows are not sorted, or one is there twice")
     for name in EMBEDDINGS[shard.kind]:
@@ -163,12 +163,11 @@ def check_references(folder: Path, whole: list[Shard]) -> list[Problem]:
     text = [shard for shard in whole if shard.kind == "text"]
     if phrases and text:
         used = np.unique(np.concatenate([shard["triplet"] for shard in text]))
-        if len(used) and (used[0] < 0 or used[-1] >= len(phrases)):
-            problems.append(Problem("text", f"{phrases.path}: captions name phrases that are not there"))
-        elif len(used) < len(phrases):
-            problems.append(
-                Problem("text", f"{phrases.path}: {len(phrases) - len(used)} phrases are used by no caption")
-            )
-        if {shard.attributes.get("phrases") for shard in text} != {phrases.attributes.get("identity")}:
-            problems.append(Problem("text", f"{phrases.path} was written for other captions than the text shards hold"))
+        known = np.asarray(phrases["key"])
+        if len(absent := np.setdiff1d(used, known)):
+            problems.append(Problem("text", f"{phrases.path}: captions name {len(absent)} phrases that are not there"))
+        if len(unused := np.setdiff1d(known, used)):
+            problems.append(Problem("text", f"{phrases.path}: {len(unused)} phrases are used by no caption"))
+        if (np.diff(known) <= 0).any() or known.tolist() != [phrase_key(phrase) for phrase in phrases["phrase"]]:
+            problems.append(Problem("text", f"{phrases.path}: its keys are not those of its phrases, rising"))
     return problems

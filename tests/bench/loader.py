@@ -84,11 +84,11 @@ class Ours:
             "video_id": [name.split("#")[0] for name in captions],
             "fingerprint": captions,
             "token": np.zeros(len(tensors["word"]), np.int32),
-            "triplet": np.arange(len(tensors["triplet"]), dtype=np.int32),
+            "triplet": np.arange(len(tensors["triplet"])),
         }
         text |= {name: tensors[name] for name in ("sentence", "word_offset", "word", "triplet_offset")}
         shards.write(shards.shard_path(folder / "text", 0), "text", text, made)
-        phrases = {"phrase": [str(row) for row in range(len(tensors["triplet"]))], "embedding": tensors["triplet"]}
+        phrases = {"key": text["triplet"], "phrase": list(map(str, text["triplet"])), "embedding": tensors["triplet"]}
         shards.write(folder / "text" / "phrases.h5", "phrases", phrases, made)
         items = {"video_id": names, "path": names, "split": ["train"] * videos, "group": names}
         write_table(folder / "manifest" / "items.parquet", pyarrow.table(items))

@@ -170,12 +170,12 @@ def _visual(folder, names, rejected, world, count):
 
 def _text(folder, captions, world, count):
     of = {phrase: video for _, video, _ in reversed(captions) for phrase in world.phrases(video)}
-    phrases = sorted(of)
+    phrases = sorted(of, key=shards.phrase_key)
     embedding = np.concatenate([world.see("triplet", of[phrase], 1) for phrase in phrases])
-    made, identity = _attributes(folder, words=32), shards.fingerprint(*phrases)
-    whole = {"phrase": phrases, "embedding": embedding}
-    shards.write(folder / "text" / "phrases.h5", "phrases", whole, made | {"identity": identity})
-    made["phrases"] = identity
+    made = _attributes(folder, words=32)
+    key = np.array([shards.phrase_key(phrase) for phrase in phrases])
+    whole = {"key": key, "phrase": phrases, "embedding": embedding}
+    shards.write(folder / "text" / "phrases.h5", "phrases", whole, made)
     parts = {name: [] for name in range(count)}
     for name, video, index in captions:
         length = 4 + (int(video[-4:]) + 3 * index) % 9
@@ -186,7 +186,7 @@ def _text(folder, captions, world, count):
         sentence = [world.see("sentence", video, 1) for _, video, _ in rows]
         for word, eot in zip(words, sentence):
             word[-1] = eot[0]  # EOT is the sentence
-        picked = [[phrases.index(phrase) for phrase in world.phrases(video)] for _, video, _ in rows]
+        picked = [[shards.phrase_key(phrase) for phrase in world.phrases(video)] for _, video, _ in rows]
         tensors = {
             "caption_id": [name for name, _, _ in rows],
             "video_id": [video for _, video, _ in rows],
@@ -196,6 +196,6 @@ def _text(folder, captions, world, count):
             "word": [empty, *words],
             "token": np.concatenate([[0][:0], *(np.arange(len(word)) for word in words)]).astype(np.int32),
             "triplet_offset": np.cumsum([0, *map(len, picked)]),
-            "triplet": np.array([row for rows_of_one in picked for row in rows_of_one], np.int32),
+            "triplet": np.array([row for rows_of_one in picked for row in rows_of_one], np.int64),
         }
         shards.write(shards.shard_path(folder / "text", shard), "text", tensors, made)

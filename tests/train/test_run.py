@@ -11,11 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.shards import shard_paths, write
+from pipeline.shards import identity, shard_paths, write
 from tests.support import worlds
 from train import checkpoint, methods, trainer
 from train import run as train_run
-from train.data import cache
 from train.method import Config
 from train.optimizer import AdamW, parameter_groups, schedule
 from train.settings import configure, read_stored_settings
@@ -192,14 +191,16 @@ def test_ctrl_c_says_how_to_go_on(shards, tmp_path, monkeypatch):
 
 def test_other_triplets_are_another_run(tmp_path):
     shards = worlds.cache(tmp_path / "toy", videos=8)
-    before = cache.identity(shards)
-    assert cache.identity(shards) == before
+    before, without = identity(shards, ["triplet", "frame"]), identity(shards, ["sentence", "frame"])
+    assert identity(shards, ["triplet", "frame"]) == before
     path = shard_paths(shards / "text")[0]
     tensors, attributes = worlds.taken(path, "text")
     assert len(tensors["triplet"])
-    tensors["triplet"][0] = 1 - min(tensors["triplet"][0], 1)
+    tensors["triplet"][0] += 1
     write(path, "text", tensors, attributes)
-    assert cache.identity(shards) != before
+    after = identity(shards, ["triplet", "frame"])
+    assert {part for part in before if after[part] != before[part]} == {"triplet"}
+    assert identity(shards, ["sentence", "frame"]) == without, "a method that reads no triplets is left alone"
 
 
 def test_the_second_phase_can_be_trained_alone(shards, tmp_path):
@@ -314,9 +315,15 @@ def test_the_datasets_settings_lie_over_the_defaults(tmp_path):
         "defaults: {words: 32, triplets: {cap: 8}, train: {unitrim: {k: 8, rate: 1e-4}}}\n"
         "datasets: {demo: {words: 24, train: {unitrim: {k: 2}}}}\n"
     )
-    assert read_stored_settings("demo", "unitrim", path) == {"words": 24, "triplets": 8, "k": 2, "rate": "1e-4"}
-    assert read_stored_settings("demo", "unitrim", tmp_path / "none.yaml") == {}
-    config = configure(methods.load("unitrim").Config, read_stored_settings("demo", "unitrim", path))
+    demo, every = tmp_path / "demo", ("word", "triplet")
+    assert read_stored_settings(demo, "unitrim", every, path) == {"words": 24, "triplets": 8, "k": 2, "rate": "1e-4"}
+    assert read_stored_settings(demo, "unitrim", ["sentence"], path) == {"k": 2, "rate": "1e-4"}
+    assert read_stored_settings(demo, "unitrim", every, tmp_path / "none.yaml") == {}
+    demo.mkdir()
+    (demo / "params.json").write_text(json.dumps({"words": 16, "triplets": {"cap": 4}, "train": {"unitrim": {"k": 3}}}))
+    of_shards = read_stored_settings(demo, "unitrim", every, tmp_path / "none.yaml")
+    assert of_shards == {"words": 16, "triplets": 4, "k": 3}
+    config = configure(methods.load("unitrim").Config, read_stored_settings(demo, "unitrim", every, path))
     assert (config.words, config.triplets, config.k, config.rate) == (24, 8, 2, 1e-4)
 
 

@@ -2,7 +2,6 @@
 
 # Axes: B batch, N frames, P patches, L words, M triplets, D embedding.
 
-import hashlib
 from collections.abc import Iterable
 from concurrent.futures import Executor
 from pathlib import Path
@@ -203,10 +202,9 @@ class Cache:
         if "triplet" in self.needs:
             phrases = Shard(self.folder / "text" / "phrases.h5", "phrases")
             require_one_clip([text[0], phrases])
-            row = np.concatenate([np.asarray(shard["triplet"]) for shard in text])
-            written_for = {shard.attributes.get("phrases") for shard in text}
-            fits = written_for == {phrases.attributes.get("identity")}  # the very list of phrases that the rows count
-            if not fits or (len(row) and not 0 <= row.min() <= row.max() < len(phrases)):
+            wanted, known = np.concatenate([np.asarray(shard["triplet"]) for shard in text]), np.asarray(phrases["key"])
+            row = np.minimum(np.searchsorted(known, wanted), max(len(known) - 1, 0))
+            if len(wanted) and (not len(known) or (known[row] != wanted).any()):
                 raise ShardError(f"{phrases.path} does not fit the text shards; run: {rebuild_command(phrases.path)}")
             start, count = (part[self.text_row] for part in _ragged(text, "triplet_offset"))
             self.features["triplet"] = Indexed(ShardColumn("embedding", [phrases]), row, start, count, self.triplets)
@@ -220,19 +218,13 @@ def _ragged(of: list[Shard], name: str) -> tuple[np.ndarray, np.ndarray]:
     return start, np.concatenate([np.diff(offset) for offset in offsets])
 
 
-def identity(shards: Path) -> str:
-    """A digest of which rows the shards hold: their fingerprints say content, sampling, CLIP and stage version; which phrases
-    belong to a caption stands beside.
-    """
-    from pipeline.shards import Shard, shard_paths
-
-    digest = hashlib.blake2b(digest_size=16)
-    for kind in ("visual", "text"):
-        for path in shard_paths(shards / kind):
-            shard = Shard(path, kind)
-            digest.update("\n".join(map(str, shard["fingerprint"])).encode())
-            if kind == "text":
-                digest.update(str(shard.attributes.get("phrases")).encode())
-                digest.update(shard["triplet_offset"].tobytes() + shard["triplet"].tobytes())
-    digest.update((shards / "keyframes.parquet").read_bytes())
-    return digest.hexdigest()
+def require_parts(shards: Path) -> None:
+    """ValueError that says what to run where a part of a dataset's cache is not there."""
+    for part, stage in (
+        ("manifest", "manifest"),
+        ("visual", "visual"),
+        ("keyframes.parquet", "keyframes"),
+        ("text", "text"),
+    ):
+        if not (shards / part).exists():
+            raise ValueError(f"{shards / part} is missing; run: dvc repro {stage}@{shards.name}")

@@ -1,0 +1,40 @@
+"""What a cache holds, in a few digests: whether a run, or its scores, are of these very rows."""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import pyarrow.parquet
+
+from pipeline.shards import layout, reader
+
+NEEDS = ("sentence", "word", "triplet", "frame", "patch", "image")  # the features there are
+
+
+def identity(folder: Path, needs: Iterable[str] = NEEDS) -> dict[str, str]:
+    """Digests of what the shards hold of the features needed, by part: fingerprints say content, sampling, CLIP and version.
+
+    What is not needed is not there, so that other triplets change nothing for a method that reads none.
+    """
+    needs = frozenset(needs)
+    items = pyarrow.parquet.read_table(folder / "manifest" / "items.parquet", columns=["video_id", "split"]).to_pydict()
+    parts = {"splits": [zip(items["video_id"], items["split"])], "text": [], "triplet": [], "visual": []}
+    for path in layout.shard_paths(folder / "visual"):
+        shard = reader.Shard(path, "visual")
+        parts["visual"].append(zip(shard["video_id"], shard["fingerprint"]))
+    for path in layout.shard_paths(folder / "text"):
+        shard = reader.Shard(path, "text")
+        parts["text"].append(zip(shard["caption_id"], shard["fingerprint"]))
+        if "triplet" in needs:
+            edges, keys = shard["triplet_offset"].tolist(), shard["triplet"].tolist()
+            parts["triplet"].append([(name, keys[a:b]) for name, a, b in zip(shard["caption_id"], edges, edges[1:])])
+    if "image" in needs:
+        keyframes = pyarrow.parquet.read_table(folder / "keyframes.parquet", columns=["video_id", "index"]).to_pydict()
+        parts["image"] = [zip(keyframes["video_id"], keyframes["index"])]
+    return {name: digest_rows(rows) for name, rows in parts.items() if name != "triplet" or "triplet" in needs}
+
+
+def digest_rows(groups: Iterable[Iterable[tuple]]) -> str:
+    """One digest of rows of text and numbers, whatever the files they are spread over."""
+    rows = sorted("\t".join(map(str, row)) for group in groups for row in group)
+    return hashlib.blake2b("\n".join(rows).encode(), digest_size=16).hexdigest()

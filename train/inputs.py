@@ -1,0 +1,46 @@
+"""Stage inputs: what a run of each method depends on, so that a change leaves alone every method that it does not touch.
+
+python -m train.inputs --shards cache/demo
+Writes cache/<dataset>/inputs/<method>.json: its settings in params.yaml, and a digest of each part of the shards that it needs.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from pipeline import files
+from pipeline.shards import identity
+from train import methods
+from train.data.cache import require_parts
+from train.settings import read_stored_settings
+
+
+def write_inputs(shards: Path, names: list[str]) -> list[Path]:
+    """One file a method; files of other methods are removed."""
+    folder, digests = shards / "inputs", {}
+    for name in names:
+        needs = methods.load(name).needs
+        if needs not in digests:
+            digests[needs] = identity(shards, needs)
+        said = {"settings": read_stored_settings(shards, name, needs), "needs": sorted(needs), "shards": digests[needs]}
+        files.write(folder / f"{name}.json", json.dumps(said, indent=1, sort_keys=True) + "\n")
+    for path in folder.glob("*.json"):
+        if path.stem not in names:
+            path.unlink()
+    return [folder / f"{name}.json" for name in names]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shards", type=Path, required=True, help="cache/<dataset>")
+    args = parser.parse_args()
+    try:
+        require_parts(args.shards)
+        written = write_inputs(args.shards, methods.names())
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"inputs: {error}") from None
+    print(f"inputs: of {', '.join(path.stem for path in written)}")
+
+
+if __name__ == "__main__":
+    main()
