@@ -10,7 +10,8 @@ import io
 from pathlib import Path
 from typing import Any
 
-from pipeline import datasets, files
+from pipeline import datasets, files, stage
+from pipeline.files import ParamsError
 from pipeline.params import PARAMS, expand
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -26,7 +27,7 @@ def enable_dataset(path: Path, name: str, root: str | None = None) -> None:
     renders = hasattr(datasets.load(section["reader"]), "prepare")
     if root:
         if renders:
-            raise ValueError(f"{name} renders its own clips in {section.get('root')}; leave out --root (ROOT=)")
+            raise ParamsError(f"{name} renders its own clips in {section.get('root')}; leave out --root (ROOT=)")
         section["root"] = str(usable(root))
     elif not renders:
         require_root(name, section.get("root"))
@@ -51,38 +52,38 @@ def disable_dataset(path: Path, name: str) -> None:
 
 
 def usable(root: str) -> Path:
-    """The folder, absolute; ValueError where there is none, or where it and this project lie in one another."""
+    """The folder, absolute; ParamsError where there is none, or where it and this project lie in one another."""
     folder = Path(root) if Path(root).is_dir() else Path(root).expanduser()
     if not folder.is_dir():
-        raise ValueError(f"--root {root} is not a folder")
+        raise ParamsError(f"--root {root} is not a folder")
     folder = folder.resolve()
     if folder == PROJECT or PROJECT in folder.parents or folder in PROJECT.parents:
-        raise ValueError(
+        raise ParamsError(
             f"--root {root} and this project ({PROJECT}) lie in one another; videos belong in a folder of their own"
         )
     return folder
 
 
 def require_root(name: str, written: str | None) -> None:
-    """ValueError unless the root that params.yaml has is a folder."""
+    """ParamsError unless the root that params.yaml has is a folder."""
     type_this = f"type: make dataset NAME={name} ROOT=/path/to/{name}   (or pipeline.datasets.enable {name} --root ...)"
     try:
         folder = expand(str(written or ""), name)
-    except files.ParamsError:
-        raise ValueError(f"datasets.{name}.root is {written}, and there is no such variable; {type_this}") from None
+    except ParamsError:
+        raise ParamsError(f"datasets.{name}.root is {written}, and there is no such variable; {type_this}") from None
     if not written or not Path(folder).is_dir():
-        raise ValueError(f"datasets.{name}.root is {written}, which is no folder; {type_this}")
+        raise ParamsError(f"datasets.{name}.root is {written}, which is no folder; {type_this}")
 
 
 def load(path: Path, name: str) -> tuple[Any, Any]:
-    """The reader of YAML that keeps comments, and what it read; ValueError for a dataset that params.yaml does not have."""
+    """The reader of YAML that keeps comments, and what it read; ParamsError for a dataset that params.yaml does not have."""
     from ruamel.yaml import YAML
 
     yaml = YAML()
     yaml.width = 200
     params = yaml.load(path.read_text(encoding="utf-8"))
     if name not in params["datasets"]:
-        raise ValueError(f"{path} has no dataset {name!r}; it has: {', '.join(params['datasets'])}")
+        raise ParamsError(f"{path} has no dataset {name!r}; it has: {', '.join(params['datasets'])}")
     return yaml, params
 
 
@@ -93,6 +94,7 @@ def save(path: Path, yaml: Any, params: Any) -> None:
     files.write(path, text.getvalue())
 
 
+@stage.command
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", help="a name under `datasets` in params.yaml")
@@ -100,16 +102,13 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, help="further seeds that every method is trained with")
     parser.add_argument("--off", action="store_true", help="take it out of `enabled`")
     arguments = parser.parse_args()
-    try:
-        if arguments.off:
-            disable_dataset(PARAMS, arguments.name)
-            print(f"{arguments.name} is off; its cache stays until you type: rm -r cache/{arguments.name}")
-            return
-        if arguments.seeds:
-            set_seeds(PARAMS, arguments.name, arguments.seeds)
-        enable_dataset(PARAMS, arguments.name, arguments.root)
-    except ValueError as error:
-        raise SystemExit(str(error)) from None
+    if arguments.off:
+        disable_dataset(PARAMS, arguments.name)
+        print(f"{arguments.name} is off; its cache stays until you type: rm -r cache/{arguments.name}")
+        return
+    if arguments.seeds:
+        set_seeds(PARAMS, arguments.name, arguments.seeds)
+    enable_dataset(PARAMS, arguments.name, arguments.root)
     print(f"{arguments.name} is enabled; run: dvc repro report@{arguments.name}")
 
 

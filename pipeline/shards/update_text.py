@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from pipeline import progress
+from pipeline.files import UniTriMError
 from pipeline.shards import layout, reader, writer
 from pipeline.shards.rows import describe_changes, fingerprint, phrase_key
 
@@ -34,7 +35,7 @@ def distinct_phrases(captions: list[dict[str, Any]]) -> list[str]:
     for phrase in {phrase for row in captions for phrase in row["phrases"]}:
         other = found.setdefault(phrase_key(phrase), phrase)
         if other != phrase:
-            raise ValueError(f"the phrases {phrase!r} and {other!r} have one key; reword one of them")
+            raise UniTriMError(f"the phrases {phrase!r} and {other!r} have one key; reword one of them")
     return [found[key] for key in sorted(found)]
 
 

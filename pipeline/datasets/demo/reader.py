@@ -116,7 +116,7 @@ def prepare(root: Path, config: dict[str, Any]) -> None:
     recipe = {"version": world.VERSION, "seed": seed}
     stamp = root / STAMP
     if not stamp.is_file() and root.is_dir() and any(root.iterdir()):
-        raise ValueError(
+        raise files.ParamsError(
             f"{root} holds files that were not rendered here; set `root` of {config['name']} to a new folder"
         )
     done = json.loads(stamp.read_text()) if stamp.is_file() else {}
