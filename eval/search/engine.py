@@ -96,11 +96,11 @@ class Search:
 
         if self.towers is None:
             self.towers = self.load_towers()
-        _, word = self.towers.texts([query], self.cache.words, alone=True)[0]
+        _, word = self.towers.encode_texts([query], self.cache.words, alone=True)[0]
         word = word.half().float()[None]
         made = {"sentence": word[:, -1], "word": word, "word_mask": torch.ones(word.shape[:2], dtype=torch.bool)}
         if phrases:
-            triplet = [token[-1] for _, token in self.towers.texts(phrases, self.cache.words, alone=True)]
+            triplet = [token[-1] for _, token in self.towers.encode_texts(phrases, self.cache.words, alone=True)]
             made["triplet"] = torch.stack(triplet).half().float()[None]
             made["triplet_mask"] = torch.ones(made["triplet"].shape[:2], dtype=torch.bool)
         return {name: tensor.to(self.device) for name, tensor in made.items()}

@@ -16,7 +16,7 @@ from pipeline.encoders.weights import (
 )
 from pipeline.files import CLIPError
 
-NEAR = 1e-3  # share by which a tower's answer may differ from transformers'
+TOLERANCE = 1e-3  # share by which a tower's answer may differ from transformers'
 
 
 def read_model(source: Path) -> Any:
@@ -89,16 +89,16 @@ def check_against_transformers(model: Any, source: Path, record: dict[str, Any])
     towers = FrozenCLIP(source, record, "cpu", "fp32")
     side = towers.size
     picture = (torch.arange(side * side * 3) * 7919 % 256).to(torch.uint8).view(1, side, side, 3)
-    ids = torch.tensor(towers.tokens(["a photo of two dogs"], towers.context))
+    ids = torch.tensor(towers.tokenize(["a photo of two dogs"], towers.context))
     model.eval()
     with torch.inference_mode():
         image = (picture.permute(0, 3, 1, 2).float() / 255 - towers.mean) / towers.deviation
         hidden = model.vision_model(pixel_values=image).last_hidden_state
         expected = model.visual_projection(model.vision_model.post_layernorm(hidden))[0]
         word = model.text_projection(model.text_model(input_ids=ids).last_hidden_state)[0]
-    frame, patch = towers.images(picture)
-    found = torch.cat([frame[:, None], patch], 1)[0], towers.texts(["a photo of two dogs"], towers.context)[0][1]
+    frame, patch = towers.encode_images(picture)
+    found = torch.cat([frame[:, None], patch], 1)[0], towers.encode_texts(["a photo of two dogs"], towers.context)[0][1]
     for part, ours, theirs in zip(("image", "text"), found, (expected, word)):
         apart = float((ours - theirs).norm() / theirs.norm())
-        if not apart < NEAR:
+        if not apart < TOLERANCE:
             raise CLIPError(f"{source}: the {part} tower's answer is {apart:.1e} off what transformers computes")

@@ -51,7 +51,7 @@ class ImageEncoder:
         with self.loading:
             if self.towers is None:
                 loaded = towers.FrozenCLIP.load(self.folder, self.device, self.recipe["precision"])
-                loaded.read("image")
+                loaded.read_tower("image")
                 self.towers = loaded
 
     def keep_tail(self, standing: int) -> None:
@@ -69,6 +69,6 @@ class ImageEncoder:
         count = len(frame)
         batch = torch.zeros(1 if kind == "image" else self.frames, *frame.shape[1:], dtype=torch.uint8)
         batch[:count] = torch.from_numpy(frame)
-        token, hidden = self.towers.image_tokens(batch, self.first if self.tail else None)
+        token, hidden = self.towers.encode_image_tokens(batch, self.first if self.tail else None)
         token = towers.to_half(token[:count].numpy())
         return token[:, 0], token[:, 1:], None if hidden is None else towers.to_half(hidden[:count].numpy())

@@ -43,4 +43,4 @@ class TextEncoder:
         if self.towers is None:
             self.towers = FrozenCLIP.load(self.folder, self.device, self.precision)
         self.encoded += len(texts)
-        return [(token, to_half(word.numpy())) for token, word in self.towers.texts(texts, self.words)]
+        return [(token, to_half(word.numpy())) for token, word in self.towers.encode_texts(texts, self.words)]

@@ -17,10 +17,12 @@ from pipeline.encoders.prefix_tree import PrefixTree
 from pipeline.encoders.transformer import Norm, Parameters, Transformer, Weights
 from pipeline.encoders.weights import VERSION, locate, read_tokenizer, read_weights, weights_identity
 
-CHUNK = {"image": 200, "text": 128}  # rows that go through a layer together on a CPU, about: what lies in its cache
-MANY = 1 << 13  # the same on a GPU
-TEXTS = 4096  # texts in one tree, which bounds the memory
-NODES = 1 << 13  # numbers in the queries whose keys and values are brought together at a time, likewise for the cache
+CPU_ROWS = {"image": 200, "text": 128}  # rows that go through a layer together on a CPU, about: what lies in its cache
+GPU_ROWS = 1 << 13  # the same on a GPU
+TEXTS_PER_TREE = 4096  # texts in one tree, which bounds the memory
+GATHERED = (
+    1 << 13
+)  # numbers in the queries whose keys and values are brought together at a time, likewise for the cache
 
 
 class FrozenCLIP:
@@ -75,34 +77,34 @@ class FrozenCLIP:
     @cached_property
     def image(self) -> tuple[dict[str, Tensor], Norm, Parameters]:
         """The image tower: its embeddings by name, the norm behind them, its transformer."""
-        weights = self.weights("vision_model.", "visual_projection.", facts=self.record["vision"])
+        weights = self.read_tower_weights("vision_model.", "visual_projection.", facts=self.record["vision"])
         names = {"class": "class_embedding", "patch": "patch_embedding.weight", "position": "position_embedding.weight"}
         embeddings = {name: weights[f"vision_model.embeddings.{long}"] for name, long in names.items()}
         parameters = Parameters.of(weights, "vision_model", "post_layernorm", "visual_projection.weight")
-        return embeddings, weights.norm("vision_model.pre_layrnorm"), parameters
+        return embeddings, weights.read_norm("vision_model.pre_layrnorm"), parameters
 
     @cached_property
     def text(self) -> tuple[dict[str, Tensor], Parameters]:
         """The text tower: its embeddings by name and its transformer."""
-        weights = self.weights("text_model.", "text_projection.", facts=self.record["text"])
+        weights = self.read_tower_weights("text_model.", "text_projection.", facts=self.record["text"])
         names = {name: f"text_model.embeddings.{name}_embedding.weight" for name in ("token", "position")}
         parameters = Parameters.of(weights, "text_model", "final_layer_norm", "text_projection.weight")
         return {name: weights[long] for name, long in names.items()}, parameters
 
-    def weights(self, *prefixes: str, facts: dict[str, Any]) -> Weights:
+    def read_tower_weights(self, *prefixes: str, facts: dict[str, Any]) -> Weights:
         """The weights of one tower, for the device and in the type of this CLIP."""
         return Weights(read_weights(self.source, *prefixes), facts, lambda part: part.to(self.device, self.dtype))
 
-    def images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Encode images.
 
         pixels: uint8 (N, S, S, 3). Returns frame (N, D) and patch (N, P, D), float32 on the CPU.
         """
-        token, _ = self.image_tokens(pixels)
+        token, _ = self.encode_image_tokens(pixels)
         return token[:, 0], token[:, 1:]
 
     @torch.inference_mode()
-    def image_tokens(self, pixels: Tensor, before: int | None = None) -> tuple[Tensor, Tensor | None]:
+    def encode_image_tokens(self, pixels: Tensor, before: int | None = None) -> tuple[Tensor, Tensor | None]:
         """All tokens (N, 1 + P, D) of images uint8 (N, S, S, 3), and what enters block `before`, (N, 1 + P, W); on the CPU."""
         side = self.size
         if pixels.dtype != torch.uint8 or pixels.shape[1:] != (side, side, 3):
@@ -114,8 +116,8 @@ class FrozenCLIP:
         start = embeddings["class"].expand(len(patch), 1, -1)
         hidden = first(torch.cat([start, patch], 1) + embeddings["position"])  # (N, 1 + P, W)
         count, length, width = hidden.shape
-        chunks = -(-count * length // self.chunk("image"))
-        transformer = self.transformer("image", -(-count * length // chunks))
+        chunks = -(-count * length // self.chunk_rows("image"))
+        transformer = self.build_transformer("image", -(-count * length // chunks))
 
         def attend(query: Tensor, memory: Tensor) -> Tensor:
             """Every token hears all of its image."""
@@ -127,35 +129,35 @@ class FrozenCLIP:
         kept = None if entering is None else entering.float().cpu().view(count, length, -1)
         return token.float().cpu().view(count, length, -1), kept
 
-    def tokens(self, texts: Iterable[str], words: int) -> list[list[int]]:
+    def tokenize(self, texts: Iterable[str], words: int) -> list[list[int]]:
         """Token ids of each text, SOT .. EOT, at most `words` of them (EOT is kept when a text is cut)."""
         words = min(words, self.context)
         clean = [text if text.strip() else "." for text in texts]
         return self.tokenizer(clean, truncation=True, max_length=words)["input_ids"] if clean else []
 
-    def texts(self, texts: list[str], words: int = 77, alone: bool = False) -> list[tuple[np.ndarray, Tensor]]:
+    def encode_texts(self, texts: list[str], words: int = 77, alone: bool = False) -> list[tuple[np.ndarray, Tensor]]:
         """Encode texts: for each its token ids (L,) int32 and word tokens (L, D) float32, SOT .. EOT; the last is the sentence.
 
         A token depends on itself and what stands before it, so that texts share the tokens of their common beginning, nothing
         is padded, and a text gives the same bytes whatever is encoded with it. `alone` answers a lone query sooner, with
         other bytes.
         """
-        ids = self.tokens(texts, words)
+        ids = self.tokenize(texts, words)
         order = sorted(range(len(ids)), key=ids.__getitem__)
         answer: list[Any] = [None] * len(ids)
-        for first in range(0, len(order), TEXTS):
-            some = order[first : first + TEXTS]
-            for index, word in zip(some, self.tree([ids[index] for index in some], alone)):
+        for first in range(0, len(order), TEXTS_PER_TREE):
+            some = order[first : first + TEXTS_PER_TREE]
+            for index, word in zip(some, self.encode_tree([ids[index] for index in some], alone)):
                 answer[index] = (np.array(ids[index], np.int32), word)
         return answer
 
     @torch.inference_mode()
-    def tree(self, ids: list[list[int]], alone: bool) -> list[Tensor]:
+    def encode_tree(self, ids: list[list[int]], alone: bool) -> list[Tensor]:
         """Word tokens (L, D) float32 of each text."""
         tree, embeddings = PrefixTree.of(ids), self.text[0]
         hidden = embeddings["token"][tree.token.to(self.device)] + embeddings["position"][tree.depth.to(self.device)]
-        transformer = self.transformer("text", None if alone else self.chunk("text"))
-        size = max(1, NODES // hidden.shape[1]) if self.device.type == "cpu" else MANY
+        transformer = self.build_transformer("text", None if alone else self.chunk_rows("text"))
+        size = max(1, GATHERED // hidden.shape[1]) if self.device.type == "cpu" else GPU_ROWS
         paths = [part.to(self.device) for path in tree.paths for part in path.split(size)]
 
         def attend(query: Tensor, memory: Tensor) -> Tensor:
@@ -174,17 +176,17 @@ class FrozenCLIP:
         word = transformer(hidden, attend)[0].float().cpu()
         return [word[path] for path in tree.ends]
 
-    def chunk(self, kind: str) -> int:
+    def chunk_rows(self, kind: str) -> int:
         """Rows that go through a layer together."""
-        return CHUNK[kind] if self.device.type == "cpu" else MANY
+        return CPU_ROWS[kind] if self.device.type == "cpu" else GPU_ROWS
 
-    def transformer(self, kind: str, rows: int | None) -> Transformer:
+    def build_transformer(self, kind: str, rows: int | None) -> Transformer:
         """A tower's layers for chunks of `rows` rows, made when first asked for."""
         if (kind, rows) not in self.transformers:
-            self.transformers[kind, rows] = Transformer(self.read(kind), rows)
+            self.transformers[kind, rows] = Transformer(self.read_tower(kind), rows)
         return self.transformers[kind, rows]
 
-    def read(self, kind: str) -> Parameters:
+    def read_tower(self, kind: str) -> Parameters:
         """A tower's layers, read from the disk unless they are there."""
         return (self.image if kind == "image" else self.text)[-1]
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-STEEP = 1.702  # CLIP's activation is x * sigmoid(1.702 x)
+QUICK_GELU = 1.702  # CLIP's activation is x * sigmoid(1.702 x)
 ACTIVATIONS = {
     "quick_gelu": partial(F.silu, inplace=True),
     "gelu": F.gelu,
@@ -33,7 +33,7 @@ class Linear:
 
     def __init__(self, weight: Tensor, bias: Tensor | None, rows: int | None):
         self.weight, self.bias, self.rows, self.packed = weight, bias, rows, None
-        if rows and weight.device.type == "cpu" and weight.dtype == torch.float32 and packable():
+        if rows and weight.device.type == "cpu" and weight.dtype == torch.float32 and can_pack():
             self.packed = torch.ops.mkl._mkl_reorder_linear_weight(weight, rows)
 
     def __call__(self, part: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ class Linear:
         return torch.ops.mkl._mkl_linear(part, self.packed, self.weight, self.bias, self.rows)
 
 
-def packable() -> bool:
+def can_pack() -> bool:
     """Whether this torch has MKL's packed product."""
     return torch.backends.mkl.is_available() and hasattr(torch.ops.mkl, "_mkl_linear")
 
@@ -71,27 +71,27 @@ class Weights:
     def __getitem__(self, name: str) -> Tensor:
         return self.place(self.tensors[name])
 
-    def norm(self, name: str) -> Norm:
+    def read_norm(self, name: str) -> Norm:
         """The layer norm of this name."""
         return Norm(self[f"{name}.weight"], self[f"{name}.bias"], self.facts["epsilon"])
 
-    def linear(self, *names: str) -> list[Tensor]:
+    def join_linear(self, *names: str) -> list[Tensor]:
         """Weight and bias of linear layers of one input, as one layer."""
         parts = ([self.tensors[f"{name}.{kind}"] for name in names] for kind in ("weight", "bias"))
         return [torch.cat(part) if len(names) > 1 else part[0] for part in parts]
 
-    def layer(self, at: str) -> dict[str, Any]:
+    def read_layer(self, at: str) -> dict[str, Any]:
         """The parameters of one layer.
 
         CLIP's activation is computed in one pass in place, x sigmoid(1.702 x) = silu(1.702 x) / 1.702, both factors put into
         the weights around it; transformers makes three passes with two new tensors.
         """
-        up, down = self.linear(f"{at}mlp.fc1"), self.linear(f"{at}mlp.fc2")
+        up, down = self.join_linear(f"{at}mlp.fc1"), self.join_linear(f"{at}mlp.fc2")
         if self.facts["activation"] == "quick_gelu":
-            up, down = [part * STEEP for part in up], [down[0] / STEEP, down[1]]
-        three = self.linear(*(f"{at}self_attn.{name}_proj" for name in "qkv"))
-        linear = {"three": three, "out": self.linear(f"{at}self_attn.out_proj"), "up": up, "down": down}
-        norms = {f"norm{number}": self.norm(f"{at}layer_norm{number}") for number in (1, 2)}
+            up, down = [part * QUICK_GELU for part in up], [down[0] / QUICK_GELU, down[1]]
+        three = self.join_linear(*(f"{at}self_attn.{name}_proj" for name in "qkv"))
+        linear = {"three": three, "out": self.join_linear(f"{at}self_attn.out_proj"), "up": up, "down": down}
+        norms = {f"norm{number}": self.read_norm(f"{at}layer_norm{number}") for number in (1, 2)}
         return norms | {name: tuple(map(self.place, pair)) for name, pair in linear.items()}
 
 
@@ -110,9 +110,11 @@ class Parameters:
         """The layers of `model` (`text_model`), its last norm and the projection behind it, by their names."""
         at = f"{model}.encoder.layers."
         count = len({name[len(at) :].split(".")[0] for name in weights.tensors if name.startswith(at)})
-        layers = [weights.layer(f"{at}{number}.") for number in range(count)]
+        layers = [weights.read_layer(f"{at}{number}.") for number in range(count)]
         facts = weights.facts
-        return cls(layers, weights.norm(f"{model}.{norm}"), weights[projection], facts["heads"], facts["activation"])
+        return cls(
+            layers, weights.read_norm(f"{model}.{norm}"), weights[projection], facts["heads"], facts["activation"]
+        )
 
 
 class Transformer:
@@ -133,7 +135,7 @@ class Transformer:
         Also what enters block `before` (R, W), where one is named: the residual stream, from which a trainer can go on.
         """
         count, width = hidden.shape
-        hidden = self.fill(hidden)
+        hidden = self.pad_rows(hidden)
         size = self.rows or count
         query, memory = torch.empty_like(hidden), hidden.new_empty(len(hidden), 2 * width)
         parts = hidden.split(size)
@@ -145,13 +147,13 @@ class Transformer:
                 three = layer["three"](layer["norm1"](part))
                 own.copy_(three[:, :width])
                 others.copy_(three[:, width:])
-            heard = self.fill(attend(query[:count], memory[:count]))
+            heard = self.pad_rows(attend(query[:count], memory[:count]))
             for part, more in zip(parts, heard.split(size)):
                 part += layer["out"](more)
                 part += layer["down"](self.activate(layer["up"](layer["norm2"](part))))
         return torch.cat([self.project(self.norm(part)) for part in parts])[:count], entering
 
-    def fill(self, part: Tensor) -> Tensor:
+    def pad_rows(self, part: Tensor) -> Tensor:
         """Rows of zeros behind, up to a whole number of chunks."""
         short = -len(part) % (self.rows or 1)
         return torch.cat([part, part.new_zeros(short, part.shape[1])]) if short else part

@@ -5,7 +5,7 @@
 
 Each worker holds one item at a time. When it outlives its time, grows past its memory or dies, it is killed and replaced; its
 item is tried once more with nothing beside it, and the second failure is its outcome. Results come back through shared memory
-while the caller works on earlier ones. Workers are forked from a nursery, a fresh interpreter that has imported what the
+while the caller works on earlier ones. Workers are forked from a fork server, a fresh interpreter that has imported what the
 function needs and does nothing else, so that a new one costs milliseconds. Nothing outlives the caller: all die with it.
 """
 
@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from multiprocessing.connection import Pipe, wait
 from typing import Any
 
-from pipeline.engine.workers import STARTING, ForkServer, Worker
+from pipeline.engine.workers import START_SECONDS, ForkServer, Worker
 from pipeline.files import WorkerError
 
 __all__ = ["Outcome", "run"]
-POLL = 0.05  # seconds between looks at clocks and memory
+POLL_SECONDS = 0.05  # seconds between looks at clocks and memory
 
 
 @dataclass
@@ -68,7 +68,7 @@ def run(
             outcome = supervisor.finished.get()
             if outcome is None:
                 raise WorkerError(supervisor.failure or "the supervisor of the workers ended early")
-            supervisor.ring()
+            supervisor.wake()
             if outcome.index in seen:
                 raise RuntimeError(f"item {outcome.index} came back twice")
             seen.add(outcome.index)
@@ -82,7 +82,7 @@ class Supervisor(threading.Thread):
 
     def __init__(self, function: Callable, items: list, workers: int, seconds: float, memory: int, ahead: int):
         super().__init__(name="engine", daemon=True)
-        self.function, self.items, self.nursery = pickle.dumps(function), items, ForkServer.of(function)
+        self.function, self.items, self.fork_server = pickle.dumps(function), items, ForkServer.of(function)
         self.seconds, self.memory, self.ahead = seconds, memory, ahead
         self.count = workers
         self.waiting = deque(range(len(items)))
@@ -92,26 +92,26 @@ class Supervisor(threading.Thread):
         self.open = len(items)  # items without an outcome
         self.ending = False
         self.failure = ""
-        self.bell, self.rope = Pipe(duplex=False)
+        self.wake_receive, self.wake_send = Pipe(duplex=False)
 
     def run(self) -> None:
         """The thread: hand out, listen, look after the clocks, until every item has an outcome."""
         try:
             while self.open and not self.ending:
                 self.hand_out()
-                ready = wait([self.bell, *(worker.pipe for worker in self.workers)], POLL)
-                if self.bell in ready:
-                    self.bell.recv_bytes()
+                ready = wait([self.wake_receive, *(worker.pipe for worker in self.workers)], POLL_SECONDS)
+                if self.wake_receive in ready:
+                    self.wake_receive.recv_bytes()
                 for worker in [worker for worker in self.workers if worker.pipe in ready]:
-                    self.listen(worker)
+                    self.take_message(worker)
                 for worker in list(self.workers):
-                    self.look_after(worker)
+                    self.enforce_limits(worker)
         except WorkerError as error:
             self.failure = str(error)
         finally:
             with contextlib.suppress(WorkerError):
                 for worker in self.workers:
-                    worker.forget()
+                    worker.end()
             self.finished.put(None)
 
     def hand_out(self) -> None:
@@ -120,59 +120,59 @@ class Supervisor(threading.Thread):
         if self.suspects:
             if not busy:
                 for worker in self.workers:
-                    worker.forget()
-                self.workers = [self.hire()]
-                self.workers[0].give(self.suspects[0], self.items[self.suspects[0]])
+                    worker.end()
+                self.workers = [self.start_worker()]
+                self.workers[0].send(self.suspects[0], self.items[self.suspects[0]])
             return
         while len(self.workers) < self.count and len(self.workers) < len(busy) + len(self.waiting):
-            self.workers.append(self.hire())
+            self.workers.append(self.start_worker())
         for worker in self.workers:
             if worker.index is None and self.waiting and self.finished.qsize() + len(busy) < self.ahead + self.count:
                 index = self.waiting.popleft()
-                worker.give(index, self.items[index])
+                worker.send(index, self.items[index])
                 busy.append(worker)
 
-    def hire(self) -> Worker:
+    def start_worker(self) -> Worker:
         """A new worker process."""
-        return Worker(self.function, self.nursery)
+        return Worker(self.function, self.fork_server)
 
-    def listen(self, worker: Worker) -> None:
+    def take_message(self, worker: Worker) -> None:
         """Take a worker's message: it is ready, or its item is done; or it is dead."""
         try:
-            message = worker.hear()
+            message = worker.receive()
         except (EOFError, OSError, pickle.UnpicklingError):
-            self.lose(worker, "crashed", worker.last_words())
+            self.replace_worker(worker, "crashed", worker.explain_death())
             return
         if message is not None:
             value, reason, detail = message
             index, worker.index = worker.index, None
             if self.suspects and self.suspects[0] == index:
                 self.suspects.popleft()
-            self.settle(Outcome(index, self.items[index], value, reason, detail))
+            self.report(Outcome(index, self.items[index], value, reason, detail))
 
-    def look_after(self, worker: Worker) -> None:
+    def enforce_limits(self, worker: Worker) -> None:
         """Kill a worker that is past its time or its memory."""
         if worker not in self.workers:
             return
         spent = time.monotonic() - worker.since
         if not worker.started:
-            if spent > STARTING:
-                self.fail(f"a worker did not start within {STARTING:.0f} s")
+            if spent > START_SECONDS:
+                self.fail(f"a worker did not start within {START_SECONDS:.0f} s")
         elif worker.index is not None and spent > self.seconds:
-            self.lose(worker, "timeout", f"took longer than {self.seconds:g} s")
+            self.replace_worker(worker, "timeout", f"took longer than {self.seconds:g} s")
         elif worker.index is not None and worker.memory() > self.memory:
-            self.lose(worker, "memory", f"took more than {self.memory / 2**20:.0f} MiB")
+            self.replace_worker(worker, "memory", f"took more than {self.memory / 2**20:.0f} MiB")
 
-    def lose(self, worker: Worker, reason: str, detail: str) -> None:
+    def replace_worker(self, worker: Worker, reason: str, detail: str) -> None:
         """Replace a worker; its item becomes a suspect, or has failed for the second time."""
-        worker.forget()
+        worker.end()
         self.workers.remove(worker)
         if not worker.started:
             self.fail(f"a worker died before its first item: {detail}")
         elif worker.index is not None:
             if self.suspects and self.suspects[0] == worker.index:
                 self.suspects.popleft()
-                self.settle(Outcome(worker.index, self.items[worker.index], None, reason, f"{detail}, twice"))
+                self.report(Outcome(worker.index, self.items[worker.index], None, reason, f"{detail}, twice"))
             else:
                 self.suspects.append(worker.index)
 
@@ -180,20 +180,20 @@ class Supervisor(threading.Thread):
         """End everything: no worker can start."""
         self.failure, self.ending = why, True
 
-    def settle(self, outcome: Outcome) -> None:
+    def report(self, outcome: Outcome) -> None:
         """Pass on what became of an item."""
         self.open -= 1
         self.finished.put(outcome)
 
-    def ring(self) -> None:
+    def wake(self) -> None:
         """Wake the thread: the caller took an outcome, so there is room for another, or it wants to end."""
         with contextlib.suppress(OSError):
-            self.rope.send_bytes(b"!")
+            self.wake_send.send_bytes(b"!")
 
     def stop(self) -> None:
         """End the thread and every worker."""
         self.ending = True
-        self.ring()
+        self.wake()
         self.join()
-        self.bell.close()
-        self.rope.close()
+        self.wake_receive.close()
+        self.wake_send.close()

@@ -1,7 +1,7 @@
 """Worker processes: how one is started, asked, watched and ended, and what it runs.
 
-Workers are forked from a nursery, a fresh interpreter that has imported what their function needs and does nothing else, so that
-a new one costs milliseconds and no memory twice.
+Workers are forked from a fork server: a fresh interpreter that has imported what their function needs and does nothing else, so
+that a new worker costs milliseconds and shares its memory with the others.
 """
 
 import contextlib
@@ -23,29 +23,29 @@ from typing import Any
 
 from pipeline.files import Reject, WorkerError
 
-STARTING = 180.0  # seconds a worker may take to import what its function needs
-DYING = 5.0  # seconds a worker that closed its pipe is given to end
-WORDS = 2000  # bytes of a dead worker's last output that are read for the reason
-NUMBER = struct.Struct("q")  # what the nursery is asked and answers
+START_SECONDS = 180.0  # seconds a worker may take to import what its function needs
+EXIT_SECONDS = 5.0  # seconds a worker that closed its pipe is given to end
+OUTPUT_BYTES = 2000  # bytes of a dead worker's last output that are read for the reason
+REQUEST = struct.Struct("q")  # what the fork server is asked, and what it answers
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Worker:
     """One child process, the pipe to it, and the shared memory its results come through."""
 
-    def __init__(self, function: bytes, nursery: "ForkServer"):
+    def __init__(self, function: bytes, fork_server: "ForkServer"):
         self.index: int | None = None  # the item it holds
         self.code: int | None = None  # how it ended
         self.started = False
         self.since = time.monotonic()
-        self.nursery = nursery
-        self.share, self.said = anonymous_file(), anonymous_file()
+        self.fork_server = fork_server
+        self.share, self.output = anonymous_file(), anonymous_file()
         self.pipe, theirs = Pipe()
-        self.pid = nursery.ask(0, [theirs.fileno(), self.share, self.said])
+        self.pid = fork_server.ask(0, [theirs.fileno(), self.share, self.output])
         theirs.close()
         self.pipe.send_bytes(function)
 
-    def give(self, index: int, item: Any) -> None:
+    def send(self, index: int, item: Any) -> None:
         """Hand over an item; the clock starts when the worker has started."""
         self.index = index
         if self.started:
@@ -53,7 +53,7 @@ class Worker:
         with contextlib.suppress(OSError):  # a dead worker is noticed by its closed pipe
             self.pipe.send(item)
 
-    def hear(self) -> tuple[Any, str, str] | None:
+    def receive(self) -> tuple[Any, str, str] | None:
         """The next message: None once it has started, else (value, reason, detail). EOFError when it is dead."""
         data = self.pipe.recv_bytes()
         if not self.started:
@@ -74,24 +74,29 @@ class Worker:
             return 0
         return (int(resident) - int(shared)) * PAGE
 
-    def last_words(self) -> str:
+    def explain_death(self) -> str:
         """How it died and what it said last; it is gone afterwards."""
         if self.code is None:
-            self.code = self.nursery.ask(-self.pid, [])
+            self.code = self.fork_server.ask(-self.pid, [])
         code = self.code
         how = f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
-        size = os.fstat(self.said).st_size
-        lines = os.pread(self.said, WORDS, max(size - WORDS, 0)).decode(errors="replace").strip().splitlines()
+        size = os.fstat(self.output).st_size
+        lines = (
+            os.pread(self.output, OUTPUT_BYTES, max(size - OUTPUT_BYTES, 0))
+            .decode(errors="replace")
+            .strip()
+            .splitlines()
+        )
         named = [line for line in lines if line.startswith("Fatal Python error")] or lines[-1:]
         return f"{how} ({named[0][:200]})" if named else how
 
-    def forget(self) -> None:
+    def end(self) -> None:
         """End the process and whatever it started, and free what it held."""
         if self.code is None:
-            self.code = self.nursery.ask(self.pid, [])
+            self.code = self.fork_server.ask(self.pid, [])
         self.pipe.close()
         os.close(self.share)
-        os.close(self.said)
+        os.close(self.output)
 
 
 class ForkServer:
@@ -101,7 +106,7 @@ class ForkServer:
 
     @classmethod
     def of(cls, function: Callable) -> "ForkServer":
-        """The nursery that has imported the function's module."""
+        """The server that has imported the function's module."""
         module = function.__module__
         if module not in cls.known or not cls.known[module].alive():
             cls.known[module] = cls(module)
@@ -109,7 +114,7 @@ class ForkServer:
 
     def __init__(self, module: str):
         self.socket, theirs = socket.socketpair()
-        self.said = anonymous_file()
+        self.output = anonymous_file()
         single = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}  # no threads before a fork
         self.process = subprocess.Popen(
             [
@@ -118,30 +123,30 @@ class ForkServer:
                 f"from pipeline.engine.workers import serve_forks; serve_forks({theirs.fileno()}, {module!r})",
             ],
             stdin=subprocess.DEVNULL,
-            stdout=self.said,
-            stderr=self.said,
+            stdout=self.output,
+            stderr=self.output,
             pass_fds=[theirs.fileno()],
             env=os.environ | single | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONFAULTHANDLER": "1"},
             start_new_session=True,  # Ctrl-C goes to the caller, who ends the workers
         )
         theirs.close()
-        self.socket.settimeout(STARTING)
+        self.socket.settimeout(START_SECONDS)
 
     def alive(self) -> bool:
         """Whether it still answers."""
         return self.process.poll() is None
 
     def ask(self, number: int, handles: list[int]) -> int:
-        """What `nurse` answers to a number and descriptors. WorkerError if it is dead."""
+        """What `serve_forks` answers to a number and descriptors. WorkerError if it is dead."""
         try:
-            socket.send_fds(self.socket, [NUMBER.pack(number)], handles)
-            answer = self.socket.recv(NUMBER.size, socket.MSG_WAITALL)
+            socket.send_fds(self.socket, [REQUEST.pack(number)], handles)
+            answer = self.socket.recv(REQUEST.size, socket.MSG_WAITALL)
         except OSError:
             answer = b""
-        if len(answer) < NUMBER.size:
-            words = os.pread(self.said, 1 << 16, 0).decode(errors="replace").strip().splitlines()[-1:]
-            raise WorkerError(f"the workers cannot start: {' '.join(words) or 'their nursery died'}")
-        return NUMBER.unpack(answer)[0]
+        if len(answer) < REQUEST.size:
+            words = os.pread(self.output, 1 << 16, 0).decode(errors="replace").strip().splitlines()[-1:]
+            raise WorkerError(f"the workers cannot start: {' '.join(words) or 'their fork server died'}")
+        return REQUEST.unpack(answer)[0]
 
 
 def anonymous_file() -> int:
@@ -154,18 +159,18 @@ def anonymous_file() -> int:
 
 
 def serve_forks(handle: int, module: str) -> None:
-    """The nursery: import; then for 0 fork a worker that gets the descriptors and answer its pid, for a pid kill it, for
+    """The fork server: import; then for 0 fork a worker that gets the descriptors and answer its pid, for a pid kill it, for
     the negative of a pid let it die; both answer its exit code.
     """
     asked = socket.socket(fileno=handle)
     importlib.import_module(module)
     while True:
-        data, handles, _, _ = socket.recv_fds(asked, NUMBER.size, 3)
-        if len(data) < NUMBER.size:
+        data, handles, _, _ = socket.recv_fds(asked, REQUEST.size, 3)
+        if len(data) < REQUEST.size:
             return  # the caller is gone
-        (pid,) = NUMBER.unpack(data)
+        (pid,) = REQUEST.unpack(data)
         if pid:
-            answer = reap(abs(pid), 0.0 if pid > 0 else DYING)
+            answer = reap(abs(pid), 0.0 if pid > 0 else EXIT_SECONDS)
         else:
             answer = os.fork()
             if not answer:
@@ -174,7 +179,7 @@ def serve_forks(handle: int, module: str) -> None:
                 os._exit(0)
             for descriptor in handles:
                 os.close(descriptor)
-        asked.sendall(NUMBER.pack(answer))
+        asked.sendall(REQUEST.pack(answer))
 
 
 def reap(pid: int, patience: float) -> int:
@@ -193,12 +198,12 @@ def reap(pid: int, patience: float) -> int:
     return os.waitstatus_to_exitcode(status)
 
 
-def serve(handle: int, share: int, said: int) -> None:
+def serve(handle: int, share: int, output: int) -> None:
     """The worker: take an item, send what became of it, until the caller is gone."""
     os.setsid()
     die_with_parent()
     for stream in (1, 2):
-        os.dup2(said, stream)
+        os.dup2(output, stream)
     pipe = Connection(handle)
     function = pickle.loads(pipe.recv_bytes())
     pipe.send_bytes(b"started")

@@ -56,7 +56,9 @@ def probe(folder: Path, count: int = 1500, seed: int = 1) -> list[tuple[str, str
     for things, source in ((1, "frame, one thing"), (3, "frame, three things")):
         scenes = [still_scene(random, things) for _ in range(count)]
         pixels = np.stack([draw(scene, towers.size, random) for scene in scenes])
-        frame = torch.cat([towers.images(torch.from_numpy(some))[0] for some in np.array_split(pixels, count // 50)])
+        frame = torch.cat(
+            [towers.encode_images(torch.from_numpy(some))[0] for some in np.array_split(pixels, count // 50)]
+        )
         if things == 1:
             thing, x, y, scale = zip(*(scene.shown[0] for scene in scenes))
             rows.append((source, "x", f"R² {r_squared(frame, x):.2f}", "0"))
@@ -80,7 +82,7 @@ def probe(folder: Path, count: int = 1500, seed: int = 1) -> list[tuple[str, str
         add(source, "place", frame, [scene.place for scene in scenes])
     scenes = [scene for _ in range(count) for scene in world.draw_group(random)[:1]]
     texts = [captions.caption(scene, random.choice(captions.WAYS), random) for scene in scenes]
-    sentence = torch.stack([word[-1] for _, word in towers.texts(texts)])
+    sentence = torch.stack([word[-1] for _, word in towers.encode_texts(texts)])
     add("sentence", "first event", sentence, [scene.steps[0].event for scene in scenes])
     two = [i for i, scene in enumerate(scenes) if len(scene.steps) == 2]
     add("sentence", "second event", sentence[two], [scenes[i].steps[1].event for i in two])
@@ -91,7 +93,7 @@ def probe(folder: Path, count: int = 1500, seed: int = 1) -> list[tuple[str, str
             moves.append(scene)
     actors = [scene.things[scene.steps[0].actor] for scene in moves]
     texts = [captions.caption(scene, "train", random) for scene in moves]
-    sentence = torch.stack([word[-1] for _, word in towers.texts(texts)])
+    sentence = torch.stack([word[-1] for _, word in towers.encode_texts(texts)])
     add("sentence", "start zone of a move", sentence, [actor.zone for actor in actors])
     add("sentence", "end zone of a move", sentence, [scene.steps[0].zone for scene in moves])
     add("sentence", "shape that moves", sentence, [actor.shape for actor in actors])

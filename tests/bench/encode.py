@@ -79,7 +79,7 @@ def images(towers: dict[str, object], rounds: int) -> dict[str, float]:
     for turn in range(rounds + 1):
         for name, dtype in names.items():
             speeds[f"gemm {name}"].append(rate(gemm(dtype), 1.0))
-            speeds[name].append(rate(lambda name=name: len(towers[name].images(pixels)[0]), 2.0))
+            speeds[name].append(rate(lambda name=name: len(towers[name].encode_images(pixels)[0]), 2.0))
             if not turn:  # warming up
                 speeds[f"gemm {name}"], speeds[name] = [], []
     middle = {name: statistics.median(values) for name, values in speeds.items()}
@@ -134,7 +134,7 @@ def own_tokenizer():
 
 def text(towers, model, texts: list[str], rounds: int) -> float:
     """How many times faster a tree of texts is than padding each to 77; ValueError if the numbers differ."""
-    plain, ours = padded(towers, model, texts[:32]), towers.texts(texts[:32], 77)
+    plain, ours = padded(towers, model, texts[:32]), towers.encode_texts(texts[:32], 77)
     apart = max(float((one - two).abs().max()) for one, (_, two) in zip(plain, ours))
     if apart > 1e-4:
         raise ValueError(f"texts in a tree and padded texts differ by {apart}")
@@ -142,9 +142,9 @@ def text(towers, model, texts: list[str], rounds: int) -> float:
     for turn in range(rounds):
         part = texts[32 * turn : 32 * turn + 32]
         slow.append(rate(lambda part=part: len(padded(towers, model, part)), 0.1))
-        fast.append(rate(lambda: len(towers.texts(texts, 77)), 0.1))
+        fast.append(rate(lambda: len(towers.encode_texts(texts, 77)), 0.1))
         slow[-1] = (slow[-1] + rate(lambda part=part: len(padded(towers, model, part)), 0.1)) / 2
-    tokens = sum(map(len, towers.tokens(texts, 77))) / len(texts)
+    tokens = sum(map(len, towers.tokenize(texts, 77))) / len(texts)
     print(
         f"text: {statistics.median(fast):.0f} texts/s as a tree, {statistics.median(slow):.1f} padded to 77; "
         f"{tokens:.1f} tokens a text; apart {apart:.1e}"

@@ -89,7 +89,7 @@ def test_another_model_takes_the_place_of_a_scratch_one(tmp_path, monkeypatch):
 
 def test_a_clip_that_is_computed_otherwise_is_refused(tmp_path, monkeypatch):
     source = tiny.clip(tmp_path / "model")
-    monkeypatch.setattr("pipeline.encoders.transformer.STEEP", 1.6)
+    monkeypatch.setattr("pipeline.encoders.transformer.QUICK_GELU", 1.6)
     with pytest.raises(ValueError, match="image tower's answer is .* off what transformers computes"):
         check.build_record(str(source), None, source)
     monkeypatch.undo()

@@ -129,7 +129,7 @@ def test_every_item_has_its_row_with_the_tokens_of_its_own_frames(clean):
         seen = decode(clean.folder / "films" / f"{name}.mp4", 4, towers.size)
         batch = torch.zeros(4, towers.size, towers.size, 3, dtype=torch.uint8)
         batch[: len(seen.frame)] = seen.frame
-        frame, patch = towers.images(batch)
+        frame, patch = towers.encode_images(batch)
         count = len(seen.frame)
         assert np.array_equal(rows[name]["frame"], frame[:count].numpy().astype(np.float16))
         assert np.array_equal(rows[name]["patch"], patch[:count].numpy().astype(np.float16))

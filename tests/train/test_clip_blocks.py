@@ -35,7 +35,7 @@ def test_blocks_from_any_on_give_the_towers_tokens(clip, last):
     pixels = torch.randint(0, 256, (2, frozen.size, frozen.size, 3), dtype=torch.uint8)
     shape = read_header(path)["image"]
     first = shape.layers - last
-    token, hidden = frozen.image_tokens(pixels, first)
+    token, hidden = frozen.encode_image_tokens(pixels, first)
     tower = Tower(shape, first, 1, causal=False)
     tower.read(path, "image")
     torch.testing.assert_close(tower(hidden), token, atol=2e-5, rtol=1e-4)

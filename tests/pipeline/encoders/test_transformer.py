@@ -14,7 +14,7 @@ def test_a_linear_layer_is_torchs_own(bias, rows):
     layer = nn.Linear(96, 200, bias=bias).requires_grad_(False)
     part = torch.randn(128, 96)
     ours = Linear(layer.weight, layer.bias, rows)
-    assert (ours.packed is not None) == (rows is not None and transformer.packable())
+    assert (ours.packed is not None) == (rows is not None and transformer.can_pack())
     torch.testing.assert_close(ours(part), layer(part), atol=1e-5, rtol=1e-5)
 
 
@@ -64,7 +64,7 @@ def test_a_transformer_without_packing_gives_the_same(monkeypatch):
         return Transformer(parameters, rows)(hidden.clone(), alone)[0]
 
     packed = run(32)
-    monkeypatch.setattr(transformer, "packable", lambda: False)
+    monkeypatch.setattr(transformer, "can_pack", lambda: False)
     assert packed.shape == (70, 48)
     torch.testing.assert_close(run(32), packed, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(run(None), packed, atol=1e-3, rtol=1e-3)

@@ -68,7 +68,7 @@ def test_a_tokenizer_that_knows_no_word_is_refused(source):
 
 
 def test_the_words_of_a_known_sentence_have_ids_of_their_own(source):
-    ids = load(source).tokens(weights.KNOWN.split(), 77)
+    ids = load(source).tokenize(weights.KNOWN.split(), 77)
     assert len({tuple(one) for one in ids}) == len(ids) == 8
 
 
@@ -93,10 +93,10 @@ def test_a_header_of_absurd_size_is_not_believed(source, header):
 
 
 def test_sharded_weights_give_the_same_answers(source):
-    one = load(source).texts(["a red ball"])[0][1]
+    one = load(source).encode_texts(["a red ball"])[0][1]
     record = check.build_record(str(source), None, source)
     assert len(shard(source)) > 1
-    assert torch.equal(load(source).texts(["a red ball"])[0][1], one)
+    assert torch.equal(load(source).encode_texts(["a red ball"])[0][1], one)
     assert weights.weights_identity(str(source), None, source)["sha256"] != record["sha256"]
 
 
@@ -124,11 +124,11 @@ def test_an_index_that_is_none_is_named(source):
 
 
 def test_weights_of_torch_are_read_and_code_in_them_is_not_run(source, tmp_path):
-    expected = load(source).texts(["a red ball"])[0][1]
+    expected = load(source).encode_texts(["a red ball"])[0][1]
     tensors = load_file(source / "model.safetensors")
     (source / "model.safetensors").unlink()
     torch.save(tensors, source / "pytorch_model.bin")
-    assert torch.equal(load(source).texts(["a red ball"])[0][1], expected)
+    assert torch.equal(load(source).encode_texts(["a red ball"])[0][1], expected)
     witness = tmp_path / "run"
     torch.save(tensors | {"logit_scale": Trap(witness)}, source / "pytorch_model.bin")
     assert "holds more than tensors, which is never run" in refusal(source)
@@ -148,7 +148,7 @@ def test_half_a_file_of_torch_says_so(source):
 
 def test_code_in_a_directory_is_not_run(source, tmp_path):
     """What a repository that wants `trust_remote_code` brings: classes of its own, named in its settings."""
-    expected = load(source).texts(["a red ball"])[0][1]
+    expected = load(source).encode_texts(["a red ball"])[0][1]
     witness = tmp_path / "run"
     (source / "stranger.py").write_text(f"import os\nos.mkdir({str(witness)!r})\n\nclass Model:\n    pass\n")
     for name, auto in (
@@ -157,5 +157,5 @@ def test_code_in_a_directory_is_not_run(source, tmp_path):
     ):
         settings = json.loads((source / name).read_text())
         (source / name).write_text(json.dumps(settings | {"auto_map": auto, "trust_remote_code": True}))
-    assert torch.equal(load(source).texts(["a red ball"])[0][1], expected)
+    assert torch.equal(load(source).encode_texts(["a red ball"])[0][1], expected)
     assert not witness.exists()

@@ -60,9 +60,9 @@ def test_it_loads_as_a_hugging_face_clip(folder):
 
 def test_the_towers_read_it(folder):
     towers = FrozenCLIP.load(folder)
-    frame, patch = towers.images(torch.zeros(2, 48, 48, 3, dtype=torch.uint8))
+    frame, patch = towers.encode_images(torch.zeros(2, 48, 48, 3, dtype=torch.uint8))
     assert frame.shape == (2, 16) and patch.shape == (2, 16, 16)
-    token, word = towers.texts(["a red ring"])[0]
+    token, word = towers.encode_texts(["a red ring"])[0]
     assert len(token) == 5 and word.shape == (5, 16)
 
 
