@@ -1,6 +1,6 @@
 """Kill the stages at random points, again and again, and count what is lost, doubled or torn.
 
-    python -m tests.bench.crash [--kills 120] [--seed 0] [--only visual text triplets train]
+    python -m tests.bench.crash [--kills 120] [--seed 0] [--only visual text triplets train repro disks]
 
 Each run of a stage is a process that gets SIGKILL (the process alone; what it started must end by itself) at a random
 moment, mostly within 0.1 s after a random item; the next run goes on with what is there. After every kill: each shard
@@ -9,6 +9,11 @@ still there, and no process is left. Now and then rows are taken out of finished
 updating of an earlier result. When a run gets through, its output must be the undisturbed build's, byte for byte.
 `repeated` is the most encoded work that one kill cost, in shards. Encoders are slowed down to 30 ms an item so that there
 is something to hit; nothing else is changed.
+
+`repro`: a fifth of the kills hit a whole `dvc repro`, all its processes at once or the running stage alone; what ends is the
+clean build's bytes, no process is left after a kill, no lock is held and nothing half written. `disks`: every stage is run
+on a full disk, a read-only one, and with 64 and 24 file handles: it ends with a sentence or goes on, and what was there is
+as it was.
 """
 
 import argparse
@@ -30,10 +35,12 @@ from pipeline import shards
 from pipeline.encoders.image import ImageEncoder
 from pipeline.encoders.text import TextEncoder
 from pipeline.shards import Shard, ShardError
+from tests.bench import crash_repro
 from tests.support import house, worlds
 
 NAME, SLOW = "bench", 0.03
 SHARES = {"visual": 0.35, "text": 0.3, "triplets": 0.1, "train": 0.25}
+WHOLE = ("repro", "disks")
 VIDEOS, SHARDS = 36, 4
 
 
@@ -41,8 +48,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=120)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", nargs="+", choices=SHARES, default=list(SHARES))
+    parser.add_argument("--only", nargs="+", choices=[*SHARES, *WHOLE], default=[*SHARES, *WHOLE])
     options = parser.parse_args()
+    for part in WHOLE:
+        if part in options.only:
+            whole(part, options)
+    options.only = [stage for stage in options.only if stage in SHARES]
+    if not options.only:
+        return
     before, place = Path.cwd(), Path(tempfile.mkdtemp(prefix="crash"))
     os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(house.ROOT), "TQDM_DISABLE": "1"}
     try:
@@ -68,6 +81,19 @@ def main() -> None:
     totals = {key: sum(result[key] for result in results.values()) for key in ("kills", "lost", "duplicated", "torn")}
     totals |= {"orphans": sum(result["orphans"] for result in results.values())}
     print(json.dumps(totals | {"repeated": {name: result["repeated"] for name, result in results.items()}}))
+
+
+def whole(part: str, options: argparse.Namespace) -> None:
+    """`repro` or `disks`, in a folder of its own."""
+    place = Path(tempfile.mkdtemp(prefix="crash"))
+    try:
+        if part == "repro":
+            found = crash_repro.besiege(place, round(options.kills / 5), random.Random(options.seed))
+        else:
+            found = crash_repro.starve(place)
+        print(f"{part:9}", found, flush=True)
+    finally:
+        shutil.rmtree(place)
 
 
 # --- running a stage in a process of its own
