@@ -20,9 +20,25 @@ def read_gallery(path: Path, key: str) -> Any:
         return None
     try:
         content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError):
+    except (ArithmeticError, AttributeError, EOFError, LookupError, OSError, RuntimeError, TypeError, ValueError):
         return None
-    return content["gallery"] if isinstance(content, dict) and content.get("key") == key else None
+    except (AssertionError, MemoryError, pickle.UnpicklingError):
+        return None
+    if not isinstance(content, dict) or content.get("key") != key:
+        return None
+    return content["gallery"] if is_gallery(content.get("gallery"), path.stat().st_size) else None
+
+
+def is_gallery(found: Any, size: int) -> bool:
+    """Whether this is blocks of named tensors by kind that have, each of them, no more bytes than their file."""
+    import torch
+
+    try:
+        blocks = [block for kind in ("image", "video") for block in found[kind]]
+        tensors = [tensor for block in blocks for tensor in block.values()]
+    except (AttributeError, KeyError, TypeError):
+        return False
+    return all(isinstance(one, torch.Tensor) and one.is_contiguous() and one.nbytes <= size for one in tensors)
 
 
 def keep_gallery(path: Path, key: str, gallery: dict[str, list[dict[str, Any]]]) -> str | None:

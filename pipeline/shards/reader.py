@@ -96,7 +96,7 @@ class Shard:
         """Rows whose every byte is as written; none where what says which rows there are is itself damaged."""
         try:
             with _open(self.path) as file:
-                written = file[ROWS][:]
+                written = self._own(file, ROWS)[:]
                 intact = checksum([written]) == _from_attribute(file[ROWS].attrs["blake2b"])
             found = row_checksums(self.kind, {name: self[name] for name in self.names}) if intact else written[:0]
         except (ShardError, OSError, KeyError, RuntimeError, IndexError):
@@ -107,8 +107,9 @@ class Shard:
         place = self.place(name)
         if place.dtype == TEXT:
             try:
+                self._check_strings(place)
                 with _open(self.path) as file:
-                    return file[name].asstr()[:].tolist() if place.shape[0] else []
+                    return self._own(file, name).asstr()[:].tolist() if place.shape[0] else []
             except (OSError, UnicodeDecodeError) as error:
                 raise self._damaged(f"{name}: {error}") from None
         if 0 in place.shape:
@@ -122,7 +123,9 @@ class Shard:
             try:
                 with _open(self.path) as file:
                     self._header = self._read(file)
-            except (OSError, KeyError, RuntimeError, UnicodeDecodeError) as error:
+            except (OSError, KeyError, RuntimeError, UnicodeDecodeError, TypeError, ValueError) as error:
+                if isinstance(error, ShardError):
+                    raise
                 raise self._damaged(str(error)) from None
         return self._header
 
@@ -134,24 +137,61 @@ class Shard:
                 f"{self.path} has {found}; expected format {FORMAT}, kind {self.kind}. "
                 f"Delete it and run: {rebuild_command(self.path)}"
             )
-        places = {name: self._place(file[name], name) for name in tensor_names(self.kind, file)}
+        places = {name: self._place(self._own(file, name), name) for name in tensor_names(self.kind, file)}
         check_axes(self.kind, {name: place.shape for name, place in places.items()}, self.path)
         checksums = {name: _from_attribute(file[name].attrs["blake2b"]) for name in places}
         if attributes.pop("seal", None) != fingerprint(attributes, checksums):
             raise self._damaged("its attributes are not those with which it was written")
         return attributes, places, checksums
 
+    def _own(self, file: h5py.File, name: str) -> h5py.Dataset:
+        """A tensor whose every byte lies in this very file: no link, no external and no virtual dataset is followed.
+
+        Nor is one believed that says it is larger than its file, so that what is read is bounded by what is on the disk.
+        """
+        if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+            raise self._foreign(f"{name} is a link to somewhere else")
+        tensor = h5py.h5o.open(file.id, name.encode())
+        if not isinstance(tensor, h5py.h5d.DatasetID):
+            raise self._foreign(f"{name} is no tensor")
+        made = tensor.get_create_plist()
+        if made.get_layout() == h5py.h5d.VIRTUAL or (
+            made.get_layout() == h5py.h5d.CONTIGUOUS and made.get_external_count()
+        ):
+            raise self._foreign(f"the bytes of {name} lie in another file")
+        offset = tensor.get_offset()
+        if offset is None and tensor.get_space().get_simple_extent_npoints():
+            raise ShardError(
+                f"{self.path}: {name} is chunked or compressed; delete the file and run: {rebuild_command(self.path)}"
+            )
+        size = tensor.get_space().get_simple_extent_npoints() * tensor.get_type().get_size()
+        if (offset or 0) + size > self.path.stat().st_size:
+            raise self._damaged(f"{name} says that it has {size} bytes, which is more than there are")
+        return h5py.Dataset(tensor)
+
+    def _check_strings(self, place: TensorPlace) -> None:
+        """ShardError if strings say that they are longer, all together, than their file; HDF5 would believe each of them."""
+        with open(self.path, "rb") as file:
+            file.seek(place.offset)
+            said = np.frombuffer(file.read(16 * place.shape[0]), "<u4")[
+                ::4
+            ]  # of each string: length, heap, number in it
+        if said.sum(dtype=np.int64) > self.path.stat().st_size:
+            raise self._damaged(
+                f"its strings say that they have {said.sum(dtype=np.int64)} bytes, which is more than there are"
+            )
+
+    def _foreign(self, why: str) -> ShardError:
+        return ShardError(
+            f"{self.path} is no shard of this project ({why}); delete it and run: {rebuild_command(self.path)}"
+        )
+
     def _place(self, tensor: h5py.Dataset, name: str) -> TensorPlace:
         dtype, axes = TENSORS[self.kind][name]
         found = TEXT if h5py.check_string_dtype(tensor.dtype) else str(tensor.dtype)
         if found != dtype:
             raise ShardError(f"{self.path}: {name}: expected {dtype} ({axes}), got {found} {tensor.shape}")
-        offset = tensor.id.get_offset()
-        if offset is None and 0 not in tensor.shape:
-            raise ShardError(
-                f"{self.path}: {name} is chunked or compressed; delete the file and run: {rebuild_command(self.path)}"
-            )
-        return TensorPlace(offset or 0, tensor.shape, dtype)
+        return TensorPlace(tensor.id.get_offset() or 0, tensor.shape, dtype)
 
     def _damaged(self, why: str) -> ShardError:
         return ShardError(
