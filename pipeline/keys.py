@@ -149,7 +149,9 @@ def check(where: str, section: Any, rows: dict[str, Any]) -> Iterator[str]:
 
 
 def unknown(key: Any, where: str, known: Any) -> str:
-    """An unknown key, and the nearest real one."""
+    """An unknown key, and its new name or the nearest real one."""
+    if (new := renamed_settings().get(key)) in known:
+        return f"there is no {where}{key}; it is called {new} now"
     near = get_close_matches(str(key), known, 1)
     return f"there is no {where}{key}; " + (f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}")
 
@@ -208,6 +210,16 @@ def method_keys(method: str) -> dict[str, Key]:
                 given = [line for line in node.body if isinstance(line, ast.AnnAssign)]
                 rows |= {ast.unparse(line.target): of_type(ast.unparse(line.annotation), None) for line in given}
     return rows
+
+
+def renamed_settings() -> dict[str, str]:
+    """Old name -> new name of methods' settings: the RENAMED of each `Config`."""
+    renamed: dict[str, str] = {}
+    for path in (TRAINER / "method.py", *(TRAINER / "methods").glob("[!_]*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "RENAMED":
+                renamed |= ast.literal_eval(node.value)
+    return renamed
 
 
 def of_type(kind: str, usual: Any) -> Key:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 class SigLIPLoss(nn.Module):
     """SigLIP's loss with its own temperature exp(t) and bias b: every pair is a yes-or-no question (Zhai et al. 2023)."""
 
-    def __init__(self, temperature: float = 20.0):
+    def __init__(self, logit_scale: float = 20.0):
         super().__init__()
-        self.t = nn.Parameter(torch.tensor(math.log(temperature)))
+        self.t = nn.Parameter(torch.tensor(math.log(logit_scale)))
         self.b = nn.Parameter(torch.tensor(-10.0))
 
     def forward(self, score: Tensor, positive: Tensor, first: bool = False) -> Tensor:

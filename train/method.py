@@ -3,7 +3,7 @@
 # Axes: B batch, T texts, V videos, I images, D embedding.
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch.nn.functional as F
@@ -26,16 +26,25 @@ class Config:
     patches: int = 49  # of a frame
     batch: int = 64  # captions in a step
     epochs: int = 5
-    rate: float = 1e-4  # learning rate
-    scalar_rate: float = 0.05  # of single numbers: temperatures and biases
-    decay: float = 0.01  # of weight matrices; none on scalars, biases, norms, identity-started matrices
-    warmup: float = 0.1  # share of a phase's steps in which the rate rises from 0; a cosine to 0 follows
-    clip: float = 1.0  # largest gradient norm of each module
+    learning_rate: float = 1e-4
+    scalar_learning_rate: float = 0.05  # of single numbers: temperatures and biases
+    weight_decay: float = 0.01  # of weight matrices; none on scalars, biases, norms, identity-started matrices
+    warmup: float = 0.1  # share of a phase's steps in which the learning rate rises from 0; a cosine to 0 follows
+    max_grad_norm: float = 1.0  # of each module that a phase moves
+
+    # old names of settings: whoever still writes one is told the new one
+    RENAMED = {
+        "rate": "learning_rate",
+        "scalar_rate": "scalar_learning_rate",
+        "decay": "weight_decay",
+        "clip": "max_grad_norm",
+        "temperature": "logit_scale",
+    }
 
     @classmethod
     def small(cls) -> dict[str, Any]:
         """Settings with which the contract test builds and trains this method in a moment; sizes come from its batch."""
-        return {"batch": 4, "rate": 1e-2}
+        return {"batch": 4, "learning_rate": 1e-2}
 
     @classmethod
     def variants(cls) -> list[dict[str, Any]]:
@@ -52,8 +61,18 @@ class Phase:
     learns: list[str]  # submodules whose parameters move; all others stand still
     # (batch, share of the phase done) -> named terms, to be summed
     loss: Callable[[Features, float], dict[str, Tensor]]
-    rate: float  # learning rate
+    learning_rate: float
     teaches: tuple[str, ...] = ()  # which retrieval it can make perfect on a few pairs: some of TASKS
+
+
+def check_settings(kind: type[Config], settings: dict[str, Any]) -> None:
+    """ValueError that names settings which this Config does not have; an old name is answered with the new one."""
+    known = [field.name for field in fields(kind)]
+    renamed = {old: new for base in kind.__mro__ for old, new in vars(base).get("RENAMED", {}).items()}
+    for name in sorted(set(settings) - set(known)):
+        if renamed.get(name) in known:
+            raise ValueError(f"no setting {name}: it is called {renamed[name]} now")
+        raise ValueError(f"no setting {name}; there are: {', '.join(known)}")
 
 
 class Method(nn.Module):

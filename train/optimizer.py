@@ -10,12 +10,16 @@ from torch import Tensor, nn
 from train.method import Config, Method
 
 
-def parameter_groups(modules: dict[str, nn.Module], config: Config, rate: float) -> list[dict]:
+def parameter_groups(modules: dict[str, nn.Module], config: Config, learning_rate: float) -> list[dict]:
     """Optimizer groups: matrices decay; biases, norms and identity-started matrices do not; scalars have a rate of their own."""
     kinds: dict[str, list[nn.Parameter]] = {"matrix": [], "plain": [], "scalar": []}
     for name, parameter in parameters(modules):
         kinds[kind(name, parameter)].append(parameter)
-    rates = {"matrix": (rate, config.decay), "plain": (rate, 0.0), "scalar": (config.scalar_rate, 0.0)}
+    rates = {
+        "matrix": (learning_rate, config.weight_decay),
+        "plain": (learning_rate, 0.0),
+        "scalar": (config.scalar_learning_rate, 0.0),
+    }
     return [
         {"params": found, "lr": rates[which][0], "base_lr": rates[which][0], "weight_decay": rates[which][1]}
         for which, found in kinds.items()

@@ -4,11 +4,10 @@ import argparse
 import ast
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from train.method import Config
+from train.method import Config, check_settings
 
 
 def parse_setting(word: str) -> tuple[str, str]:
@@ -47,8 +46,7 @@ def read_stored_settings(
 def configure(kind: type[Config], settings: dict[str, Any]) -> Config:
     """A Config with these settings; text from the command line becomes the type that the field has."""
     default = kind()
-    if unknown := set(settings) - {field.name for field in fields(kind)}:
-        raise ValueError(f"no setting {', '.join(sorted(unknown))}; there are: {', '.join(asdict(default))}")
+    check_settings(kind, settings)
     return kind(**{key: cast(key, value, getattr(default, key)) for key, value in settings.items()})
 
 

@@ -42,7 +42,7 @@ class Trainer:
     def phase(self, number: int, phase: Phase, loader: Loader, before: int, resume: dict | None, began: float) -> None:
         """One phase: only what it names moves."""
         modules = self.model.learned(phase)
-        optimizer = AdamW(parameter_groups(modules, self.model.config, phase.rate))
+        optimizer = AdamW(parameter_groups(modules, self.model.config, phase.learning_rate))
         first = 0
         if resume is not None and resume["optimizer"] is not None:
             optimizer.load(resume["optimizer"])
@@ -86,6 +86,6 @@ class Trainer:
         optimizer.forget()
         sum(terms.values()).backward()
         for module in modules.values():  # each its own: a loss that reaches one module must not shrink another's step
-            nn.utils.clip_grad_norm_(module.parameters(), config.clip)
+            nn.utils.clip_grad_norm_(module.parameters(), config.max_grad_norm)
         optimizer.step()
         return {name: term.detach() for name, term in terms.items()}

@@ -277,7 +277,7 @@ def waiting(device: str, steps: int) -> float:
         loader = Loader(Cache(path, methods.load("unitrim").needs), "train", BATCH, 0, device)
         model = methods.build("unitrim", {}).to(device).train()
         phase = model.phases()[0]
-        optimizer = AdamW(parameter_groups(model.learned(phase), model.config, phase.rate))
+        optimizer = AdamW(parameter_groups(model.learned(phase), model.config, phase.learning_rate))
         began, waited, done = 0.0, 0.0, 0
         for epoch in range(1 + steps // loader.steps):
             for features in loader.epoch(epoch):

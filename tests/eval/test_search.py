@@ -35,7 +35,7 @@ defaults:
   triplets: {{parser: shallow, rules: extended, conventions: video, style: paper, form: surface, cap: 8}}
   train:
     zero_shot: {{}}
-    unitrim: {{epochs: 1, image_epochs: 1, batch: 4, k: 2, disentangler: 32, samples: 8}}
+    unitrim: {{epochs: 1, image_epochs: 1, batch: 4, k: 2, disentangler_hidden: 32, samples: 8}}
 datasets:
   mine:
     reader: folder

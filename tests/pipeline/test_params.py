@@ -92,6 +92,10 @@ def test_a_methods_settings_are_those_of_its_config():
         ("defaults: {scratch: {step: 3}}", "there is no defaults.scratch.step; did you mean steps?"),
         ("defaults: {train: {unitrm: {}}}", "there is no defaults.train.unitrm; did you mean unitrim?"),
         ("defaults: {train: {unitrim: {batsh: 3}}}", "there is no defaults.train.unitrim.batsh; did you mean batch?"),
+        (
+            "defaults: {train: {unitrim: {rate: 1}}}",
+            "there is no defaults.train.unitrim.rate; it is called learning_rate now",
+        ),
         ("defaults: {train: {unitrim: {k: many}}}", "defaults.train.unitrim.k is 'many'; it must be a whole number"),
         ("methods: [zeroshot]", "methods is ['zeroshot']; it must be a list of methods ("),
         ("seeds: [0]", "seeds is [0]; it must be a list of whole numbers above 0, each once"),

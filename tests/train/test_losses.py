@@ -13,7 +13,7 @@ def sigmoid(x):
 
 
 def test_the_sigmoid_loss_is_its_closed_form():
-    loss = losses.SigLIPLoss(temperature=10.0)
+    loss = losses.SigLIPLoss(logit_scale=10.0)
     with torch.no_grad():
         loss.b.fill_(-5.0)
     score = torch.tensor([[0.9, 0.1], [0.2, 0.7]])

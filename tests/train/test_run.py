@@ -228,6 +228,10 @@ def test_errors_say_what_to_type(shards, tmp_path, monkeypatch, capsys):
         main(monkeypatch, "--shards", shards, "--method", "bert")
     with pytest.raises(SystemExit, match="no setting kk; there are"):
         main(monkeypatch, "--shards", shards, "--set", "kk=3")
+    with pytest.raises(SystemExit, match="no setting rate: it is called learning_rate now"):
+        main(monkeypatch, "--shards", shards, "--set", "rate=1e-3")
+    with pytest.raises(SystemExit, match="no setting frame: it is called frame_features now"):
+        main(monkeypatch, "--shards", shards, "--set", "frame=before")
     with pytest.raises(SystemExit, match="k is a int, like 8; not 'many'"):
         main(monkeypatch, "--shards", shards, "--set", "k=many")
     with pytest.raises(SystemExit):
@@ -312,25 +316,35 @@ def test_a_run_killed_before_it_could_say_that_it_was_complete_is_not_trained_tw
 def test_the_datasets_settings_lie_over_the_defaults(tmp_path):
     path = tmp_path / "params.yaml"
     path.write_text(
-        "defaults: {words: 32, triplets: {cap: 8}, train: {unitrim: {k: 8, rate: 1e-4}}}\n"
+        "defaults: {words: 32, triplets: {cap: 8}, train: {unitrim: {k: 8, learning_rate: 1e-4}}}\n"
         "datasets: {demo: {words: 24, train: {unitrim: {k: 2}}}}\n"
     )
     demo, every = tmp_path / "demo", ("word", "triplet")
-    assert read_stored_settings(demo, "unitrim", every, path) == {"words": 24, "triplets": 8, "k": 2, "rate": "1e-4"}
-    assert read_stored_settings(demo, "unitrim", ["sentence"], path) == {"k": 2, "rate": "1e-4"}
+    assert read_stored_settings(demo, "unitrim", every, path) == {
+        "words": 24,
+        "triplets": 8,
+        "k": 2,
+        "learning_rate": "1e-4",
+    }
+    assert read_stored_settings(demo, "unitrim", ["sentence"], path) == {"k": 2, "learning_rate": "1e-4"}
     assert read_stored_settings(demo, "unitrim", every, tmp_path / "none.yaml") == {}
     demo.mkdir()
     (demo / "params.json").write_text(json.dumps({"words": 16, "triplets": {"cap": 4}, "train": {"unitrim": {"k": 3}}}))
     of_shards = read_stored_settings(demo, "unitrim", every, tmp_path / "none.yaml")
     assert of_shards == {"words": 16, "triplets": 4, "k": 3}
     config = configure(methods.load("unitrim").Config, read_stored_settings(demo, "unitrim", every, path))
-    assert (config.words, config.triplets, config.k, config.rate) == (24, 8, 2, 1e-4)
+    assert (config.words, config.triplets, config.k, config.learning_rate) == (24, 8, 2, 1e-4)
 
 
 def test_settings_take_the_type_of_their_field():
     kind = methods.load("unitrim").Config
-    config = configure(kind, {"k": "4", "rate": "1e-3", "outer": 2, "alignments": "sentence_video,word_patch"})
-    assert (config.k, config.rate, config.outer, config.alignments) == (4, 1e-3, 2.0, ["sentence_video", "word_patch"])
+    config = configure(kind, {"k": "4", "learning_rate": "1e-3", "outer": 2, "alignments": "sentence_video,word_patch"})
+    assert (config.k, config.learning_rate, config.outer, config.alignments) == (
+        4,
+        1e-3,
+        2.0,
+        ["sentence_video", "word_patch"],
+    )
     with pytest.raises(ValueError, match="k is a int"):
         configure(kind, {"k": 2.5})
 
@@ -359,10 +373,10 @@ def test_adamw_is_its_formula():
 def test_scalars_have_their_own_rate_and_only_plain_matrices_decay():
     unitrim = methods.build("unitrim", {"dimension": 16, "patches": 4})
     found = {
-        group["lr"]: group for group in parameter_groups(dict(unitrim.named_children()), Config(decay=0.5), rate=1e-4)
+        group["lr"]: group for group in parameter_groups(dict(unitrim.named_children()), Config(weight_decay=0.5), 1e-4)
     }
     assert all(parameter.ndim == 0 for parameter in found[0.05]["params"])
-    every = parameter_groups(dict(unitrim.named_children()), Config(decay=0.5), rate=1e-4)
+    every = parameter_groups(dict(unitrim.named_children()), Config(weight_decay=0.5), 1e-4)
     decayed = {id(parameter) for group in every if group["weight_decay"] for parameter in group["params"]}
     names = {name for name, parameter in unitrim.named_parameters() if id(parameter) in decayed}
     assert "selector.hidden.weight" in names and "temporal.blocks.0.qkv.weight" in names

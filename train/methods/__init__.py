@@ -2,9 +2,8 @@
 
 import importlib
 import pkgutil
-from dataclasses import fields
 
-from train.method import Method
+from train.method import Method, check_settings
 
 
 def names() -> list[str]:
@@ -30,7 +29,5 @@ def load(name: str) -> type[Method]:
 def build(name: str, config: dict) -> Method:
     """A new model of a method from its settings; unknown settings are an error."""
     method = load(name)
-    known = {field.name for field in fields(method.Config)}
-    if unknown := set(config) - known:
-        raise ValueError(f"{name} has no setting {', '.join(sorted(unknown))}; it has: {', '.join(sorted(known))}")
+    check_settings(method.Config, config)
     return method(method.Config(**config))

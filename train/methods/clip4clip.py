@@ -19,7 +19,7 @@ class Config(Config):
 
     similarity: str = "seqTransf"  # or meanP: no temporal transformer
     layers: int = 4
-    temperature: float = 20.0  # of the first step; at most 100, as CLIP's
+    logit_scale: float = 20.0  # of the first step; at most 100, as CLIP's
 
     @classmethod
     def variants(cls) -> list[dict[str, Any]]:
@@ -37,7 +37,7 @@ class Clip4Clip(Method):
         super().__init__(config)
         if config.similarity not in ("meanP", "seqTransf"):
             raise ValueError(f"similarity is meanP or seqTransf, not {config.similarity!r}")
-        self.scale = layers.Scale(config.temperature)
+        self.scale = layers.Scale(config.logit_scale)
         if config.similarity == "seqTransf":
             self.temporal = layers.TemporalEncoder(config.dimension, config.layers, max(77, config.frames))
 
@@ -59,7 +59,7 @@ class Clip4Clip(Method):
         """One phase: symmetric cross-entropy."""
         names = [name for name, _ in self.named_children()]
         teaches = ("text_video",) if "temporal" in names else ()  # a scale alone changes no rank
-        return [Phase("alignment", self.config.epochs, names, self.loss, self.config.rate, teaches)]
+        return [Phase("alignment", self.config.epochs, names, self.loss, self.config.learning_rate, teaches)]
 
     def loss(self, batch: Features, progress: float) -> dict[str, Tensor]:
         """The diagonal of a batch is right, as published: further captions of a video count as wrong."""

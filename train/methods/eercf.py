@@ -23,10 +23,11 @@ class Config(Config):
     """EERCF's settings."""
 
     layers: int = 4  # of the temporal encoder
-    sharpness: float = 0.01  # temperature of the softmax over frames and over patches
-    look: float = 0.1  # temperature by which a text looks at the frames
-    temperature: float = 20.0  # of the loss at the first step; at most 100, as CLIP's
+    softmax_temperature: float = 0.01  # temperature of the softmax over frames and over patches
+    attention_temperature: float = 0.1  # of the softmax by which a text looks at the frames
+    logit_scale: float = 20.0  # of the loss at the first step; at most 100, as CLIP's
     pearson: float = 0.001  # weight of the Pearson constraint
+    RENAMED = {"sharpness": "softmax_temperature", "look": "attention_temperature"}
 
 
 class EERCF(Method):
@@ -39,8 +40,8 @@ class EERCF(Method):
         super().__init__(config)
         self.temporal = layers.TemporalEncoder(config.dimension, config.layers, max(77, config.frames))
         self.map_global = layers.IdentityLinear(config.dimension)
-        self.sentence_frame = layers.AOSM(config.frames, config.sharpness)
-        self.scale = layers.Scale(config.temperature)
+        self.sentence_frame = layers.AOSM(config.frames, config.softmax_temperature)
+        self.scale = layers.Scale(config.logit_scale)
 
     def encode_text(self, features: Features) -> Features:
         """Unit sentence (B, D)."""
@@ -73,11 +74,11 @@ class EERCF(Method):
         frame = self.sentence_frame(torch.einsum("td,vnd->tvn", sentence, video["frame"]), mask, 2)
         patch = torch.einsum("td,vpd->tvp", sentence, video["patch"])
         shown = mask.repeat_interleave(video["patch"].shape[1] // mask.shape[1], 1)
-        weight = mask_out(patch / self.config.sharpness, shown).softmax(-1) * shown
+        weight = mask_out(patch / self.config.softmax_temperature, shown).softmax(-1) * shown
         return self.score_coarse(text, video), frame, (weight * patch.masked_fill(~shown, 0)).sum(-1)
 
     def strong(self, text: Features, video: Features) -> Tensor:
-        """(T, V) cosine of a sentence with the video as it looks at it: frames weighted by softmax(c / look).
+        """(T, V) cosine of a sentence with the video as it looks at it: frames weighted by softmax(c / attention_temperature).
 
         The length of the weighted video comes from its frames' products, so that no (T, V, N, D) tensor is made.
         """
@@ -89,12 +90,12 @@ class EERCF(Method):
 
     def attention(self, similarity: Tensor, mask: Tensor) -> Tensor:
         """Weights over the frames, of length 1; absent frames have none."""
-        return mask_out(similarity / self.config.look, mask).softmax(-1) * mask
+        return mask_out(similarity / self.config.attention_temperature, mask).softmax(-1) * mask
 
     def phases(self) -> list[Phase]:
         """One phase: two contrasts and the Pearson constraint."""
         names = [name for name, _ in self.named_children()]
-        return [Phase("alignment", self.config.epochs, names, self.loss, self.config.rate, ("text_video",))]
+        return [Phase("alignment", self.config.epochs, names, self.loss, self.config.learning_rate, ("text_video",))]
 
     def loss(self, batch: Features, progress: float) -> dict[str, Tensor]:
         """A video is weighted by its own caption here, and the weights get no gradient, as published."""

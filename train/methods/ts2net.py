@@ -32,7 +32,7 @@ class Config(Config):
     samples: int = 500  # noisy copies in the perturbed top-k
     sigma: float = 0.05  # their noise
     sharpness: float = 4.0  # of the softmax over frames
-    temperature: float = 20.0  # of the loss at the first step; at most 100, as CLIP's
+    logit_scale: float = 20.0  # of the loss at the first step; at most 100, as CLIP's
     faithful: bool = False  # in evaluation, patches mixed by chance, as published
 
 
@@ -49,7 +49,7 @@ class TS2Net(Method):
         self.selector = layers.FrameSelector(
             config.dimension, config.k, config.samples, config.sigma, mixed=config.faithful
         )
-        self.scale = layers.Scale(config.temperature)
+        self.scale = layers.Scale(config.logit_scale)
 
     def encode_text(self, features: Features) -> Features:
         """Unit sentence (B, D)."""
@@ -73,7 +73,7 @@ class TS2Net(Method):
     def phases(self) -> list[Phase]:
         """One phase: symmetric cross-entropy."""
         names = [name for name, _ in self.named_children()]
-        return [Phase("alignment", self.config.epochs, names, self.loss, self.config.rate, ("text_video",))]
+        return [Phase("alignment", self.config.epochs, names, self.loss, self.config.learning_rate, ("text_video",))]
 
     def loss(self, batch: Features, progress: float) -> dict[str, Tensor]:
         """The diagonal of a batch is right, as published: further captions of a video count as wrong."""

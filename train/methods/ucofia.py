@@ -29,9 +29,10 @@ class Config(Config):
     k: int = 3  # patches chosen in a frame, beside the frame's own token
     samples: int = 500  # noisy copies in the perturbed top-k
     sigma: float = 0.05  # their noise
-    sharpness: float = 0.01  # both temperatures of ISA
-    temperature: float = 20.0  # of the loss at the first step; at most 100, as CLIP's
+    softmax_temperature: float = 0.01  # both temperatures of ISA
+    logit_scale: float = 20.0  # of the loss at the first step; at most 100, as CLIP's
     faithful: bool = False  # as published, slips and all
+    RENAMED = {"sharpness": "softmax_temperature"}
 
 
 class UCoFiA(Method):
@@ -42,15 +43,15 @@ class UCoFiA(Method):
 
     def __init__(self, config: Config):
         super().__init__(config)
-        size, sharp = config.dimension, (config.sharpness, config.sharpness)
+        size, temperatures = config.dimension, (config.softmax_temperature,) * 2
         tokens = (1 + min(config.k, config.patches)) * config.frames
         self.temporal = layers.TemporalEncoder(size, config.layers, max(77, config.frames))
         self.selector = layers.FrameSelector(size, config.k, config.samples, config.sigma, mixed=config.faithful)
         self.map_sentence, self.map_video = layers.IdentityLinear(size), layers.IdentityLinear(size)
         self.map_word, self.map_patch = layers.IdentityLinear(size), layers.IdentityLinear(size)
-        self.sentence_frame = layers.ISA(config.frames, *sharp)
-        self.word_patch = layers.TokenSimilarity(config.words, tokens, sharp, sharp)
-        self.scale = layers.Scale(config.temperature)
+        self.sentence_frame = layers.ISA(config.frames, *temperatures)
+        self.word_patch = layers.TokenSimilarity(config.words, tokens, temperatures, temperatures)
+        self.scale = layers.Scale(config.logit_scale)
 
     def encode_text(self, features: Features) -> Features:
         """Unit sentence (B, D), mapped sentence (B, D) and mapped unit words (B, L, D), SOT and EOT among them."""
@@ -87,7 +88,7 @@ class UCoFiA(Method):
     def phases(self) -> list[Phase]:
         """One phase: symmetric cross-entropy of the fused score."""
         names = [name for name, _ in self.named_children()]
-        return [Phase("alignment", self.config.epochs, names, self.loss, self.config.rate, ("text_video",))]
+        return [Phase("alignment", self.config.epochs, names, self.loss, self.config.learning_rate, ("text_video",))]
 
     def loss(self, batch: Features, progress: float) -> dict[str, Tensor]:
         """The diagonal of a batch is right, as published: further captions of a video count as wrong."""

@@ -27,15 +27,15 @@ class Config(Config):
 
     layers: int = 4  # of the temporal encoder
     k: int = 8  # patches chosen in a frame (the paper's Table 7; its text says 6)
-    selector: int = 512  # hidden width of the patch selector
+    selector_hidden: int = 512  # width of the patch selector
     samples: int = 100  # noisy copies in the perturbed top-k
     sigma: float = 0.05  # their noise
-    frame: str = "after"  # frame terms use frames `before` or `after` the temporal encoder
+    frame_features: str = "after"  # frame terms use frames `before` or `after` the temporal encoder
     inner: float = 0.1  # ISA's temperatures over words and triplets: all of them count
     outer: float = 1.0
     inner_video: float = 0.01  # and over frames and patches: the one that shows it counts (UCoFiA's, for both sides)
     outer_video: float = 0.01
-    temperature: float = 20.0  # of every SigLIP loss at the first step
+    logit_scale: float = 20.0  # of every SigLIP loss at the first step
     fusion: str = "mean"  # of the scores of a pair, or t_weighted: by their learned temperatures
     alignments: list[str] = field(default_factory=lambda: list(ALIGNMENTS))
     image_text: str = "disentangled"  # how a text looks for images: one of IMAGE_TEXT
@@ -43,22 +43,34 @@ class Config(Config):
         "max"  # T = sentence + pooled triplets + pooled words, by elementwise max (the paper), mean, or gated mean
     )
     residual: bool = False  # E_spat(T) is added to a linear map of the sentence, from 0, instead of standing alone
-    disentangler: int = 2048  # hidden width; 2048 meets the paper's count of 172.87 M parameters
+    disentangler_hidden: int = 2048  # 2048 meets the paper's count of 172.87 M parameters
     w_orth: float = 0.1
     w_rec: float = 0.2
     image_epochs: int = 5
-    image_rate: float = 1e-4
+    image_learning_rate: float = 1e-4
+    RENAMED = {
+        "image_rate": "image_learning_rate",
+        "frame": "frame_features",
+        "selector": "selector_hidden",
+        "disentangler": "disentangler_hidden",
+    }
 
     @classmethod
     def small(cls) -> dict[str, Any]:
         """Narrow layers and few noisy copies."""
-        return super().small() | {"k": 2, "selector": 8, "samples": 20, "disentangler": 32, "image_rate": 1e-2}
+        return super().small() | {
+            "k": 2,
+            "selector_hidden": 8,
+            "samples": 20,
+            "disentangler_hidden": 32,
+            "image_learning_rate": 1e-2,
+        }
 
     @classmethod
     def variants(cls) -> list[dict[str, Any]]:
         """Each way of looking for images, each alignment without the others, each way of pooling."""
         return [
-            {"image_text": "spatial_only", "fusion": "t_weighted", "frame": "before"},
+            {"image_text": "spatial_only", "fusion": "t_weighted", "frame_features": "before"},
             {"image_text": "sentence_linear", "alignments": ["sentence_video", "sentence_frame"]},
             {"image_text": "raw_T", "unified": "mean", "alignments": ["word_patch"]},
             {"image_text": "raw_sentence", "alignments": ["triplet_frame", "triplet_video"]},
@@ -84,7 +96,7 @@ class UniTriM(Method):
         if "word_patch" in wanted:
             k = min(config.k, config.patches)
             self.map_local = nn.Sequential(layers.IdentityLinear(size), layers.IdentityLinear(size))
-            self.selector = layers.PatchSelector(size, k, config.selector, config.samples, config.sigma)
+            self.selector = layers.PatchSelector(size, k, config.selector_hidden, config.samples, config.sigma)
             self.word_patch = layers.TokenSimilarity(config.words, k * config.frames, of_text, of_video)
         if "triplet_frame" in wanted:
             self.triplet_frame = layers.TokenSimilarity(config.triplets, config.frames, of_text, of_video)
@@ -92,7 +104,7 @@ class UniTriM(Method):
             self.sentence_frame = layers.ISA(config.frames, *of_video)
         if "triplet_video" in wanted:
             self.triplet_video = layers.ISA(config.triplets, *of_text)
-        self.scale = nn.ModuleDict({name: losses.SigLIPLoss(config.temperature) for name in config.alignments})
+        self.scale = nn.ModuleDict({name: losses.SigLIPLoss(config.logit_scale) for name in config.alignments})
         self.image = ImageText(config)
 
     @classmethod
@@ -131,7 +143,7 @@ class UniTriM(Method):
         mask = features["frame_mask"]
         encoded = self.temporal(features["frame"], mask)
         video = {"video": layers.mean_video(encoded, mask), "frame_mask": mask}
-        video["frame"] = encoded if self.config.frame == "after" else unit(features["frame"])
+        video["frame"] = encoded if self.config.frame_features == "after" else unit(features["frame"])
         if "word_patch" in self.scale:
             video["patch"] = self.selector(features["patch"], video["video"])
             video["patch_mask"] = mask.repeat_interleave(video["patch"].shape[1] // mask.shape[1], 1)
@@ -180,7 +192,7 @@ class UniTriM(Method):
         """Alignment, then disentanglement where it has something to learn."""
         own = {name: module for name, module in self.named_children() if name != "image"}
         first = Phase(
-            "alignment", self.config.epochs, list(own), self.alignment_loss, self.config.rate, ("text_video",)
+            "alignment", self.config.epochs, list(own), self.alignment_loss, self.config.learning_rate, ("text_video",)
         )
         inner = [f"image.{name}" for name, _ in self.image.named_children()]
         second = Phase(
@@ -188,7 +200,7 @@ class UniTriM(Method):
             self.config.image_epochs,
             inner,
             self.image_loss,
-            self.config.image_rate,
+            self.config.image_learning_rate,
             ("text_image",),
         )
         return [first, second] if inner else [first]
@@ -215,7 +227,7 @@ class ImageText(nn.Module):
 
     def __init__(self, config: Config):
         super().__init__()
-        self.config, size, hidden = config, config.dimension, config.disentangler
+        self.config, size, hidden = config, config.dimension, config.disentangler_hidden
         encoded = config.image_text in ("disentangled", "spatial_only")
         if config.unified == "gated" and encoded:
             self.gate_triplet, self.gate_word = layers.GatedMean(size), layers.GatedMean(size)
@@ -231,7 +243,7 @@ class ImageText(nn.Module):
         if config.image_text == "sentence_linear":
             self.sentence = layers.IdentityLinear(size)
         if not config.image_text.startswith("raw"):
-            self.scale = losses.SigLIPLoss(config.temperature)
+            self.scale = losses.SigLIPLoss(config.logit_scale)
 
     @staticmethod
     def needed(config: Config) -> frozenset[str]:
@@ -284,7 +296,11 @@ def check(config: Config) -> None:
     unknown = set(config.alignments) - set(ALIGNMENTS)
     if unknown or not config.alignments:
         raise ValueError(f"alignments are some of {', '.join(ALIGNMENTS)}; not {', '.join(sorted(unknown)) or 'none'}")
-    choices = {"frame": ("before", "after"), "fusion": ("mean", "t_weighted"), "unified": ("max", "mean", "gated")}
+    choices = {
+        "frame_features": ("before", "after"),
+        "fusion": ("mean", "t_weighted"),
+        "unified": ("max", "mean", "gated"),
+    }
     for name, known in (choices | {"image_text": IMAGE_TEXT}).items():
         if getattr(config, name) not in known:
             raise ValueError(f"{name} is one of {', '.join(known)}; not {getattr(config, name)!r}")

@@ -21,9 +21,10 @@ class Config(Config):
     """X-CLIP's settings."""
 
     layers: int = 4  # of the temporal encoder
-    sharpness: float = 0.01  # temperature of every softmax over similarities
-    temperature: float = 20.0  # of the loss at the first step; at most 100, as CLIP's
+    softmax_temperature: float = 0.01  # temperature of every softmax over similarities
+    logit_scale: float = 20.0  # of the loss at the first step; at most 100, as CLIP's
     faithful: bool = False  # padding takes part in every softmax, as published
+    RENAMED = {"sharpness": "softmax_temperature"}
 
 
 class XCLIP(Method):
@@ -37,10 +38,10 @@ class XCLIP(Method):
         size = config.dimension
         self.temporal = layers.TemporalEncoder(size, config.layers, max(77, config.frames))
         self.map_global, self.map_local = layers.IdentityLinear(size), layers.IdentityLinear(size)
-        self.video_word = layers.AOSM(config.words, config.sharpness)
-        self.sentence_frame = layers.AOSM(config.frames, config.sharpness)
-        self.frame_word = layers.CrossAOSM(config.words, config.frames, config.sharpness)
-        self.scale = layers.Scale(config.temperature)
+        self.video_word = layers.AOSM(config.words, config.softmax_temperature)
+        self.sentence_frame = layers.AOSM(config.frames, config.softmax_temperature)
+        self.frame_word = layers.CrossAOSM(config.words, config.frames, config.softmax_temperature)
+        self.scale = layers.Scale(config.logit_scale)
 
     def encode_text(self, features: Features) -> Features:
         """Unit sentence (B, D) and unit words (B, L, D), SOT and EOT among them."""
@@ -73,7 +74,7 @@ class XCLIP(Method):
     def phases(self) -> list[Phase]:
         """One phase: symmetric cross-entropy of the fused score."""
         names = [name for name, _ in self.named_children()]
-        return [Phase("alignment", self.config.epochs, names, self.loss, self.config.rate, ("text_video",))]
+        return [Phase("alignment", self.config.epochs, names, self.loss, self.config.learning_rate, ("text_video",))]
 
     def loss(self, batch: Features, progress: float) -> dict[str, Tensor]:
         """The diagonal of a batch is right, as published: further captions of a video count as wrong."""
