@@ -39,6 +39,7 @@ class ImageEncoder:
             "sampling": config["sampling"],
             "decoder": decode.decoder_version(config["decoder"]),
             "pictures": decode.decoder_version("pillow"),
+            "photos": decode.photo_version(),
             "resize": RESIZE,
             "thumbnail": config["thumbnail"],
             "version": VERSION,

@@ -4,6 +4,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from pipeline.shards.rows import describe_changes, fingerprint
 from pipeline.shards.videos import StoredVideo
 
 CHECKERS = 4  # shards read at once to see whether they are whole
+MOVING = (".gif", ".webp", ".png", ".apng", ".avif")  # names of animations, which the reader of photos reads
 
 
 class VisualEncoder(Protocol):
@@ -45,9 +47,22 @@ class VisualRow:
 
 def row_fingerprint(recipe: dict[str, Any], item: dict[str, Any]) -> str:
     """Fingerprint of everything that an item's row depends on."""
-    parts = {key: value for key, value in recipe.items() if key != "pictures" or item["kind"] == "image"}
+    parts = item_recipe(recipe, item)
     parts.pop("tail", None)  # the other tensors do not depend on it; whether a row has it is asked of its shard
     return fingerprint(parts, item["hash"], item["kind"], item["start"], item["end"])
+
+
+def item_recipe(recipe: dict[str, Any], item: dict[str, Any]) -> dict[str, Any]:
+    """What of the recipe an item's row depends on: how photos are read counts for photos only."""
+    other = {"pictures"} if item["kind"] != "image" else set()
+    if not reads_photos(item):
+        other.add("photos")
+    return {key: value for key, value in recipe.items() if key not in other}
+
+
+def reads_photos(item: dict[str, Any]) -> bool:
+    """Whether the item is a photo, or named like an animated one."""
+    return item["kind"] == "image" or item["path"].lower().endswith(MOVING)
 
 
 def read_standing_rejects(folder: Path, marks: dict[str, str], retry: str | None) -> dict[str, tuple[str, str]]:
@@ -89,6 +104,7 @@ class VisualPlan:
     ):
         items = sorted(items, key=lambda item: (layout.shard_number(item["video_id"], count), item["video_id"]))
         self.folder = folder
+        self.photos = {item["video_id"] for item in items if reads_photos(item)}
         self.marks = {
             item["video_id"]: row_fingerprint(recipe, item) for item in items
         }  # {id: fingerprint}, in the order of the work
@@ -154,7 +170,7 @@ class VisualWriter:
         self.frames += sum(len(row.time) for row in rows)
         notes = {name: row.notes for name, row in zip(names, rows) if row.notes}
         said = {"dataset": self.config["name"], "clip": self.encoder.name, "notes": json.dumps(notes, sort_keys=True)}
-        attributes = self.encoder.recipe | said
+        attributes = self.recipe(names) | said
         marks = [self.marks[name] for name in names]
         found = self.plan.before.get(path)
         same = found is not None and all(found.attributes.get(key) == value for key, value in attributes.items())
@@ -165,6 +181,11 @@ class VisualWriter:
         tensors = join_rows(names, marks, rows, self.encoder)
         self.writing = self.writer.submit(writer.write, path, "visual", tensors, attributes)
         self.written += 1
+
+    def recipe(self, names: Iterable[str]) -> dict[str, Any]:
+        """The recipe of these items; where none is a photo, how photos are read is no part of it."""
+        without = () if self.plan.photos.intersection(names) else ("photos",)
+        return {key: value for key, value in self.encoder.recipe.items() if key not in without}
 
     def kept(self, mark: str) -> VisualRow:
         """A row of an earlier shard."""
@@ -188,7 +209,7 @@ class VisualWriter:
                 path.unlink()
         write_rejects(self.folder, "visual", ((name, *why) for name, why in sorted(self.refused.items())))
         reasons = Counter(reason for reason, _ in self.refused.values())
-        record = self.encoder.recipe | {
+        record = self.recipe(self.marks) | {
             "dataset": self.config["name"],
             "clip": self.encoder.name,
             "items": len(self.marks),
@@ -267,7 +288,8 @@ def explain_visual_row(shard: reader.Shard, row: int, item: dict[str, Any], reci
     name, found = item["video_id"], shard["fingerprint"][row]
     if found == row_fingerprint(recipe, item) and serves(shard, recipe):
         return f"{name} is up to date ({shard.path}, row {row})"
-    then = {key: shard.attributes.get(key) for key in recipe}
+    recipe = item_recipe(recipe, item)
+    then = {key: shard.attributes[key] for key in recipe if key in shard.attributes}
     changes = describe_changes(then, recipe)
     if found != row_fingerprint(then, item):
         changes.append("the file's content or its span has changed")

@@ -3,6 +3,7 @@
 # Axes: N frames, S size; colours last.
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -43,10 +44,38 @@ def take(path: str | os.PathLike, want: FrameRequest, decoder: str) -> tuple[Ten
     return by_decord(path, want) if decoder == "decord" else by_ffmpeg(path, want)
 
 
+# How a file of each container begins that decord may see. Its own FFmpeg cannot be told what to leave out; a file that begins
+# like this is none of the texts that make it open other files. A null byte ends what it takes for a text.
+BEGINS = {
+    "mov": re.compile(rb"\0...(ftyp|moov|mdat|wide|free|skip|pnot)", re.S),
+    "matroska": re.compile(rb"\x1aE\xdf\xa3"),
+    "avi": re.compile(rb"RIFF....AVI ", re.S),
+    "flv": re.compile(rb"FLV\x01"),
+    "asf": re.compile(rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11"),
+    "ogg": re.compile(rb"OggS\0"),
+    "mpegts": re.compile(rb"\x47.{187}\x47|.{4}\x47.{191}\x47", re.S),
+    "mpeg": re.compile(rb"\0\0\x01[\xba\xb3]"),
+    "mpegvideo": re.compile(rb"\0\0\x01\xb3"),
+    "h264": re.compile(rb"\0\0\0?\x01"),
+    "hevc": re.compile(rb"\0\0\0?\x01"),
+}
+
+
+def require_container(path: str | os.PathLike) -> None:
+    """DecodeError unless the file is of a container that holds its pictures itself."""
+    with demux.open_container(path) as container:
+        name = container.format.name.split(",")[0]
+    with open(path, "rb") as file:
+        head = file.read(512)
+    if name not in BEGINS or not BEGINS[name].match(head):
+        raise DecodeError("not_a_video", f"decord is given no file that begins like this ({name}); set decoder: pyav")
+
+
 def by_decord(path: str | os.PathLike, want: FrameRequest) -> tuple[Tensor, np.ndarray, str, list[str]]:
     """decord's own timestamps decide; it turns rotated videos itself."""
     from decord import DECORDError, VideoReader, cpu
 
+    require_container(path)
     try:
         reader = VideoReader(os.fspath(path), ctx=cpu(0), num_threads=1)
         spans = reader.get_frame_timestamp(np.arange(len(reader)))
@@ -67,6 +96,7 @@ def by_ffmpeg(path: str | os.PathLike, want: FrameRequest) -> tuple[Tensor, np.n
     with demux.open_container(path) as container:
         stream = demux.stream_of(container)
         found, number = demux.scan(container, stream), stream.index
+        kind = container.format.name.split(",")[0]  # named, so that the program does not guess another
         try:
             times = found.times()
         except PlanError as reason:
@@ -76,7 +106,14 @@ def by_ffmpeg(path: str | os.PathLike, want: FrameRequest) -> tuple[Tensor, np.n
             times, stop, demux.promised_duration(container, stream, found, times, stop), want, found.clock
         )
     command = (
-        ffmpeg.input("file:" + os.fspath(path), threads=1, err_detect="explode", xerror=None)[str(number)]
+        ffmpeg.input(
+            "file:" + os.fspath(path),
+            format=kind,
+            protocol_whitelist="file",
+            threads=1,
+            err_detect="explode",
+            xerror=None,
+        )[str(number)]
         .filter("select", "+".join(f"eq(n,{index})" for index in chosen))
         .output("pipe:", format="image2pipe", vcodec="ppm", fps_mode="passthrough", loglevel="error")
         .compile(cmd=[ffmpeg_program(), "-nostdin"])

@@ -15,12 +15,13 @@ from pathlib import Path
 
 from pipeline.files import DecodeError, PlanError, Reject
 from pipeline.video import backends, demux, images
+from pipeline.video.images import photo_version
 from pipeline.video.planned import decode_by_plan
 from pipeline.video.request import FrameRequest, SampledFrames
 from pipeline.video.sequential import decode_in_order
 
 DECODERS = ("pyav", "decord", "ffmpeg")
-__all__ = ["DECODERS", "DecodeError", "FrameRequest", "SampledFrames", "decode", "decoder_version"]
+__all__ = ["DECODERS", "DecodeError", "FrameRequest", "SampledFrames", "decode", "decoder_version", "photo_version"]
 
 
 def decode(

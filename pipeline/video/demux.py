@@ -14,6 +14,23 @@ HELD = 96 << 20  # bytes of packets kept in memory; a larger file is read a seco
 SHORT = Fraction(1, 50)  # a file that ends earlier than its header says by more than this share was cut short
 TEXT = {"ansi", "bintext", "xbin", "idf"}  # what FFmpeg takes a text file for
 HEADED = {"skip_frame": "all", "probesize": "32"}  # decode nothing while opening
+# What holds moving pictures (or sound, so that a reject can say so) in one file. Left out is what opens other files: playlists
+# (hls, dash, concat, imf, sdp), numbered pictures, and whatever is interpreted (svg_pipe, lavfi, scripts).
+CONTAINERS = (
+    "mov", "matroska", "avi", "mpegts", "mpeg", "mpegvideo", "asf", "asf_o", "flv", "ogg", "h264", "hevc", "vvc", "av1", "obu",
+    "ivf", "m4v", "mjpeg", "mjpeg_2000", "h261", "h263", "vc1", "vc1test", "dirac", "cavsvideo", "yuv4mpegpipe", "mxf", "gxf",
+    "dv", "nut", "rm", "wtv", "nsv", "mp3", "aac", "flac", "wav",
+)  # fmt: skip
+ONE_FILE = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file", "enable_drefs": "0"}
+INTERPRETED = {  # how a text begins that names other files, or that a program must run
+    b"#EXTM3U": "a playlist (M3U8)",
+    b"ffconcat": "a list of files (ffconcat)",
+    b"v=0": "a session description (SDP)",
+    b"<svg": "a drawing (SVG)",
+    b"<MPD": "a playlist (DASH)",
+    b"%!": "a PostScript program",
+    b"%PDF": "a PDF document",
+}
 
 
 @dataclass
@@ -55,12 +72,12 @@ class Scan:
 
 
 def open_container(path: str | os.PathLike, headed: bool = False) -> av.container.InputContainer:
-    """The container; a name is never taken for an address or a pattern. Raises DecodeError.
+    """The container; a name is never taken for an address or a pattern, and no other file is opened. Raises DecodeError.
 
     FFmpeg decodes the first pictures of a file to learn what it holds. `headed`: the header says enough, as an MP4's does.
     """
     try:
-        return av.open("file:" + os.fspath(path), options=HEADED if headed else {})
+        return av.open("file:" + os.fspath(path), options=ONE_FILE | (HEADED if headed else {}))
     except MemoryError:
         raise
     except (av.error.FFmpegError, OSError, ValueError) as error:
@@ -70,7 +87,11 @@ def open_container(path: str | os.PathLike, headed: bool = False) -> av.containe
 def explain(path: str | os.PathLike, error: Exception) -> str:
     """Why a container does not open; the usual case is an MP4 whose index, at its end, did not arrive."""
     with open(path, "rb") as file:
-        head = file.read(12)
+        head = file.read(1024)
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    for start, kind in INTERPRETED.items():
+        if text.startswith(start) or (start[:1] == b"<" == text[:1] and start in text):
+            return f"it is {kind}, which is not opened"
     if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free"):
         return "an MP4 without its index (moov); it was cut short or is damaged"
     return getattr(error, "strerror", None) or str(error)

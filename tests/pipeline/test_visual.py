@@ -213,6 +213,28 @@ def test_other_shards_or_thumbnails_or_sampling_redo_what_depends_on_them(world,
     assert "0 kept + 15 encoded" in capsys.readouterr().out.splitlines()[-1]
 
 
+def test_another_way_of_reading_photos_redoes_photos_and_leaves_the_shards_of_films(world, capsys, monkeypatch):
+    world.run()
+    before = world.files()
+    monkeypatch.setattr("pipeline.video.images.VERSION", "another")
+    world.run("--why", "photo")
+    said = capsys.readouterr().out
+    assert "photos was" in said and "another" in said and "content" not in said
+    world.run()
+    assert "14 kept + 1 encoded" in capsys.readouterr().out.splitlines()[-1]
+    after = world.files()
+    changed = [name for name in before if name.endswith(".h5") and before[name] != after[name]]
+    assert len(changed) == 1 and "photo" in shards.Shard(world.cache / "visual" / changed[0], "visual")["video_id"]
+
+
+def test_how_photos_are_read_is_nowhere_in_a_cache_of_films(world):
+    world.manifest([f"film{number:02d}.mp4" for number in range(14)])
+    world.run()
+    for path in shards.shard_paths(world.cache / "visual"):
+        assert "photos" not in shards.Shard(path, "visual").attributes
+    assert "photos" not in json.loads((world.cache / "visual" / "visual.json").read_text())
+
+
 def test_a_bad_file_is_a_row_with_a_reason_and_is_not_tried_again_until_asked(world, capsys):
     films = world.folder / "films"
     (films / "text.mp4").write_text("no film\n" * 50)

@@ -4,7 +4,9 @@
 which a file may be turned down instead.
 """
 
+import ctypes
 import os
+import socket
 import struct
 import subprocess
 from collections.abc import Callable, Iterator
@@ -548,3 +550,36 @@ class Built:
         images = [Image.fromarray(picture(number)) for number in range(12)]
         images[0].save(path, save_all=True, append_images=images[1:], duration=0)
         return shown(path, range(12))
+
+
+class Watch:
+    """Says whether anything opened a file or anybody called a port of this machine while it was watched."""
+
+    def __init__(self, *paths: Path):
+        self.paths = paths
+
+    def __enter__(self) -> "Watch":
+        kernel = ctypes.CDLL(None, use_errno=True)
+        self.notices = kernel.inotify_init1(os.O_NONBLOCK)
+        for path in self.paths:
+            assert kernel.inotify_add_watch(self.notices, os.fsencode(path), 0x20) >= 0, "inotify: open"
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.listener.setblocking(False)
+        self.address = f"127.0.0.1:{self.listener.getsockname()[1]}"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.opened, self.called = self.happened(), True
+        try:
+            self.listener.accept()
+        except BlockingIOError:
+            self.called = False
+        self.listener.close()
+        os.close(self.notices)
+
+    def happened(self) -> bool:
+        """Whether a watched file was opened."""
+        try:
+            return bool(os.read(self.notices, 4096))
+        except BlockingIOError:
+            return False
