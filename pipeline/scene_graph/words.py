@@ -45,6 +45,12 @@ DEEDS = listed(
     smile crash dive paint draw eat chat gather perform bounce fold roll wrap lift drop shoot celebrate chew type
     measure photograph return sew speed fry race film drink sweep blow teach read write ask answer"""
 )
+# deeds where another came before, or a phrase stands between: "bow ties" alone are things
+LATER = DEEDS | listed(
+    """bow tie nod clap hug lick bite sniff scratch wink kneel crouch lean salute whisper yell scream whistle yawn sneeze
+    hum skip march stumble paddle plant juggle carve lead lower raise remove place grin blush cheer applaud toss dip
+    peel grate fill empty spray rub pat tap press twist bend stretch squat punch tackle dunk dribble pose"""
+)
 # words that begin a clause
 CLAUSE = listed("while as when because if after before where whilst until since then")
 # "a group of people" is people
@@ -106,6 +112,10 @@ PEOPLE = listed(
 # of which no two make a compound
 KIN = listed("man men woman women boy boys girl girls child children kid kids lady guy father mother husband wife")
 TABLEWARE = listed("bowl plate cup glass spoon fork knife pan pot dish tray bottle jar napkin")
+DOERS = listed(
+    """pianist drummer guitarist violinist surfer painter artist chef gardener farmer barber sailor pilot clown magician
+    nurse doctor reporter actor actress model judge waiter waitress farmer fisherman runner swimmer host mechanic"""
+)
 ANIMALS = listed(
     """dog dogs cat cats horse horses elephant elephants giraffe giraffes zebra zebras cow cows sheep bear bears bird
     birds duck ducks monkey monkeys goat goats puppy kitten animal animals lion tiger fish cattle pig pigs rabbit

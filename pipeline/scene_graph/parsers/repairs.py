@@ -27,6 +27,7 @@ def repaired(sentence: Sentence) -> Sentence:
     tags(tree)
     for index in range(len(tree)):
         listing(tree, index)
+        given(tree, index)
         doing(tree, index)
         if tree.tag[index][0] == "V":
             described(tree, index)
@@ -118,6 +119,23 @@ def listing(tree: Sentence, index: int) -> None:
             tree.head[child] = index
 
 
+def given(tree: Sentence, index: int) -> None:
+    """ "lends his neighbor a ladder" read as a neighbor of ladder: the verb has two objects."""
+    taker = tree.head[index]
+    verb = tree.head[taker] if taker >= 0 else -1
+    if (
+        tree.relation[index] not in ("dep", "appos")
+        or verb < 0
+        or not verb < taker < index
+        or tree.tag[index][0] != "N"
+    ):
+        return
+    article = any(tree.relation[child] == "det" for child in below(tree, index))
+    if article and tree.relation[taker] == "obj" and tree.lemma[verb] in words.GIVING:
+        tree.head[index], tree.relation[index] = verb, "obj"
+        tree.relation[taker] = "iobj"
+
+
 def doing(tree: Sentence, index: int) -> None:
     """ "is folding paper" read as being a folding paper: the gerund after "is", without an article, is the verb."""
     thing = tree.head[index]
@@ -192,7 +210,13 @@ def stepwise(tree: Sentence, index: int) -> None:
 def shown(tree: Sentence, index: int) -> None:
     """ "a cartoon shows two dogs talking" read as showing that they talk: it shows the dogs, and they talk."""
     seer = tree.head[index]
-    if tree.tag[index] != "VBG" or tree.relation[index] not in ("dep", "ccomp", "xcomp") or seer < 0 or seer > index:
+    bare = tree.tag[index] == "VB" and seer >= 0 and tree.lemma[seer] in words.SEEING  # "watches a bird fly"
+    if (
+        not (bare or tree.tag[index] == "VBG")
+        or tree.relation[index] not in ("dep", "ccomp", "xcomp")
+        or seer < 0
+        or seer > index
+    ):
         return
     children = below(tree, index)
     doers = [child for child in children if tree.relation[child] == "nsubj" and seer < child < index]

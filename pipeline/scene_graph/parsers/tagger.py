@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipeline.scene_graph import words
-from pipeline.scene_graph.parsers.lexicon import BE, FIXED, kinds, lemma
+from pipeline.scene_graph.parsers.lexicon import BE, FIXED, NAMELESS, kinds, lemma
 from pipeline.scene_graph.words import listed
 
 Kinds = tuple[str, bool, bool, bool]  # usual tag; can be a noun, a verb, an adjective
@@ -161,7 +161,7 @@ def second(spot: Spot) -> str | None:
     singular = spot.doing == "VBZ" and spot.word[-1] == "s"
     if not singular and not (spot.doing == "VBP" and spot.word[-1] != "s"):
         return None
-    known = lemma(spot.word, "VBZ") in words.DEEDS
+    known = lemma(spot.word, "VBZ") in words.LATER
     acts = spot.right in ("DT", "PRP$", "PRP") or spot.usual in ("VBZ", "VBP")
     if joins and (known or acts) and spot.right not in ("VBZ", "VBP", "MD"):
         return spot.doing
@@ -182,6 +182,18 @@ def many(spot: Spot) -> str | None:
         return None
     several = done[first] == "NNS" or spot.text[spot.begin + first] in words.COLLECTIVE or "CC" in done
     return "VBP" if several and ("IN" in done or "CC" in done) else None
+
+
+def apart(spot: Spot) -> str | None:
+    """ "a girl with glasses laughs", "a pianist in a tuxedo bows": a known deed of one doer after a phrase of its own."""
+    if not (spot.verbless or spot.described) or spot.word[-1] != "s" or spot.left not in ("NN", "NNS"):
+        return None
+    done = spot.tag[spot.begin : spot.index]
+    first = next((place for place, tag in enumerate(done) if tag in words.NOUN_TAGS), -1)
+    if first < 0 or done[first] != "NN" or "CC" in done or not {"IN", "WP", "WDT"} & set(done[first:]):
+        return None
+    deed = lemma(spot.word, "VBZ") in words.LATER and spot.text[spot.begin + first] in words.ANIMATE | words.DOERS
+    return "VBZ" if deed and spot.right[0] not in "NJV" else None
 
 
 def modified(spot: Spot) -> str | None:
@@ -322,6 +334,7 @@ RULES: tuple[Callable[[Spot], str | None], ...] = (
     shade,
     second,
     many,
+    apart,
     deed,
     modified,
     infinitive,
@@ -345,10 +358,13 @@ def misread(text: list[str], theirs: list[str]) -> bool:
         done = ours[index] in ("VBZ", "VBP") and (
             before in ("NN", "NNS", "CC", "VBZ", ",") or text[index - 1] == "then"
         )
-        objects = index + 1 < len(text) and ours[index + 1] in ("DT", "PRP$", "CD", "PRP")
-        if done and verbless and objects and theirs[index][0] == "N":
+        objects = index + 1 < len(text) and (
+            ours[index + 1] in ("DT", "PRP$", "CD", "PRP") or text[index + 1] in NAMELESS
+        )
+        sure = objects or (ours[index] == "VBZ" and kinds(text[index])[0] == "VBZ" and text[index - 1] in words.ANIMATE)
+        if done and verbless and sure and theirs[index][0] == "N":
             return True  # "a chef fries two eggs"
-        if done and (theirs[index][0] in "NJ" or bare) and lemma(text[index], ours[index]) in words.DEEDS:
+        if done and (theirs[index][0] in "NJ" or bare) and lemma(text[index], ours[index]) in words.LATER:
             return True
         if text[index] == "left" and theirs[index][0] == "V" and before in ("DT", "JJ"):
             return True

@@ -73,7 +73,6 @@ NAMES = {
     "cell phone": "cellphone",
     "persons": "people",
 }
-HANDS = words.listed("hand hands arm mouth trunk")
 HAVING = {"haired": "hair", "sleeved": "sleeve", "legged": "legs"}
 SEEN = words.listed("see show")
 COVER = words.listed("cover surround")
@@ -129,14 +128,6 @@ class Factual(Video):
             verb, preposition = "wear", ""
         if preposition and verb in ("look down", "lay down", "sit down"):
             verb = verb[:-5]
-        if (
-            thing in HANDS
-            and preposition == "with"
-            and self.object_of(fact) >= 0
-            and lemma in ("hold", "touch", "carry")
-        ):
-            held = self.thing(self.object_of(fact), NONE)
-            return [Triplet(thing, verb, held, "relation"), Triplet(subject, "have", thing, "relation")]
         if clothed and preposition == "in" and verb and (fact.subject, fact.verb) not in self.has_object:
             verb, preposition = "wear", ""
         if verb == "hold" and preposition == "on":
@@ -148,9 +139,6 @@ class Factual(Video):
         if preposition == "of" and not verb:
             return self.of(subject, thing, fact)
         return [Triplet(subject, f"{verb} {preposition}".strip(), thing, "relation")]
-
-    def object_of(self, fact: Fact) -> int:
-        return self.has_object.get((fact.subject, fact.verb), NONE)
 
     def of(self, subject: str, thing: str, fact: Fact) -> list[Triplet]:
         """ "leg of a man": the man has it; "a bowl of soup": the soup is in it."""

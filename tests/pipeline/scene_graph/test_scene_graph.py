@@ -181,6 +181,15 @@ def test_several_doers_do_it_beyond_their_phrase():
     assert says("people on a train platform") == ["people | on | train platform"]
 
 
+def test_one_doer_does_it_beyond_its_phrase():
+    assert says("a girl with glasses laughs and claps") == [
+        "girl | with | glasses",
+        "girl | is | laughs",
+        "girl | is | claps",
+    ]
+    assert says("a pianist in a tuxedo bows to the crowd") == ["pianist | in | tuxedo", "pianist | bows to | crowd"]
+
+
 def test_who_is_shown_does_it():
     assert says("a cartoon shows two dogs talking to a bird") == [
         "cartoon | shows | dogs",
@@ -257,6 +266,11 @@ def test_who_is_shown_does_it_in_corenlps_trees_too():
         "bird/NN 4 obl"
     )
     assert said(tree(dogs)) == ["cartoon | shows | dogs", "dogs | talking to | bird"]
+
+
+def test_two_objects_in_corenlps_trees():
+    ladder = tree("man/NN 2 nsubj\nlends/VBZ 0 root\na/DT 4 det\nboy/NN 2 obj\na/DT 6 det\nladder/NN 4 dep")
+    assert said(ladder) == ["man | lends | boy", "man | lends | ladder"]
 
 
 def test_a_place_does_nothing():
