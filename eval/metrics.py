@@ -1,4 +1,4 @@
-"""Ranks and what is told of them: R@K, MdR, MnR, Rsum, look-alikes, and the joint gallery. Numpy in, numbers out.
+"""Ranks and the numbers made of them: R@K, MdR, MnR, Rsum, look-alikes, and the joint gallery. Numpy in, numbers out.
 
 Ties rank at their expectation, so a constant model earns nothing and a duplicated gallery costs what it should; NaN is
 an error. Percentages are 0-100. Text to video counts every caption as its own query; video to text scores a video
@@ -123,16 +123,16 @@ def look_alikes(truth: NDArray, group: NDArray) -> NDArray:
 def grouped(scores: NDArray, truth: NDArray, group: NDArray) -> dict[str, float]:
     """Group R@K (any look-alike counts) and in-group accuracy: how often the right one leads its look-alikes."""
     alike = look_alikes(truth, group)
-    told = summary(first_rank(scores, alike), scores.shape[1])
+    numbers = summary(first_rank(scores, alike), scores.shape[1])
     several = alike.sum(1) > 1
     if several.any():
         inside = ranks(scores[several], truth[several], alike[several])
-        told |= {
+        numbers |= {
             "in_group": share(inside <= 1),
             "in_group_chance": round(100 * float(np.mean(1 / alike[several].sum(1))), 4),
             "in_group_queries": int(several.sum()),
         }
-    return told
+    return numbers
 
 
 def calibrate(scores: NDArray, rule: str = "query", moments: tuple[float, float] | None = None) -> NDArray:
@@ -166,9 +166,9 @@ def joint(scores: NDArray, right: NDArray, images: int) -> dict[str, object]:
     near the gallery's own share, the scale favours neither kind.
     """
     ten = top(scores, 10)
-    told = summary(first_rank(scores, right), scores.shape[1])
-    told["images@10"] = share(ten >= scores.shape[1] - images)
+    numbers = summary(first_rank(scores, right), scores.shape[1])
+    numbers["images@10"] = share(ten >= scores.shape[1] - images)
     pair = right.sum(1) > 1
     if pair.any():
-        told["both"] = summary(last_rank(scores[pair], right[pair]), scores.shape[1], (2, 5, 10))
-    return told
+        numbers["both"] = summary(last_rank(scores[pair], right[pair]), scores.shape[1], (2, 5, 10))
+    return numbers

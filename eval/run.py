@@ -30,7 +30,7 @@ def measure(
 
     rule, moments: how the joint gallery is calibrated (metrics.calibrate).
     """
-    told: dict[str, Any] = {}
+    numbers: dict[str, Any] = {}
     columns: dict[str, Any] = {"caption_id": list(scores.caption_id), "video_id": list(scores.owner)}
     for kind, there, back in (("video", "t2v", "v2t"), ("image", "t2i", "i2t")):
         matrix, truth = getattr(scores, kind), scores.truth(kind)
@@ -38,15 +38,15 @@ def measure(
         if not (truth >= 0).any():  # photos only, or captions of photos only
             continue
         rank, asked = metrics.text_to_item(matrix, truth)
-        told[there] = metrics.summary(rank, matrix.shape[1])
+        numbers[there] = metrics.summary(rank, matrix.shape[1])
         back_rank = metrics.item_to_text(matrix, truth)
-        told[back] = metrics.summary(back_rank, len(back_rank))
+        numbers[back] = metrics.summary(back_rank, len(back_rank))
         if scores.group:
-            told[f"{there}_group"] = metrics.grouped(matrix[asked], truth[asked], scores.groups(kind))
+            numbers[f"{there}_group"] = metrics.grouped(matrix[asked], truth[asked], scores.groups(kind))
         columns[f"{kind}_rank"] = spread_ranks(rank, asked, len(truth))
-    told["joint"], more = joint_metrics(scores, rule, moments or {})
-    told["n"] = {"texts": len(scores.caption_id), "videos": len(scores.video_id), "images": len(scores.image_id)}
-    return told, columns | more
+    numbers["joint"], more = joint_metrics(scores, rule, moments or {})
+    numbers["n"] = {"texts": len(scores.caption_id), "videos": len(scores.video_id), "images": len(scores.image_id)}
+    return numbers, columns | more
 
 
 def joint_metrics(scores: Scores, rule: str, moments: dict[str, tuple[float, float]]) -> tuple[Any, Any]:
@@ -55,9 +55,9 @@ def joint_metrics(scores: Scores, rule: str, moments: dict[str, tuple[float, flo
     both = np.concatenate([metrics.calibrate(getattr(scores, kind), rule, moments.get(kind)) for kind in kinds], axis=1)
     ids = np.concatenate([scores.gallery(kind) for kind in kinds])
     right = scores.owner[:, None] == ids[None, :]
-    told = metrics.joint(both, right, images=len(scores.image_id)) | {"calibration": rule}
+    numbers = metrics.joint(both, right, images=len(scores.image_id)) | {"calibration": rule}
     labels = np.array([f"{kind}:{name}" for kind in kinds for name in scores.gallery(kind)], dtype=object)
-    return told, {"joint_rank": metrics.first_rank(both, right)} | top_columns(both, labels, "joint")
+    return numbers, {"joint_rank": metrics.first_rank(both, right)} | top_columns(both, labels, "joint")
 
 
 def spread_ranks(rank: NDArray, asked: NDArray, count: int) -> list[float | None]:
@@ -114,15 +114,15 @@ def main() -> None:
         origin, moments = (
             moments_of_other_split(method, cache, args.split, device) if args.joint == "split" else (None, None)
         )
-        told, columns = measure(matrices(method, cache, args.split, device), args.joint, moments)
+        numbers, columns = measure(matrices(method, cache, args.split, device), args.joint, moments)
     except ValueError as error:
         raise SystemExit(f"{args.run} on {args.shards}: {error}") from None
     if origin:
-        told["joint"]["calibrated_on"] = origin
-    told = facts | told
-    save_scores(home, args.split, told, columns)
-    print(f"{told['method']}, seed {told['seed']}, {args.split} split of {args.shards}")
-    print(format_metrics(told))
+        numbers["joint"]["calibrated_on"] = origin
+    numbers = facts | numbers
+    save_scores(home, args.split, numbers, columns)
+    print(f"{numbers['method']}, seed {numbers['seed']}, {args.split} split of {args.shards}")
+    print(format_metrics(numbers))
 
 
 def identify(record: dict[str, Any], args: argparse.Namespace, parts: dict[str, str]) -> dict[str, Any]:
@@ -132,13 +132,13 @@ def identify(record: dict[str, Any], args: argparse.Namespace, parts: dict[str, 
     return {"method": method, "seed": seed, "split": args.split} | home
 
 
-def skip(folder: Path, split: str, told: dict[str, Any]) -> None:
+def skip(folder: Path, split: str, numbers: dict[str, Any]) -> None:
     """Scores of a run that has none: the reason, and no rows."""
-    save_scores(folder, split, told, {"caption_id": [], "video_id": []})
-    print(f"{told['method']}, seed {told['seed']}: {told['skipped']}")
+    save_scores(folder, split, numbers, {"caption_id": [], "video_id": []})
+    print(f"{numbers['method']}, seed {numbers['seed']}: {numbers['skipped']}")
 
 
-def summarize(name: str, told: dict[str, Any]) -> dict[str, dict[str, float]]:
+def summarize(name: str, numbers: dict[str, Any]) -> dict[str, dict[str, float]]:
     """The few numbers by which runs are compared: text to video and image, and one gallery of both."""
     few = {
         "t2v_R@1": ("t2v", "R@1"),
@@ -148,7 +148,7 @@ def summarize(name: str, told: dict[str, Any]) -> dict[str, dict[str, float]]:
     }
     found = {}
     for label, path in few.items():
-        value: Any = told
+        value: Any = numbers
         for key in path:
             value = (value or {}).get(key)
         if value is not None:
@@ -166,7 +166,7 @@ def recall_curve(columns: dict[str, Any]) -> str:
     return "\n".join(["K,recall", *lines]) + "\n"
 
 
-def save_scores(folder: Path, split: str, told: dict[str, Any], columns: dict[str, Any]) -> None:
+def save_scores(folder: Path, split: str, numbers: dict[str, Any], columns: dict[str, Any]) -> None:
     """Write metrics.json, summary.json, ranks.parquet and recall.csv; those of another split than test carry its name."""
     import pyarrow
 
@@ -175,8 +175,8 @@ def save_scores(folder: Path, split: str, told: dict[str, Any], columns: dict[st
     schema = pyarrow.schema([(name, types[name.rsplit("_", 1)[1]]) for name in columns])
     suffix = "" if split == "test" else f"-{split}"
     files.write_table(folder / f"ranks{suffix}.parquet", pyarrow.table(columns, schema))
-    files.write(folder / f"metrics{suffix}.json", json.dumps(told, indent=1) + "\n")
-    files.write(folder / f"summary{suffix}.json", json.dumps(summarize(folder.name, told), indent=1) + "\n")
+    files.write(folder / f"metrics{suffix}.json", json.dumps(numbers, indent=1) + "\n")
+    files.write(folder / f"summary{suffix}.json", json.dumps(summarize(folder.name, numbers), indent=1) + "\n")
     files.write(folder / f"recall{suffix}.csv", recall_curve(columns))
     print(f"wrote {folder / f'metrics{suffix}.json'} and ranks{suffix}.parquet")
 

@@ -49,9 +49,62 @@ class Scores:
         return np.array([number.get(self.group.get(item), -1) for item in self.gallery(kind)], dtype=np.int64)
 
 
+@dataclass(frozen=True)
+class Scorer:
+    """A trained method over one cache on one device: rows are read, encoded and scored, in float32."""
+
+    method: Any
+    cache: Any
+    device: str = "cpu"
+
+    def encode(self, rows: NDArray, kind: str) -> dict[str, torch.Tensor]:
+        """Rows of the cache, read and encoded as `kind`: text, video or image."""
+        features = getattr(self.cache, kind)(rows)
+        encoder = getattr(self.method, f"encode_{kind}")
+        return encoder({name: tensor.to(self.device) for name, tensor in features.items()})
+
+    def encode_gallery(self, rows: NDArray, kind: str) -> Iterator[dict[str, torch.Tensor]]:
+        """Encoded items, ROWS at a time."""
+        for at in range(0, len(rows), ROWS):
+            yield self.encode(rows[at : at + ROWS], kind)
+
+    def score(self, text: dict[str, torch.Tensor], block: dict[str, torch.Tensor], kind: str) -> NDArray:
+        """(texts, items) scores of two encoded batches, a few items at a time where their tokens would fill the memory."""
+        step = max(1, PAIRS // (row_count(text) * tokens(text) * tokens(block)))
+        parts = []
+        for at in range(0, row_count(block), step):
+            some = {name: tensor[at : at + step] for name, tensor in block.items()}
+            made = getattr(self.method, f"score_{kind}s")(text, some).float().cpu().numpy()
+            if made.shape != (row_count(text), row_count(some)):
+                raise ValueError(f"score_{kind}s: expected {(row_count(text), row_count(some))}, got {made.shape}")
+            parts.append(made)
+        return np.concatenate(parts, axis=1)
+
+    def matrix(self, captions: NDArray, items: NDArray, kind: str) -> NDArray:
+        """(captions, items) float32 scores of one kind.
+
+        Encoded items are held up to HELD bytes; the texts stream past each such group, so memory is bounded on both sides.
+        """
+        scores = np.full((len(captions), len(items)), np.nan, np.float32)
+        meter = Progress(scores.size, f"text-{kind} scores", "pair")
+        begin = 0
+        for group in batch_by_bytes(self.encode_gallery(items, kind), HELD):
+            for at in range(0, len(captions), ROWS):
+                text = self.encode(captions[at : at + ROWS], "text")
+                column = begin
+                for block in group:
+                    made = self.score(text, block, kind)
+                    scores[at : at + row_count(text), column : column + row_count(block)] = made
+                    column += row_count(block)
+                    meter.add(made.size)
+            begin = column
+        meter.close()
+        return scores
+
+
 @torch.inference_mode()
 def matrices(method: Any, cache: Any, split: str, device: str = "cpu") -> Scores:
-    """Scores of all captions of `split` against all its videos and all its images, in float32.
+    """Scores of all captions of `split` against all its videos and all its images.
 
     Errors: ValueError where the split has no captions or no items, or the method gives a block of another shape.
     """
@@ -60,13 +113,14 @@ def matrices(method: Any, cache: Any, split: str, device: str = "cpu") -> Scores
         raise ValueError(f"split {split!r} has {len(captions)} captions and {len(items)} items; nothing to score")
     photo, group = item_kinds(cache, items)
     videos = items[~photo]
+    scorer = Scorer(method, cache, device)
     return Scores(
         caption_id=names(cache.caption_id, captions),
         owner=names(cache.video_id, [cache.video_of[row] for row in captions]),
         video_id=names(cache.video_id, videos),
         image_id=names(cache.video_id, items),
-        video=matrix(method, cache, captions, videos, "video", device),
-        image=matrix(method, cache, captions, items, "image", device),
+        video=scorer.matrix(captions, videos, "video"),
+        image=scorer.matrix(captions, items, "image"),
         group=group,
     )
 
@@ -77,49 +131,12 @@ def names(ids: Any, rows: Any) -> NDArray:
 
 
 def item_kinds(cache: Any, items: NDArray) -> tuple[NDArray, dict[str, str]]:
-    """Which items are photos (bool), and each item's group, from the manifest; without it all are videos, ungrouped."""
-    path = Path(cache.folder) / "manifest" / "items.parquet"
-    if not path.exists():
-        return np.zeros(len(items), bool), {}
-    table = read_table(path, ["video_id", "kind", "group"]).to_pydict()
+    """Which items are photos (bool), and the group of each item that has one, from the manifest."""
+    table = read_table(Path(cache.folder) / "manifest" / "items.parquet", ["video_id", "kind", "group"]).to_pydict()
     photos = {name for name, kind in zip(table["video_id"], table["kind"]) if kind == "image"}
     group = {name: group for name, group in zip(table["video_id"], table["group"]) if group is not None}
     listed = names(cache.video_id, items)
     return np.array([name in photos for name in listed], bool), {name: group[name] for name in listed if name in group}
-
-
-def matrix(method: Any, cache: Any, captions: NDArray, items: NDArray, kind: str, device: str) -> NDArray:
-    """(captions, items) float32 scores of one kind.
-
-    Encoded items are held up to HELD bytes; the texts stream past each such group, so memory is bounded on both sides.
-    """
-    scores = np.full((len(captions), len(items)), np.nan, np.float32)
-    meter = Progress(scores.size, f"text-{kind} scores", "pair")
-    begin = 0
-    for group in batch_by_bytes(encode_gallery(method, cache, items, kind, device), HELD):
-        for at in range(0, len(captions), ROWS):
-            text = encode(method, cache, captions[at : at + ROWS], "text", device)
-            column = begin
-            for block in group:
-                made = score(method, kind, text, block)
-                scores[at : at + row_count(text), column : column + row_count(block)] = made
-                column += row_count(block)
-                meter.add(made.size)
-        begin = column
-    meter.close()
-    return scores
-
-
-def encode(method: Any, cache: Any, rows: NDArray, kind: str, device: str) -> dict[str, torch.Tensor]:
-    """Read rows of the cache and encode them as text, video or image."""
-    features = getattr(cache, kind)(rows)
-    return getattr(method, f"encode_{kind}")({name: tensor.to(device) for name, tensor in features.items()})
-
-
-def encode_gallery(method: Any, cache: Any, rows: NDArray, kind: str, device: str) -> Iterator[dict[str, torch.Tensor]]:
-    """Encoded items, ROWS at a time."""
-    for at in range(0, len(rows), ROWS):
-        yield encode(method, cache, rows[at : at + ROWS], kind, device)
 
 
 def batch_by_bytes(blocks: Iterator[dict[str, torch.Tensor]], limit: int) -> Iterator[list[dict[str, torch.Tensor]]]:
@@ -134,19 +151,6 @@ def batch_by_bytes(blocks: Iterator[dict[str, torch.Tensor]], limit: int) -> Ite
         taken += weight
     if group:
         yield group
-
-
-def score(method: Any, kind: str, text: dict[str, torch.Tensor], block: dict[str, torch.Tensor]) -> NDArray:
-    """(texts, items) scores of two encoded batches, a few items at a time where their tokens would fill the memory."""
-    step = max(1, PAIRS // (row_count(text) * tokens(text) * tokens(block)))
-    parts = []
-    for at in range(0, row_count(block), step):
-        some = {name: tensor[at : at + step] for name, tensor in block.items()}
-        made = getattr(method, f"score_{kind}s")(text, some).float().cpu().numpy()
-        if made.shape != (row_count(text), row_count(some)):
-            raise ValueError(f"score_{kind}s: expected {(row_count(text), row_count(some))}, got {made.shape}")
-        parts.append(made)
-    return np.concatenate(parts, axis=1)
 
 
 def row_count(features: dict[str, torch.Tensor]) -> int:

@@ -17,19 +17,19 @@ def facts_of(record: dict[str, Any]) -> dict[str, Any]:
 
 def find_stale(folder: Path) -> dict[str, str]:
     """{name of a run under scores/: why its scores count no more}, in order of name."""
-    told = {
+    scored = {
         path.parent.name: json.loads(path.read_text()) for path in sorted((folder / "scores").glob("*/metrics.json"))
     }
-    now = current_parts(folder) if any("run" in one for one in told.values()) else {}
+    now = current_parts(folder) if any("run" in one for one in scored.values()) else {}
     found: dict[str, str] = {}
-    for name, one in told.items():
+    for name, one in scored.items():
         if why := what_changed(folder, name, one, now):
             found[name] = why
     lead: dict[str, dict[str, Any]] = {}
-    for name in sorted(told, key=lambda name: (name.split("-seed")[0], told[name].get("seed", 0))):
-        if name not in found and "run" in told[name]:
-            first = lead.setdefault(name.split("-seed")[0], told[name]["run"])
-            if why := disagreement(first, told[name]["run"]):
+    for name in sorted(scored, key=lambda name: (name.split("-seed")[0], scored[name].get("seed", 0))):
+        if name not in found and "run" in scored[name]:
+            first = lead.setdefault(name.split("-seed")[0], scored[name]["run"])
+            if why := disagreement(first, scored[name]["run"]):
                 found[name] = why
     return dict(sorted(found.items()))
 
@@ -42,15 +42,15 @@ def current_parts(folder: Path) -> dict[str, str]:
         return {}
 
 
-def what_changed(folder: Path, name: str, told: dict[str, Any], now: dict[str, str]) -> str:
+def what_changed(folder: Path, name: str, scored: dict[str, Any], now: dict[str, str]) -> str:
     """Why one run's scores are stale by themselves, or an empty string."""
-    run = told.get("run", {})
+    run = scored.get("run", {})
     place = folder / "runs" / name / "run.json"
     record = facts_of(json.loads(place.read_text())) if place.exists() else {}
     if run and record and record != run:
         return "was trained again since it was scored"
-    home = told.get("dataset", folder.name) == folder.name
-    for word, then in (("trained", run.get("shards", {}) if home else {}), ("scored", told.get("shards", {}))):
+    home = scored.get("dataset", folder.name) == folder.name
+    for word, then in (("trained", run.get("shards", {}) if home else {}), ("scored", scored.get("shards", {}))):
         parts = [PARTS[part] for part in then if part in now and then[part] != now[part]]
         if parts:
             return f"was {word} on other {', '.join(parts)}"
@@ -88,7 +88,7 @@ def stale_lines(folder: Path) -> list[str]:
 
 def skipped_lines(folder: Path) -> list[str]:
     """A sentence for each run that has no scores, and why."""
-    told = {
+    scored = {
         path.parent.name: json.loads(path.read_text()) for path in sorted((folder / "scores").glob("*/metrics.json"))
     }
-    return [f"{name}: {one['skipped']}" for name, one in told.items() if "skipped" in one]
+    return [f"{name}: {one['skipped']}" for name, one in scored.items() if "skipped" in one]

@@ -23,39 +23,39 @@ def print_tables(folders: list[Path], render: Any) -> None:
 DIRECTIONS = {"t2v": "text → video", "v2t": "video → text", "t2i": "text → image", "i2t": "image → text"}
 
 
-def format_metrics(told: dict[str, Any]) -> str:
+def format_metrics(metrics: dict[str, Any]) -> str:
     """A run's numbers as a person reads them."""
     lines = [f"{'':<26}{'R@1':>7}{'R@5':>7}{'R@10':>7}{'MdR':>7}{'MnR':>8}{'Rsum':>8}   n"]
     for name, label in DIRECTIONS.items():
-        if name in told:
-            lines.append(format_row(label, told[name]))
+        if name in metrics:
+            lines.append(format_row(label, metrics[name]))
     for name, label in (("t2v_group", "  any look-alike video"), ("t2i_group", "  any look-alike image")):
-        if name in told:
-            lines.append(format_row(label, told[name]))
-    lines.append(format_row("joint: either", told["joint"]))
-    if "both" in told["joint"]:
-        lines.append(format_row("joint: both (R@2 first)", told["joint"]["both"]))
+        if name in metrics:
+            lines.append(format_row(label, metrics[name]))
+    lines.append(format_row("joint: either", metrics["joint"]))
+    if "both" in metrics["joint"]:
+        lines.append(format_row("joint: both (R@2 first)", metrics["joint"]["both"]))
     for name, label in (("t2v_group", "videos"), ("t2i_group", "images")):
-        if "in_group" in told.get(name, {}):
-            group = told[name]
+        if "in_group" in metrics.get(name, {}):
+            group = metrics[name]
             lines.append(
                 f"the right one among its look-alike {label}: {group['in_group']:.1f} % of {group['in_group_queries']} "
                 f"texts (chance {group['in_group_chance']:.1f} %)"
             )
-    joint = told["joint"]
+    joint = metrics["joint"]
     lines.append(
         f"joint gallery calibrated by {joint['calibration']}; images in its first ten: {joint['images@10']:.0f} %"
     )
     return "\n".join(lines)
 
 
-def format_row(label: str, told: dict[str, Any]) -> str:
+def format_row(label: str, metrics: dict[str, Any]) -> str:
     """One row of the table; n is queries over gallery."""
-    recall = [value for name, value in told.items() if name.startswith("R@")]
+    recall = [value for name, value in metrics.items() if name.startswith("R@")]
     cells = "".join(f"{value:7.1f}" for value in recall)
     return (
-        f"{label:<26}{cells}{told['MdR']:7.1f}{told['MnR']:8.1f}{told['Rsum']:8.1f}   "
-        f"{told['queries']} over {told['gallery']}"
+        f"{label:<26}{cells}{metrics['MdR']:7.1f}{metrics['MnR']:8.1f}{metrics['Rsum']:8.1f}   "
+        f"{metrics['queries']} over {metrics['gallery']}"
     )
 
 
@@ -117,15 +117,15 @@ def gather_metrics(folder: Path) -> dict[str, list[dict[str, Any]]]:
     runs: dict[str, list[dict[str, Any]]] = {}
     stale = find_stale(folder)
     for path in sorted((folder / "scores").glob("*/metrics.json")):
-        told = json.loads(path.read_text())
-        if "skipped" in told or path.parent.name in stale:
+        metrics = json.loads(path.read_text())
+        if "skipped" in metrics or path.parent.name in stale:
             continue
-        name, own = told["method"], path.parent.name.split("-seed")[0]
-        runs.setdefault(name if own == name else own, []).append(told)
+        name, own = metrics["method"], path.parent.name.split("-seed")[0]
+        runs.setdefault(name if own == name else own, []).append(metrics)
     order = params.read_params().get("methods", []) if params.PARAMS.exists() else []
     place = {name: index for index, name in enumerate(order)}
     ordered = sorted(runs, key=lambda name: (place.get(name, len(place)), name))
-    return {name: sorted(runs[name], key=lambda told: told["seed"]) for name in ordered}
+    return {name: sorted(runs[name], key=lambda metrics: metrics["seed"]) for name in ordered}
 
 
 def build_tables(runs: dict[str, list[dict[str, Any]]]) -> list[Table]:
@@ -133,7 +133,7 @@ def build_tables(runs: dict[str, list[dict[str, Any]]]) -> list[Table]:
     made = []
     for title, path, columns in SECTIONS:
         found = {
-            name: [part for part in (best_of_column(told, path) for told in seeds) if part]
+            name: [part for part in (read_section(metrics, path) for metrics in seeds) if part]
             for name, seeds in runs.items()
         }
         if any(found.values()):
@@ -141,11 +141,11 @@ def build_tables(runs: dict[str, list[dict[str, Any]]]) -> list[Table]:
     return made
 
 
-def best_of_column(told: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any] | None:
+def read_section(metrics: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any] | None:
     """The section of metrics.json at `path`."""
     for key in path:
-        told = told.get(key) or {}
-    return told or None
+        metrics = metrics.get(key) or {}
+    return metrics or None
 
 
 def build_table(title: str, columns: dict[str, str], parts: dict[str, list[dict[str, Any]]]) -> Table:

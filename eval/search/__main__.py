@@ -3,7 +3,7 @@
 python -m eval.search --run cache/demo/runs/unitrim --shards cache/demo "a red ball rolls to the left"
 
 Without a sentence it reads one a line, so that the models are loaded once. The encoded gallery is kept beside the shards,
-in `.search/`, for as long as the checkpoint and the shards stay what they are.
+in `.search/`, for as long as the checkpoint, the shards and the code that encodes stay what they are.
 """
 
 import argparse

@@ -28,11 +28,12 @@ class Search:
 
     def __init__(self, run: Path, shards: Path, split: str = "all", device: str = "cpu"):
         from eval.load import load_run
-        from eval.similarity import item_kinds
+        from eval.similarity import Scorer, item_kinds
         from pipeline.shards import VideoReader
 
         self.shards, self.device = shards, device
-        self.method, self.cache, _ = load_run(run, shards, device)
+        self.method, self.cache, record = load_run(run, shards, device)
+        self.scorer = Scorer(self.method, self.cache, device)
         rows = np.arange(len(self.cache)) if split == "all" else self.cache.videos(split)
         if not len(rows):
             raise MissingError(f"{shards} has nothing in split {split!r}; try --split all")
@@ -42,17 +43,15 @@ class Search:
         self.visual = VideoReader(shards)
         self.config = count_parameters(shards.name)
         self.unkept: str | None = None  # why the encoded gallery could not be kept
-        self.gallery = self.encoded(run, split)
+        self.gallery = self.encoded(run, split, record.get("method", run.name))
         self.towers: Any = None
 
-    def encoded(self, run: Path, split: str) -> dict[str, list[dict[str, Any]]]:
-        """Encoded items of both galleries, from the kept file if nothing has changed."""
+    def encoded(self, run: Path, split: str, name: str) -> dict[str, list[dict[str, Any]]]:
+        """Encoded items of both galleries, from the kept file if neither data nor code (of method `name`) has changed."""
         import torch
 
-        from eval.similarity import encode_gallery
-
         path = self.shards / ".search" / f"{run.parent.parent.name}-{run.name}-{split}.pt"
-        key = gallery_identity(run, self.shards)
+        key = gallery_identity(run, self.shards, name)
         if (before := read_gallery(path, key)) is not None:
             return before
         gallery: dict[str, list[dict[str, Any]]] = {}
@@ -60,7 +59,7 @@ class Search:
         with torch.inference_mode():
             for kind, rows in self.rows.items():
                 gallery[kind] = []
-                for block in encode_gallery(self.method, self.cache, rows, kind, self.device):
+                for block in self.scorer.encode_gallery(rows, kind):
                     gallery[kind].append({name: to_half(tensor) for name, tensor in block.items()})
                     meter.add(len(next(iter(block.values()))))
         meter.close()
@@ -121,12 +120,10 @@ class Search:
 
     def best(self, kind: str, text: dict[str, Any], top: int) -> list[dict[str, Any]]:
         """The `top` items of one gallery; equal scores in the order of their ids."""
-        from eval.similarity import score
-
         blocks = (
             {name: to_full(tensor, self.device) for name, tensor in block.items()} for block in self.gallery[kind]
         )
-        parts = [score(self.method, kind, text, block)[0] for block in blocks]
+        parts = [self.scorer.score(text, block, kind)[0] for block in blocks]
         scores = np.concatenate(parts) if parts else np.empty(0, np.float32)
         order = np.argsort(-scores, kind="stable")[:top]
         return [

@@ -9,8 +9,6 @@ from typing import Any
 from pipeline import files
 from pipeline.shards import Shard, shard_paths
 
-VERSION = 1  # of the kept gallery
-
 
 def read_gallery(path: Path, key: str) -> Any:
     """The encoded gallery in a file, None where there is none, it is damaged, or it was made from something else."""
@@ -66,10 +64,15 @@ def to_full(tensor: Any, device: str) -> Any:
     return (tensor.float() if tensor.is_floating_point() else tensor).to(device)
 
 
-def gallery_identity(run: Path, shards: Path) -> str:
-    """What an encoded gallery depends on: the checkpoint, every visual row, the keyframes."""
+def gallery_identity(run: Path, shards: Path, method: str) -> str:
+    """What an encoded gallery depends on: the code that encodes, the checkpoint, every visual row, the keyframes."""
+    from eval import similarity
+    from train.run import code_digest  # torch comes with it, and is slow to import
+
     digest = hashlib.blake2b(digest_size=16)
-    digest.update(f"{VERSION}".encode())
+    for path in (Path(similarity.__file__), Path(__file__)):
+        digest.update(path.read_bytes() + b"\0")
+    digest.update(code_digest(method).encode())
     digest.update((run / "checkpoint.pt").read_bytes())
     for path in shard_paths(shards / "visual"):
         digest.update("\n".join(Shard(path, "visual")["fingerprint"]).encode() + b"\0")

@@ -3,8 +3,10 @@
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -133,8 +135,8 @@ def test_the_gallery_is_kept_until_the_run_changes(home, monkeypatch):
     folder, shards = Path("cache/mine/runs/unitrim"), Path("cache/mine")
     first = engine.Search(folder, shards)("a green wall")
     calls = []
-    real = similarity.encode_gallery
-    monkeypatch.setattr(similarity, "encode_gallery", lambda *words: calls.append(words) or real(*words))
+    real = similarity.Scorer.encode_gallery
+    monkeypatch.setattr(similarity.Scorer, "encode_gallery", lambda *words: calls.append(words) or real(*words))
     assert engine.Search(folder, shards)("a green wall") == first and not calls
     before, said = (folder / "checkpoint.pt").read_bytes(), (folder / "run.json").read_text()
     from train import checkpoint
@@ -149,6 +151,30 @@ def test_the_gallery_is_kept_until_the_run_changes(home, monkeypatch):
     finally:
         (folder / "checkpoint.pt").write_bytes(before)
         (folder / "run.json").write_text(said)
+
+
+def test_edited_code_never_serves_old_vectors(home, tmp_path):
+    """Method, layers and scoring are part of the key; another method's file is not."""
+    for package in ("pipeline", "train", "eval"):
+        shutil.copytree(Path(__file__).parents[2] / package, tmp_path / package)
+    script = """
+        from pathlib import Path
+        from eval.search.gallery import gallery_identity
+        for edited in (None, "train/methods/clip4clip.py", "train/methods/unitrim.py", "train/layers/pooling.py",
+                       "eval/similarity.py"):
+            if edited:
+                Path(edited).write_text(Path(edited).read_text() + "# edited" + chr(10))
+            print(gallery_identity(Path(RUN), Path(SHARDS), "unitrim"))
+    """
+    script = script.replace("RUN", repr(str(home / "cache/mine/runs/unitrim")))
+    script = script.replace("SHARDS", repr(str(home / "cache/mine")))
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    keys = done.stdout.split()
+    assert len(keys) == 5, done.stderr
+    assert keys[0] == keys[1] and len(set(keys[1:])) == 4
 
 
 def test_a_damaged_gallery_is_made_again(home):
