@@ -11,7 +11,7 @@ from typing import Any
 from eval.report import page
 from eval.report.figures import LETTERS, choose_runs, figure_five, figure_six, read_history, run_facts
 from eval.tables import build_tables, gather_metrics, print_tables, to_markdown, to_text
-from pipeline import files, params
+from pipeline import files, params, stage
 from pipeline.shards import VideoReader
 
 READING = """<ul class="reading">
@@ -70,6 +70,7 @@ def build(folder: Path, runs: dict[str, list[dict[str, Any]]]) -> str:
     return page.page(f"UniTriM: {folder.name}", style, header, sections)
 
 
+@stage.command
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", help="a name under `datasets` in params.yaml; --table without it takes all")

@@ -78,6 +78,14 @@ def test_training_and_scoring_say_which_disk(home, state, says, words):
 
 
 @mounts
+def test_too_few_file_handles_for_many_shards_say_what_to_type(home):
+    worlds.cache(Path("cache/many"), videos=96, count=90)
+    words = ["-m", "train.run", "--shards", "cache/many", "--method", "unitrim"]
+    ended = disks.run(Path("cache/many").absolute(), *words, state="small", handles=64)
+    assert "this process has the 64 files open that it may have; type: ulimit -n 4096" in one_sentence(ended)
+
+
+@mounts
 @pytest.mark.parametrize("state", ["full", "readonly"])
 def test_a_cache_that_cannot_be_written_is_searched(home, state):
     words = ["-m", "pipeline.shards", "verify", "cache/toy"]

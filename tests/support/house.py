@@ -15,6 +15,7 @@ COLOURS = ("red", "blue", "green", "old", "small", "wet")
 PARAMS = """
 enabled: [{name}]
 methods: [zero_shot]
+seeds: []
 defaults: {{}}
 datasets:
   {name}:
