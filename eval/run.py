@@ -15,7 +15,7 @@ from eval import metrics
 from eval.load import choose_device, load_run, scores_name
 from eval.similarity import Scores, matrices
 from eval.stale import facts_of
-from eval.tables import format_metrics
+from eval.tables import run_table, to_text
 from pipeline import files, stage
 from pipeline.shards import identity
 from train import checkpoint
@@ -122,7 +122,8 @@ def main() -> None:
     numbers = facts | numbers
     save_scores(home, args.split, numbers, columns)
     print(f"{numbers['method']}, seed {numbers['seed']}, {args.split} split of {args.shards}")
-    print(format_metrics(numbers))
+    print(to_text([run_table(numbers)]))
+    print(f"the joint gallery is calibrated by {numbers['joint']['calibration']}")
 
 
 def identify(record: dict[str, Any], args: argparse.Namespace, parts: dict[str, str]) -> dict[str, Any]:

@@ -20,45 +20,6 @@ def print_tables(folders: list[Path], render: Any) -> None:
             print(line)
 
 
-DIRECTIONS = {"t2v": "text → video", "v2t": "video → text", "t2i": "text → image", "i2t": "image → text"}
-
-
-def format_metrics(metrics: dict[str, Any]) -> str:
-    """A run's numbers as a person reads them."""
-    lines = [f"{'':<26}{'R@1':>7}{'R@5':>7}{'R@10':>7}{'MdR':>7}{'MnR':>8}{'Rsum':>8}   n"]
-    for name, label in DIRECTIONS.items():
-        if name in metrics:
-            lines.append(format_row(label, metrics[name]))
-    for name, label in (("t2v_group", "  any look-alike video"), ("t2i_group", "  any look-alike image")):
-        if name in metrics:
-            lines.append(format_row(label, metrics[name]))
-    lines.append(format_row("joint: either", metrics["joint"]))
-    if "both" in metrics["joint"]:
-        lines.append(format_row("joint: both (R@2 first)", metrics["joint"]["both"]))
-    for name, label in (("t2v_group", "videos"), ("t2i_group", "images")):
-        if "in_group" in metrics.get(name, {}):
-            group = metrics[name]
-            lines.append(
-                f"the right one among its look-alike {label}: {group['in_group']:.1f} % of {group['in_group_queries']} "
-                f"texts (chance {group['in_group_chance']:.1f} %)"
-            )
-    joint = metrics["joint"]
-    lines.append(
-        f"joint gallery calibrated by {joint['calibration']}; images in its first ten: {joint['images@10']:.0f} %"
-    )
-    return "\n".join(lines)
-
-
-def format_row(label: str, metrics: dict[str, Any]) -> str:
-    """One row of the table; n is queries over gallery."""
-    recall = [value for name, value in metrics.items() if name.startswith("R@")]
-    cells = "".join(f"{value:7.1f}" for value in recall)
-    return (
-        f"{label:<26}{cells}{metrics['MdR']:7.1f}{metrics['MnR']:8.1f}{metrics['Rsum']:8.1f}   "
-        f"{metrics['queries']} over {metrics['gallery']}"
-    )
-
-
 SMALL_IS_GOOD = ("MdR", "MnR")
 RANKED = {"R@1": "R@1", "R@5": "R@5", "R@10": "R@10", "MdR": "MdR", "MnR": "MnR", "Rsum": "Rsum"}
 GROUPED = {
@@ -83,6 +44,9 @@ SECTIONS = [  # title, where in metrics.json, its columns
     ("look-alike images", ("t2i_group",), GROUPED),
 ]
 NO_BEST = ("chance", "images in 10")
+# of one run alone, whose directions share their columns: label -> key
+ALONE = {name: name for name in ("R@1", "R@2", "R@5", "R@10", "MdR", "MnR", "Rsum")}
+ALONE |= {"in-group": "in_group", "chance": "in_group_chance", "images in 10": "images@10"}
 
 
 @dataclass
@@ -100,7 +64,7 @@ class Cell:
 @dataclass
 class Row:
     name: str
-    seeds: int
+    seeds: int | None  # how many runs; None where one run is shown alone
     cells: list[Cell | None]
     size: str  # queries over gallery
 
@@ -148,6 +112,23 @@ def read_section(metrics: dict[str, Any], path: tuple[str, ...]) -> dict[str, An
     return metrics or None
 
 
+def run_table(metrics: dict[str, Any]) -> Table:
+    """One run's numbers, a row a direction."""
+    found = [(title, read_section(metrics, path)) for title, path, _ in SECTIONS]
+    found = [(title, section) for title, section in found if section]
+    labels = [label for label in ALONE if any(ALONE[label] in section for _, section in found)]
+    made = Table("", labels)
+    for title, section in found:
+        cells = [format_cell([section[ALONE[label]]] if ALONE[label] in section else []) for label in labels]
+        made.rows.append(Row(title, None, cells, format_size(section)))
+    return made
+
+
+def format_size(section: dict[str, Any]) -> str:
+    """n: queries over gallery."""
+    return f"{section['queries']} over {section['gallery']}"
+
+
 def build_table(title: str, columns: dict[str, str], parts: dict[str, list[dict[str, Any]]]) -> Table:
     """One section of all methods, the best of each column marked."""
     made = Table(
@@ -156,7 +137,7 @@ def build_table(title: str, columns: dict[str, str], parts: dict[str, list[dict[
     )
     keys = [key for key, label in columns.items() if label in made.columns]
     for name, seeds in parts.items():
-        sizes = sorted({f"{part['queries']} over {part['gallery']}" for part in seeds})
+        sizes = sorted({format_size(part) for part in seeds})
         made.rows.append(
             Row(
                 name,
@@ -171,7 +152,7 @@ def build_table(title: str, columns: dict[str, str], parts: dict[str, list[dict[
             choose = min if label in SMALL_IS_GOOD else max
             top = round(choose(each.mean for each in cells), 1)
             for each in cells:
-                each.best = round(each.mean, 1) == top
+                each.best = top > 0 and round(each.mean, 1) == top  # nobody leads where all have found nothing
     return made
 
 
@@ -186,8 +167,12 @@ def to_text(made: list[Table]) -> str:
     """The tables for a terminal; the best of a column is starred."""
     blocks = []
     for each in made:
-        head = [each.title, "seeds", *each.columns, "n"]
-        body = [[row.name, str(row.seeds), *(star_best(one) for one in row.cells), row.size] for row in each.rows]
+        seeded = any(row.seeds for row in each.rows)
+        head = [each.title, *(["seeds"] if seeded else []), *each.columns, "n"]
+        body = [
+            [row.name, *([str(row.seeds)] if seeded else []), *(star_best(one) for one in row.cells), row.size]
+            for row in each.rows
+        ]
         width = [max(len(line[at]) for line in [head, *body]) for at in range(len(head))]
         width[0] = max(width[0], 24)
         for line in [head, *body]:

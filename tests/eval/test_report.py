@@ -56,6 +56,12 @@ def test_the_best_is_the_highest_recall_and_the_lowest_rank():
     assert all(row.cells[4].best for row in made.rows), "equal means are both best"
 
 
+def test_nobody_is_best_where_all_have_found_nothing():
+    nothing = metrics(0)["t2v"]
+    made = tables.build_table("text → video", tables.RANKED, {"a": [nothing], "b": [nothing]})
+    assert not any(row.cells[0].best for row in made.rows) and all(row.cells[1].best for row in made.rows)
+
+
 def test_text_and_markdown_say_the_same_with_n(tmp_path):
     write(tmp_path, zero_shot=metrics(20, method="zero_shot"), unitrim=metrics(40), unitrim_seed1=metrics(44, 1))
     made = tables.build_tables(tables.gather_metrics(tmp_path))

@@ -124,7 +124,7 @@ def test_a_dataset_of_photos_alone_has_images_and_no_videos(cache):
     told, columns = run.measure(scores)
     assert "t2v" not in told and told["t2i"]["queries"] == 30 and told["joint"]["images@10"] == 100
     assert "both" not in told["joint"] and columns["video_top"] == [[]] * 30
-    assert "text → image" in tables.format_metrics(told)
+    assert "text → image" in tables.to_text([tables.run_table(told)])
 
 
 @pytest.fixture(scope="module")
@@ -156,9 +156,12 @@ def test_the_ten_best_agree_with_the_rank(told, scores):
 
 
 def test_a_table_says_n_beside_every_number(told):
-    text = tables.format_metrics(told[0])
+    text = tables.to_text([tables.run_table(told[0])])
     assert "text → video" in text and "30 over 10" in text and "10 over 10" in text and "30 over 20" in text
-    assert "joint: both" in text and "look-alike" in text
+    assert "joint gallery, both" in text and "look-alike videos" in text and "seeds" not in text
+    shown = {line[:24].strip(): line[24:].split() for line in text.splitlines()}
+    assert shown["joint gallery, both"][0] == "–", "two items are not found at rank 1"
+    assert float(shown["text → video"][0]) == round(told[0]["t2v"]["R@1"], 1)
 
 
 def test_files_are_the_same_bytes_twice_and_other_splits_keep_apart(tmp_path, told):
