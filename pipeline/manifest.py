@@ -158,6 +158,9 @@ def make(config: dict[str, Any], folder: Path) -> None:
         return
     memo = HashMemo(memory / "manifest.json")
     manifest, facts = collect(config, memo)
+    if trouble := unmatched(manifest):
+        write_rejects(folder, "manifest", list_rejects(manifest))
+        raise files.RejectsError(f"{trouble}; see {folder / 'rejects.parquet'} and mend the names in the captions")
     if trouble := too_many(manifest, config.get("max_rejects", 0.02)):
         write_rejects(folder, "manifest", list_rejects(manifest))
         raise files.RejectsError(
@@ -165,7 +168,7 @@ def make(config: dict[str, Any], folder: Path) -> None:
         )
     write(folder, manifest, facts)
     standing.save()
-    for line in print_summary(manifest, len(memo.hashed)):
+    for line in print_summary(manifest, len(memo.hashed), facts["skipped"]):
         print(f"manifest: {line}", file=sys.stderr)
 
 
@@ -177,24 +180,47 @@ def check(config: dict[str, Any], look: bool) -> int:
         raise files.MissingError(f"{root} is not made yet; run: python -m pipeline.manifest --dataset {config['name']}")
     items, captions = reader.read(config)
     memo = HashMemo(memo_folder(config) / "manifest.json") if look else None
-    manifest = build(root, items, captions, memo)
-    surplus = sorted(set(media.media(root)) - {item.path for item in items}) if look else []
+    found = media.survey(root) if look else media.Survey()
+    manifest = build(root, items + closed_folders(found), captions, memo)
+    surplus = sorted(set(found.paths) - {item.path for item in items})
     if memo:
         memo.save()
     lines, differences = protocol.compare(datasets.expected(reader, config), items, manifest, surplus)
     print(f"{config['name']}: reader {config['reader']}, split {config.get('split') or 'its own'}, {root}")
-    print("\n".join(lines))
+    print("\n".join([*lines, *spell_skipped(found.skipped())]))
     return 1 if differences else 0
 
 
 def collect(config: dict[str, Any], memo: HashMemo) -> tuple[Manifest, dict[str, Any]]:
     """Read a dataset: its manifest and the facts of manifest.json."""
     reader = datasets.load(config["reader"])
+    root = Path(config["root"])
     if hasattr(reader, "prepare"):
-        reader.prepare(Path(config["root"]), config)
-    manifest = build(Path(config["root"]), *reader.read(config), memo)
+        reader.prepare(root, config)
+    items, captions = reader.read(config)
+    found = media.survey(root)
+    manifest = build(root, items + closed_folders(found), captions, memo)
     memo.save()
-    return manifest, summary(manifest, config, datasets.expected(reader, config))
+    return manifest, summary(manifest, config, datasets.expected(reader, config)) | {"skipped": found.skipped()}
+
+
+def closed_folders(found: media.Survey) -> list[datasets.Item]:
+    """One item, to be rejected, for each folder that cannot be listed: what is in it nobody knows."""
+    mend = "give access to it or move it away"
+    return [
+        datasets.Item(f"{path}/", "test", path=path, problem="unreadable folder", detail=f"{path}: {why}; {mend}")
+        for path, why in found.closed
+    ]
+
+
+def unmatched(manifest: Manifest) -> str:
+    """What to say if there are captions and not one of them names an item, else an empty string."""
+    if manifest.captions or not manifest.rejected_captions or not manifest.items:
+        return ""
+    if any(reject.reason not in ("unknown id", "kind not read") for reject in manifest.rejected_captions):
+        return ""
+    example = manifest.rejected_captions[0]
+    return f"none of {len(manifest.rejected_captions)} captions names an item; for one, {example.id}: {example.detail}"
 
 
 def memo_folder(config: dict[str, Any]) -> Path:
@@ -202,13 +228,19 @@ def memo_folder(config: dict[str, Any]) -> Path:
     return params.cache_folder(config["name"], ".memo")
 
 
-def print_summary(manifest: Manifest, hashed: int) -> list[str]:
+def print_summary(manifest: Manifest, hashed: int, skipped: dict[str, int]) -> list[str]:
     """What a run says in the end."""
     lines = [f"{len(manifest.items)} items, {len(manifest.captions)} captions; {hashed} files hashed"]
     for name, rejects in (("items", manifest.rejected_items), ("captions", manifest.rejected_captions)):
         if rejects:
             lines.append(f"rejected {name}: {reasons(rejects)}")
-    return lines
+    return lines + spell_skipped(skipped)
+
+
+def spell_skipped(skipped: dict[str, int]) -> list[str]:
+    """What was passed over, in a line: `skipped: 14 × .mxf, 2 × @eaDir/`."""
+    said = ", ".join(f"{count} × {kind}" for kind, count in skipped.items())
+    return [f"skipped: {said}"] if said else []
 
 
 if __name__ == "__main__":

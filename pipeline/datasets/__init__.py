@@ -33,6 +33,7 @@ class Caption:
     text: str
     parts: list[str] | None = None
     problem: str = ""
+    detail: str = ""
 
 
 def load(reader: str) -> ModuleType:

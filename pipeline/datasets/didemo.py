@@ -59,7 +59,7 @@ def descriptions(path: Path) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     data = media.read_json(path)
     if not isinstance(data, list):
-        raise ValueError(f"{path}: expected a list of annotations, got {type(data).__name__}; {media.AGAIN}")
+        raise ValueError(f"{path}: expected a list of annotations, got {type(data).__name__}; {media.MEND}")
     for number, row in enumerate(data):
         where = f"{path}, annotation {number}"
         name, text = (media.field(row, column, where) for column in ("video", "description"))

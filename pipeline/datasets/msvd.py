@@ -54,9 +54,7 @@ def captions(path: Path) -> dict[str, list[str]]:
     """Captions of each video from `raw-captions.pkl`: a dictionary from id to lists of words, joined here by spaces."""
     whole = unpickle(path)
     if not isinstance(whole, dict):
-        raise ValueError(
-            f"{path}: expected a dictionary from id to captions, got {type(whole).__name__}; {media.AGAIN}"
-        )
+        raise ValueError(f"{path}: expected a dictionary from id to captions, got {type(whole).__name__}; {media.MEND}")
     found = {}
     for video_id, texts in whole.items():
         right = isinstance(video_id, str) and isinstance(texts, list | tuple)
@@ -93,4 +91,4 @@ def unpickle(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         raise ValueError(f"{path} is refused: {error}") from None
     except (EOFError, IndexError, KeyError, TypeError, ValueError, AttributeError, MemoryError, OverflowError) as error:
-        raise ValueError(f"{path} is not a whole pickle ({type(error).__name__}: {error}); {media.AGAIN}") from None
+        raise ValueError(f"{path} is not a whole pickle ({type(error).__name__}: {error}); {media.MEND}") from None

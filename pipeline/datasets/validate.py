@@ -88,7 +88,7 @@ def fault(
 ) -> tuple[str, str] | None:
     """Why a caption must be left out: reason and detail."""
     if caption.problem:
-        return caption.problem, ""
+        return caption.problem, printable(caption.detail)
     if caption.video_id not in known:
         return "unknown id", f"no item {printable(caption.video_id)}"
     if not isinstance(caption.text, str) or printable(caption.text) != caption.text:

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from pipeline import datasets, manifest
-from pipeline.datasets import Caption, Item, validate
+from pipeline.datasets import Caption, Item, media, validate
 from pipeline.datasets.hashes import HashMemo, Unreadable
 
 ROOT = Path(__file__).parents[2]
@@ -350,6 +350,42 @@ def test_a_folder_with_odd_names_photos_and_loops(tmp_path, monkeypatch):
     assert [(item["video_id"], item["kind"]) for item in rows("items")] == [(odd, "video"), ("photo.JPG", "image")]
     assert [caption["caption_id"] for caption in rows("captions")] == [f"{odd}#000", "photo.JPG#000"]
     assert rejects() == {"gone#000": "unknown id"}
+
+
+def test_what_was_passed_over_is_said_and_counted(project, monkeypatch, capsys):
+    for name in ("videos/@eaDir/video0.mp4", "more/a.mxf", "more/b.mxf"):
+        (project / name).parent.mkdir(exist_ok=True)
+        (project / name).touch()
+    run(monkeypatch)
+    assert "manifest: skipped: 2 × .mxf, 1 × @eaDir/" in capsys.readouterr().err
+    assert json.loads(Path("cache/small/manifest/manifest.json").read_text())["skipped"] == {".mxf": 2, "@eaDir/": 1}
+    code, said = checked(monkeypatch, capsys)
+    assert code == 0 and "skipped: 2 × .mxf" in said
+
+
+def test_where_no_caption_matches_the_stage_fails_with_the_nearest_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    film(tmp_path / "data" / "holiday one.mp4", 3)
+    params(tmp_path, reader="folder", max_rejects=1)
+    (tmp_path / "data" / "captions.csv").write_text("file,caption\nholiday_one.mp4,a beach\nother.mp4,a dog\n")
+    with pytest.raises(SystemExit, match="none of 2 captions names an item; .*the nearest name is 'holiday one.mp4'"):
+        run(monkeypatch)
+    assert set(rejects().values()) == {"unknown id"}
+
+
+def test_a_folder_without_captions_is_all_test(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    film(tmp_path / "data" / "a.mp4", 3)
+    params(tmp_path, reader="folder")
+    run(monkeypatch)
+    assert [item["split"] for item in rows("items")] == ["test"] and rows("captions") == []
+
+
+def test_a_folder_that_cannot_be_listed_is_one_reject():
+    closed = manifest.closed_folders(media.Survey(closed=[("deep/private", "Permission denied")]))
+    found = validate.build(Path("data"), [Item("a.mp4", "test", "a.mp4"), *closed], [], None)
+    assert [(one.id, one.reason) for one in found.rejected_items] == [("deep/private/", "unreadable folder")]
+    assert "deep/private: Permission denied; give access" in found.rejected_items[0].detail
 
 
 def test_a_made_dataset_is_made_by_the_stage_not_by_its_check(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ Real annotations lie in the folder that UNITRIM_DATA names; where it is absent, 
 import json
 import os
 import pickle
+import tempfile
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -222,7 +223,7 @@ def test_an_id_that_the_json_does_not_know_is_marked(small):
         (
             "MSRVTT_JSFUSION_test.csv",
             'video_id,sentence\nvideo6,"a man',
-            r"JSFUSION_test.csv, line 2: .*fetch it again",
+            r"JSFUSION_test.csv, line 2: .*left open\?",
         ),
         ("MSRVTT_JSFUSION_test.csv", b"video_id,sentence\nvideo6,caf\xe9\n", r"is not UTF-8 text at byte 28"),
         ("MSRVTT_JSFUSION_test.csv", None, r"MSRVTT_JSFUSION_test.csv is neither in .* put it there"),
@@ -390,8 +391,8 @@ def test_captions_from_jsonl_and_parquet(photos):
     assert from_lines == [
         Caption("a.jpg", 0, "one"),
         Caption("a.jpg", 1, "two"),
-        Caption("gone.mp4", 0, "three"),
-        Caption("gone.mp4", 1, ""),
+        Caption("gone.mp4", 0, "three", problem="unknown id", detail="no file 'gone.mp4'; the nearest name is 'a.mp4'"),
+        Caption("gone.mp4", 1, "", problem="unknown id", detail="no file 'gone.mp4'; the nearest name is 'a.mp4'"),
     ]
     parquet.write_table(pyarrow.Table.from_pylist(lines), photos / "mine.parquet")
     assert folder.read(config(photos, captions="mine.parquet"))[1] == from_lines
@@ -444,15 +445,162 @@ def test_moving_pictures_are_videos(tmp_path):
     one.save(tmp_path / "still.webp")
     one.save(tmp_path / "moving.webp", save_all=True, append_images=[two])
     one.save(tmp_path / "moving.gif", save_all=True, append_images=[two])
+    one.save(tmp_path / "still.PNG")
+    one.save(tmp_path / "moving.PNG", save_all=True, append_images=[two])
+    one.save(tmp_path / "still.avif")
+    one.save(tmp_path / "moving.avif", save_all=True, append_images=[two])
+    one.save(tmp_path / "two.jpg", "MPO", save_all=True, append_images=[two])
+    Image.new("RGB", (8, 8)).save(tmp_path / "pages.tif", save_all=True, append_images=[Image.new("RGB", (8, 8))])
     items, _ = folder.read(config(tmp_path))
     assert {item.video_id: item.kind for item in items} == {
         "moving.gif": "video",
         "moving.webp": "video",
         "still.webp": "image",
+        "moving.PNG": "video",
+        "still.PNG": "image",
+        "moving.avif": "video",
+        "still.avif": "image",
+        "two.jpg": "image",
+        "pages.tif": "image",
     }
 
 
+# --- names as people write them
+
+
+def named(root, *names, **more):
+    """What a table makes of names: the file of each, or why there is none."""
+    rows = [{"file": name, "caption": "x"} for name in names]
+    (root / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return [caption.problem or caption.video_id for caption in folder.read(config(root, **more))[1]]
+
+
+@pytest.fixture
+def library(tmp_path):
+    """A root with names of every kind."""
+    root = tmp_path / "root"
+    for name in (
+        "cafe\u0301.mp4",
+        "naïve.jpg",
+        "b/My Film.MP4",
+        "0001.mp4",
+        "0012.mp4",
+        "012.jpg",
+        "x/a.png",
+        "X/A.png",
+        "50%25.jpg",
+    ):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x")
+    return root
+
+
+def test_names_match_as_people_and_programs_write_them(library):
+    assert named(library, "caf\u00e9.mp4", "caf\u00e9", "nai\u0308ve") == ["cafe\u0301.mp4"] * 2 + ["naïve.jpg"]
+    assert named(library, "b\\My Film.MP4", ".\\b\\My Film", "b/./My Film") == ["b/My Film.MP4"] * 3
+    assert named(library, "b/My%20Film.MP4", "caf%C3%A9.mp4") == ["b/My Film.MP4", "cafe\u0301.mp4"]
+    assert named(library, "50%25.jpg") == ["50%25.jpg"]  # as it is written, before anything else
+    assert named(library, "my film", "B/MY FILM.mp4", "CAFÉ.MP4") == ["b/My Film.MP4"] * 2 + ["cafe\u0301.mp4"]
+    assert named(library, "x/a.png", "X/A.png") == ["x/a.png", "X/A.png"]
+    with pytest.raises(ValueError, match=r"'x/A' may be X/A.png or x/a.png; write its path"):
+        named(library, "x/A")
+
+
+def test_a_number_without_its_zeros_means_the_file_where_only_one_fits(library):
+    assert named(library, "1", "01") == ["0001.mp4", "0001.mp4"]
+    assert named(library, "0012", "12") == ["0012.mp4", "unknown id"]  # 0012.mp4 or 012.jpg
+
+
+def test_paths_through_a_link_to_the_root_match(library, tmp_path):
+    (tmp_path / "link").symlink_to(library)
+    through = [f"{tmp_path}/link/b/My Film.MP4", f"{library}/b/My Film.MP4", f"file://{library}/b/My%20Film.MP4"]
+    assert named(library, *through) == ["b/My Film.MP4"] * 3
+    items, captions = folder.read(config(tmp_path / "link"))
+    assert [caption.video_id for caption in captions] == ["b/My Film.MP4"] * 3
+
+
+def test_an_unknown_name_says_the_nearest_and_an_unread_kind_says_so(library):
+    (library / "clip.MXF").write_bytes(b"x")
+    assert named(library, "naive", "clip", "clip.mxf", "nothing like it") == [
+        "unknown id", "kind not read", "kind not read", "unknown id",
+    ]  # fmt: skip
+    details = [caption.detail for caption in folder.read(config(library))[1]]
+    assert details[0] == "no file 'naive'; the nearest name is 'naïve'"
+    assert details[1] == "clip.MXF is there, but .mxf files are not read; convert it"
+    assert details[3] == "no file 'nothing like it'"
+
+
+# --- tables as programs save them
+
+
+def test_a_table_in_utf16_or_with_semicolons_is_read(photos):
+    for code, mark in (("utf-16", ","), ("utf-16-be", ","), ("utf-8", ";"), ("utf-8-sig", "\t")):
+        text = mark.join(("file", "caption")) + "\r\n" + mark.join(("a.jpg", "ein Käfer")) + "\r\n"
+        marked = ("\ufeff" + text).encode(code) if code == "utf-16-be" else text.encode(code)
+        (photos / "captions.csv").write_bytes(marked)
+        assert folder.read(config(photos))[1] == [Caption("a.jpg", 0, "ein Käfer")], code
+
+
+@pytest.mark.parametrize(
+    "content, says",
+    [
+        (
+            "file,caption\nb/a.mp4,x\na.jpg,Käfer\n".encode("cp1252"),
+            r"byte 30 \(line 3\); if it is Windows-1252.*iconv -f CP1252",
+        ),
+        ("file,caption\na.jpg,x\n".encode("utf-16-le"), "is UTF-16 without its mark; type: iconv -f UTF-16-LE"),
+        (
+            b"file,caption\na.jpg,one\na.jpg,a dog, running\n",
+            "line 3: 3 fields, the header has 2; .*comma must stand in double",
+        ),
+        (b'file,caption\na.jpg,"two\nlines"\na.jpg\n', "line 4: 1 fields"),
+        (b'file,caption\na.jpg,x\na.jpg,"open\n' + b"b/a.mp4,more words\n" * 20_000, "line 3: field larger.*left open"),
+        (b'file,caption\na.jpg,x\na.jpg,"open\nb/a.mp4,y\n', "line 3: .*left open"),
+    ],
+)
+def test_a_table_that_cannot_be_read_says_the_line_and_guesses_nothing(photos, content, says):
+    (photos / "captions.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=says) as error:
+        folder.read(config(photos))
+    assert "download" not in str(error.value)
+
+
 # --- finding files
+
+
+def test_folders_of_the_system_are_left_out_and_counted(tmp_path):
+    names = ("@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found", ".Trashes", "System Volume Information", "b/@eaDir")
+    for name in names:
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "a.mp4").touch()
+    for number in range(14):
+        (tmp_path / "b" / f"{number}.MXF").touch()
+    (tmp_path / "b" / "a.HEIC").touch()
+    (tmp_path / "lost+found.mp4").touch()
+    (tmp_path / "notes.txt").touch()
+    found = media.survey(tmp_path)
+    assert found.paths == ["b/a.HEIC", "lost+found.mp4"]
+    skipped = {".mxf": 14, "@eaDir/": 2} | {f"{name}/": 1 for name in names[1:6]}
+    assert found.skipped() == skipped
+
+
+def test_a_folder_that_cannot_be_listed_is_noted_and_the_rest_is_read():
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        for inside in ("open", "closed"):
+            (root / inside).mkdir()
+            (root / inside / "a.mp4").touch()
+        root.chmod(0o755)
+        (root / "closed").chmod(0)
+        user = os.geteuid()
+        if user == 0:
+            os.seteuid(65534)  # root may list everything
+        try:
+            found = media.survey(root)
+        finally:
+            os.seteuid(user)
+            (root / "closed").chmod(0o755)
+    assert found.paths == ["open/a.mp4"] and found.closed == [("closed", "Permission denied")]
 
 
 def test_loops_of_links_end_and_real_paths_win(tmp_path):
