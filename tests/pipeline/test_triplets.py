@@ -129,7 +129,7 @@ def test_an_empty_dataset_gives_an_empty_table(project):
 def test_what_is_missing_or_wrong_is_said(project):
     with pytest.raises(SystemExit, match="captions.parquet is missing; run: dvc repro manifest@toy"):
         project("--dataset", "toy")
-    with pytest.raises(SystemExit, match="triplets.cap is 'many'; it must be a whole number above 0"):
+    with pytest.raises(SystemExit, match="triplets.cap is 'many'; it must be a whole number of at least 1"):
         project("--dataset", "wrong")
     with pytest.raises(SystemExit, match="there is no file none.txt"):
         project("--text", "none.txt", "--out", "rows.jsonl")
