@@ -8,6 +8,7 @@ trustworthy frames becomes a row of rejects.parquet: items = kept + encoded + re
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +57,13 @@ def update_visual(
     """Bring the folder up to date with the items; returns the line that sums the run up. RejectsError on too many."""
     plan = VisualPlan(folder, items, encoder.recipe, config["shards"], retry)
     waits = WaitMeter(len(plan.todo))
-    with VisualWriter(plan, encoder, config) as book, ThreadPoolExecutor(1) as ahead:
+    allowed = config["max_rejects"] * len(items)
+    with VisualWriter(plan, encoder, config) as book, ThreadPoolExecutor(1) as ahead, ExitStack() as workers:
+        stop_early(book, allowed)
         if plan.todo:
             ahead.submit(encoder.load)  # while the workers start; an error shows at the first frame
-        for outcome in waits.during("decode", decode_items(plan.todo, encoder, config)):
+        decoded = workers.enter_context(closing(decode_items(plan.todo, encoder, config)))
+        for outcome in waits.during("decode", decoded):
             name = outcome.item["video_id"]
             if outcome.ok:
                 with waits.on("encode"):
@@ -69,18 +73,24 @@ def update_visual(
                 book.fresh[name] = VisualRow(*tokens[:2], outcome.value["time"], jpeg, tokens[2], notes)
             else:
                 plan.refused[name] = (outcome.reason, outcome.detail)
+                stop_early(book, allowed)
             with waits.on("disk"):
                 book.settle(name)
             waits.tick()
         with waits.on("disk"):
             book.close()
     waits.close()
-    said = book.sum_up()
-    allowed = config["max_rejects"] * len(items)
-    if len(plan.refused) > allowed:
-        worst = f"{len(plan.refused)} rejects are more than max_rejects allows ({allowed:g}); {book.worst()}"
-        raise RejectsError(f"{said}\n{worst}")
-    return said
+    return book.sum_up()
+
+
+def stop_early(book: VisualWriter, allowed: float) -> None:
+    """RejectsError as soon as there are more rejects than max_rejects allows, for they only become more."""
+    if len(book.refused) > allowed:
+        book.give_up()
+        raise RejectsError(
+            f"visual: stopped, for {len(book.refused)} rejects are more than max_rejects allows ({allowed:g} of "
+            f"{len(book.marks)}); the shards that stand are as they were; {book.worst()}"
+        )
 
 
 def decode_items(todo: list[dict[str, Any]], encoder: ImageEncoder, config: dict[str, Any]) -> Iterator[engine.Outcome]:

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from eval.report import page
+from eval.report.bare import build_bare
 from eval.report.figures import LETTERS, choose_runs, figure_five, figure_six, read_history, run_facts
+from eval.stale import skipped_lines
 from eval.tables import build_tables, gather_metrics, print_tables, to_markdown, to_text
 from pipeline import files, params, stage
 from pipeline.shards import VideoReader
@@ -81,7 +83,7 @@ def main() -> None:
         parser.error("--dataset is needed to write a report")
     every = sorted(path for path in params.CACHE.glob("*") if path.is_dir())
     folders = [params.cache_folder(args.dataset)] if args.dataset else every
-    found = [folder for folder in folders if gather_metrics(folder)]
+    found = [folder for folder in folders if gather_metrics(folder) or skipped_lines(folder)]
     if not found:
         where = args.dataset or "any dataset"
         raise SystemExit(
@@ -91,7 +93,8 @@ def main() -> None:
         print_tables(found, to_markdown if args.markdown else to_text)
         return
     try:
-        written = build(found[0], gather_metrics(found[0]))
+        runs = gather_metrics(found[0])
+        written = build(found[0], runs) if runs else build_bare(found[0])
     except (ValueError, FileNotFoundError) as error:
         more = "" if "run:" in str(error) else f"; run: dvc repro report@{args.dataset}"
         raise SystemExit(f"report of {args.dataset}: {error}{more}") from None

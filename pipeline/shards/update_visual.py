@@ -3,6 +3,7 @@
 # Axes: N frames of a video, F frames of a shard, P patches, D embedding.
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +20,7 @@ from pipeline.shards import layout, reader, writer
 from pipeline.shards.rows import describe_changes, fingerprint
 from pipeline.shards.videos import StoredVideo
 
+WAITING = ".visual"  # beside the shards: those that replace rows that stand, until the run is known to succeed
 CHECKERS = 4  # shards read at once to see whether they are whole
 MOVING = (".gif", ".webp", ".png", ".apng", ".avif")  # names of animations, which the reader of photos reads
 
@@ -67,22 +69,26 @@ def reads_photos(item: dict[str, Any]) -> bool:
 
 def read_standing_rejects(folder: Path, marks: dict[str, str], retry: str | None) -> dict[str, tuple[str, str]]:
     """{id: (reason, detail)} of rejects that need no second look: the same content, and not asked for by `retry`."""
-    table, record = folder / "rejects.parquet", folder / "visual.json"
-    if not table.exists() or not record.exists():
-        return {}
-    known = json.loads(record.read_text()).get("rejected", {})
-    try:
-        rows = files.read_table(table).to_pylist()
-    except ValueError:  # damaged: all of them are tried again
-        return {}
-    reasons = sorted({row["reason"] for row in rows})
+    found: dict[str, tuple[str, str]] = {}
+    reasons: set[str] = set()
+    for place in (folder, folder.parent / WAITING):  # and of a run that gave up
+        table, record = place / "rejects.parquet", place / "visual.json"
+        if not table.exists() or not record.exists():
+            continue
+        known = json.loads(record.read_text()).get("rejected", {})
+        try:
+            rows = files.read_table(table).to_pylist()
+        except ValueError:  # damaged: all of them are tried again
+            continue
+        reasons |= {row["reason"] for row in rows}
+        for row in rows:
+            if known.get(row["id"]) == marks.get(row["id"], "gone") and retry not in (row["reason"], "all"):
+                found[row["id"]] = (row["reason"], row["detail"])
     if retry and retry != "all" and retry not in reasons:
-        raise ParamsError(f"no item was rejected for {retry!r}; the reasons are: {', '.join(reasons) or 'none'}")
-    return {
-        row["id"]: (row["reason"], row["detail"])
-        for row in rows
-        if known.get(row["id"]) == marks.get(row["id"], "gone") and retry not in (row["reason"], "all")
-    }
+        raise ParamsError(
+            f"no item was rejected for {retry!r}; the reasons are: {', '.join(sorted(reasons)) or 'none'}"
+        )
+    return found
 
 
 def standing_tail(folder: Path) -> int:
@@ -110,14 +116,16 @@ class VisualPlan:
         }  # {id: fingerprint}, in the order of the work
         self.before: dict[Path, reader.Shard] = {}  # the sound shards there are; a damaged one counts as absent
         self.old: dict[str, tuple[reader.Shard, int]] = {}  # {fingerprint: (shard, row)} of their rows
-        paths = layout.shard_paths(folder)
+        self.waiting = folder.parent / WAITING
+        paths = [*layout.shard_paths(folder), *layout.shard_paths(self.waiting)]
         with ThreadPoolExecutor(CHECKERS) as checkers:
             found = list(checkers.map(lambda path: reader.read_sound(path, "visual"), paths))
         for path, shard in zip(paths, found):
             if shard is not None:
                 for name in shard.names:
                     _ = shard[name]  # mapped now: the file may be replaced while its rows are still wanted
-                self.before[path] = shard
+                if path.parent == folder:
+                    self.before[path] = shard
                 if serves(shard, recipe):
                     self.old |= {mark: (shard, row) for _, row, mark in reader.iterate_rows(shard)}
         self.refused = read_standing_rejects(folder, self.marks, retry)  # {id: (reason, detail)}
@@ -145,6 +153,7 @@ class VisualWriter:
         self.written = self.frames = 0
         self.writer = ThreadPoolExecutor(1)
         self.writing: Future | None = None
+        self.replacements: list[Path] = []  # of shards that stand, made by this run
         for shard in range(self.count):
             if not self.open[shard]:
                 self.write(shard)
@@ -179,8 +188,15 @@ class VisualWriter:
             return
         self.wait()
         tensors = join_rows(names, marks, rows, self.encoder)
+        if found is not None and self.loses(found, set(marks)):
+            path = layout.shard_path(self.plan.waiting, shard)
+            self.replacements.append(path)
         self.writing = self.writer.submit(writer.write, path, "visual", tensors, attributes)
         self.written += 1
+
+    def loses(self, found: reader.Shard, marks: set[str]) -> bool:
+        """Whether a shard that stands has a row of a listed item that its successor would not have."""
+        return any(name in self.marks and mark not in marks for name, _, mark in reader.iterate_rows(found))
 
     def recipe(self, names: Iterable[str]) -> dict[str, Any]:
         """The recipe of these items; where none is a photo, how photos are read is no part of it."""
@@ -201,13 +217,34 @@ class VisualWriter:
             self.writing.result()
             self.writing = None
 
+    def give_up(self) -> None:
+        """Leave the shards that stand alone; what was encoded waits beside them, with the rejects, for another run."""
+        self.wait()
+        for shard, members in self.members.items():
+            path = layout.shard_path(self.plan.waiting, shard)
+            earlier = {mark for mark, (found, _) in self.plan.old.items() if found.path == path}
+            names = [name for name in members if name in self.fresh or self.marks[name] in earlier]
+            if any(name in self.fresh for name in names):
+                rows = [self.fresh.get(name) or self.kept(self.marks[name]) for name in names]
+                said = {"dataset": self.config["name"], "clip": self.encoder.name}
+                tensors = join_rows(names, [self.marks[name] for name in names], rows, self.encoder)
+                writer.write(path, "visual", tensors, self.recipe(names) | said)
+        self.save_rejects(self.plan.waiting)
+
     def close(self) -> None:
         """The last shard, the rejects and the record; shards that are no longer counted are removed."""
         self.wait()
+        for path in self.replacements:
+            path.replace(self.folder / path.name)
+        shutil.rmtree(self.plan.waiting, ignore_errors=True)
         for path in layout.shard_paths(self.folder):
             if int(path.stem) >= self.count:
                 path.unlink()
-        write_rejects(self.folder, "visual", ((name, *why) for name, why in sorted(self.refused.items())))
+        self.save_rejects(self.folder)
+
+    def save_rejects(self, folder: Path) -> None:
+        """rejects.parquet, and visual.json, which says of which content they are."""
+        write_rejects(folder, "visual", ((name, *why) for name, why in sorted(self.refused.items())))
         reasons = Counter(reason for reason, _ in self.refused.values())
         record = self.recipe(self.marks) | {
             "dataset": self.config["name"],
@@ -218,7 +255,7 @@ class VisualWriter:
             "reasons": dict(sorted(reasons.items())),
             "rejected": {name: self.marks[name] for name in sorted(self.refused)},
         }
-        files.write(self.folder / "visual.json", json.dumps(record, indent=1) + "\n")
+        files.write(folder / "visual.json", json.dumps(record, indent=1) + "\n")
 
     def sum_up(self) -> str:
         """items = kept + encoded + rejected, checked."""
@@ -238,7 +275,7 @@ class VisualWriter:
         top = reasons.most_common(1)[0][0]
         name, detail = next((name, detail) for name, (reason, detail) in self.refused.items() if reason == top)
         counts = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
-        return f"{counts}; for one, {name}: {detail}; all are in {self.folder / 'rejects.parquet'}"
+        return f"{counts}; for one, {name}: {detail}; all are in {self.plan.waiting / 'rejects.parquet'}"
 
 
 def join_rows(names: list[str], marks: list[str], rows: list[VisualRow], encoder: VisualEncoder) -> dict[str, Any]:

@@ -3,16 +3,20 @@
 import html.parser
 import json
 import re
+import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from eval import run, similarity, tables
+from eval import run, similarity, stale, tables
 from eval.report import __main__, charts, figures, page
-from pipeline.shards import Shard, VideoReader, shard_paths
+from pipeline import files
+from pipeline.shards import Shard, VideoReader, identity, shard_paths
 from tests.eval.test_run import Mean
 from tests.support import worlds
+from tests.support.commands import command as run_command
 from train.data import Cache
 
 
@@ -211,3 +215,43 @@ def test_the_table_goes_to_the_terminal(home, monkeypatch, capsys):
 def test_without_scores_the_next_command_is_told(home, monkeypatch):
     with pytest.raises(SystemExit, match=r"no scores of nothing.*dvc repro"):
         command(home, monkeypatch, "--dataset", "nothing")
+
+
+def test_a_dataset_without_captions_has_a_page_and_a_sentence_a_method(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    folder = worlds.cache(Path("cache/toy"), videos=6)
+    why = "not trained: the train split has no captions"
+    for path in (folder / "scores").glob("*"):
+        shutil.rmtree(path)
+    run.skip(folder / "scores" / "unitrim", "test", {"method": "unitrim", "seed": 0, "split": "test", "skipped": why})
+    run_command("eval.report", "--dataset", "toy")
+    drawn = (folder / "report" / "index.html").read_text()
+    assert (
+        why in drawn and "python -m eval.search --run cache/toy/runs/zero_shot" in drawn and "can be searched" in drawn
+    )
+    run_command("eval.report", "--table")
+    assert f"unitrim: {why}" in capsys.readouterr().out
+
+
+def test_scores_that_are_not_of_what_stands_are_left_out_with_a_sentence(tmp_path):
+    folder = worlds.cache(tmp_path / "toy", videos=6)
+    parts = identity(folder, ["frame"])
+    facts = {"config": {"frames": 16}, "seed": 0, "shards": parts, "code": "a"}
+
+    def scored(name, seed=0, **changed):
+        own = metrics(40 + seed, seed) | {"dataset": "toy", "run": facts | {"seed": seed} | changed, "shards": parts}
+        files.write(folder / "scores" / name / "metrics.json", json.dumps(own))
+
+    scored("unitrim")
+    scored("unitrim-seed1", 1)
+    scored("unitrim-seed2", 2, config={"frames": 4})
+    scored("clip4clip", shards=parts | {"visual": "other"})
+    scored("again")
+    files.write(folder / "runs" / "again" / "run.json", json.dumps(facts | {"code": "b"}))
+    assert stale.find_stale(folder) == {
+        "again": "was trained again since it was scored",
+        "clip4clip": "was trained on other frames",
+        "unitrim-seed2": "has other settings: frames 4, seed 0 has 16",
+    }
+    assert [told["seed"] for told in tables.gather_metrics(folder)["unitrim"]] == [0, 1]
+    assert stale.stale_lines(folder)[-1].startswith("to bring them up to date type: make seeds NAME=toy   (or remove ")

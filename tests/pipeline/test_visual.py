@@ -256,15 +256,45 @@ def test_a_bad_file_is_a_row_with_a_reason_and_is_not_tried_again_until_asked(wo
         world.run("--retry", "boredom")
 
 
-def test_too_many_rejects_fail_the_stage_but_keep_the_good_rows(world):
+def test_too_many_rejects_stop_the_stage_early_and_what_is_encoded_is_not_lost(world, capsys):
     films = world.folder / "films"
     for number in range(3):
         (films / f"film{number:02d}.mp4").write_text("no film")
     world.manifest([path.name for path in films.iterdir()])
     world.set(max_rejects=0.1)
-    with pytest.raises(SystemExit, match=r"3 rejects are more than max_rejects allows \(1.5\); not_a_video 3; for one"):
+    with pytest.raises(
+        SystemExit, match=r"2 rejects are more than max_rejects allows \(1.5 of 15\).*not_a_video 2; for one"
+    ):
         world.run()
-    assert len(world.rows()) == 12
+    with pytest.raises(SystemExit, match="2 rejects are more"):
+        world.run()  # at once: what was rejected is known
+    world.set(max_rejects=0.2)
+    capsys.readouterr()
+    world.run()
+    assert len(world.rows()) == 12 and len(world.rejects()) == 3 and "+ 3 rejected" in capsys.readouterr().out
+    assert not (world.cache / ".visual").exists()
+
+
+def test_a_run_that_fails_by_its_rejects_leaves_the_shards_that_stand(world, capsys):
+    world.manifest([f"film{number:02d}.mp4" for number in range(14)])
+    world.run()
+    before = world.files()
+    films = world.folder / "films"
+    whole = {path: path.read_bytes() for path in sorted(films.iterdir())[:8]}
+    for path in whole:
+        path.write_text("no film")  # a disk that is gone, a setting that no file bears
+    world.manifest([f"film{number:02d}.mp4" for number in range(14)])
+    world.set(max_rejects=0.4)
+    with pytest.raises(SystemExit, match="the shards that stand are as they were"):
+        world.run()
+    assert world.files() == before
+    for path, content in whole.items():
+        path.write_bytes(content)
+    world.manifest([f"film{number:02d}.mp4" for number in range(14)])
+    capsys.readouterr()
+    world.run()
+    assert "14 kept + 0 encoded + 0 rejected" in capsys.readouterr().out
+    assert world.files() == before
 
 
 def test_only_the_asked_seconds_of_a_film_are_sampled(world):
