@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.files import read_table
 from pipeline.progress import Progress
+from train.layers import full_precision
 
 ROWS = 64  # items or captions encoded at a time
 HELD = 1 << 30  # bytes of encoded videos or images held while all texts pass by
@@ -60,7 +61,7 @@ class Scorer:
     def encode(self, rows: NDArray, kind: str) -> dict[str, torch.Tensor]:
         """Rows of the cache, read and encoded as `kind`: text, video or image."""
         features = getattr(self.cache, kind)(rows)
-        encoder = getattr(self.method, f"encode_{kind}")
+        encoder = full_precision(getattr(self.method, f"encode_{kind}"))
         return encoder({name: tensor.to(self.device) for name, tensor in features.items()})
 
     def encode_gallery(self, rows: NDArray, kind: str) -> Iterator[dict[str, torch.Tensor]]:
@@ -74,7 +75,7 @@ class Scorer:
         parts = []
         for at in range(0, row_count(block), step):
             some = {name: tensor[at : at + step] for name, tensor in block.items()}
-            made = getattr(self.method, f"score_{kind}s")(text, some).float().cpu().numpy()
+            made = full_precision(getattr(self.method, f"score_{kind}s"))(text, some).float().cpu().numpy()
             if made.shape != (row_count(text), row_count(some)):
                 raise ValueError(f"score_{kind}s: expected {(row_count(text), row_count(some))}, got {made.shape}")
             parts.append(made)

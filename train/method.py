@@ -9,6 +9,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from train.layers.precision import full_precision, widen
+
 Features = dict[str, Tensor]  # every tensor has the batch axis first, so rows can be sliced and joined
 
 
@@ -111,6 +113,7 @@ class Method(nn.Module):
         """(T, V) scores of encoded texts against encoded videos."""
         raise NotImplementedError
 
+    @full_precision
     def score_images(self, text: Features, image: Features) -> Tensor:
         """(T, I) scores of encoded texts against encoded images: cosine with the sentence, unless a method knows better."""
         return text["sentence"] @ image["image"].T
@@ -124,6 +127,12 @@ class Method(nn.Module):
         return {name: self.get_submodule(name) for name in phase.learns}
 
 
+@full_precision
+def cosines(one: Tensor, other: Tensor) -> Tensor:
+    """(A, B) cosines of (A, D) and (B, D) unit vectors."""
+    return one @ other.T
+
+
 def unit(vector: Tensor) -> Tensor:
-    """Scale to length 1 along the last axis."""
-    return F.normalize(vector, dim=-1)
+    """Scale to length 1 along the last axis, in float32."""
+    return F.normalize(widen(vector), dim=-1)

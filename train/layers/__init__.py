@@ -13,6 +13,7 @@ from train.layers.pooling import (
     mean_video,
     mlp,
 )
+from train.layers.precision import full_precision, widen
 from train.layers.selector import FrameSelector, PatchSelector, PerturbedTopK
 from train.layers.temporal import TemporalEncoder, TransformerBlock, heads
 from train.layers.token_similarity import TokenSimilarity
@@ -32,10 +33,12 @@ __all__ = [
     "TemporalEncoder",
     "TokenSimilarity",
     "TransformerBlock",
+    "full_precision",
     "heads",
     "mask_out",
     "masked_max",
     "masked_mean",
     "mean_video",
     "mlp",
+    "widen",
 ]

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from train.layers.isa import matmul_axis
 from train.layers.pooling import mask_out
+from train.layers.precision import full_precision
 
 
 class AOSM(nn.Module):
@@ -20,6 +21,7 @@ class AOSM(nn.Module):
         self.temperature = temperature
         self.mix = nn.Parameter(torch.eye(size))
 
+    @full_precision
     def forward(self, similarity: Tensor, mask: Tensor | None, axis: int) -> Tensor:
         """Reduce `axis`; `mask` is broadcast to the similarities (None: all valid). What is masked has no say."""
         count, axis = similarity.shape[axis], axis % similarity.ndim

@@ -9,16 +9,21 @@ BLOCK = 1 << 18  # token similarities worked on together on a CPU: 1 MB, so that
 LARGE_BLOCK = 1 << 27  # the same on a GPU
 
 
+def on_cpu(tensor: Tensor) -> bool:
+    """Whether a tensor is where looking at its values costs nothing; tests answer for it to take a GPU's branches."""
+    return tensor.device.type == "cpu"
+
+
 def axis_chunks(hidden: Tensor) -> list[slice]:
     """Cut the first axis so that a chunk fits a CPU's cache; whole on a GPU."""
-    limit = BLOCK if hidden.device.type == "cpu" else LARGE_BLOCK
+    limit = BLOCK if on_cpu(hidden) else LARGE_BLOCK
     step = max(1, limit // hidden[0].numel())
     return [slice(at, at + step) for at in range(0, len(hidden), step)]
 
 
 def drop_full_mask(mask: Tensor) -> Tensor | None:
     """The mask, or None where a look is free (on a CPU) and shows that all is valid."""
-    return None if mask.device.type == "cpu" and bool(mask.all()) else mask
+    return None if on_cpu(mask) and bool(mask.all()) else mask
 
 
 def length_blocks(mask: Tensor, width: int) -> list[tuple[Tensor, int, bool]]:
@@ -27,11 +32,11 @@ def length_blocks(mask: Tensor, width: int) -> list[tuple[Tensor, int, bool]]:
     On a GPU in training it is one padded block: no look at the lengths, which would stall the queue.
     """
     texts, longest = mask.shape
-    if mask.device.type != "cpu" and torch.is_grad_enabled():
+    if not on_cpu(mask) and torch.is_grad_enabled():
         return [(torch.arange(texts, device=mask.device), longest, False)]
     lengths = mask.sum(1).clamp(min=1)
     sorted_lengths, order = lengths.sort(stable=True)
-    limit = BLOCK if mask.device.type == "cpu" else LARGE_BLOCK
+    limit = BLOCK if on_cpu(mask) else LARGE_BLOCK
     return [
         (order[first:last], length, even)
         for first, last, length, even in split_blocks(sorted_lengths.tolist(), max(1, limit // width))

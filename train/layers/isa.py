@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from train.layers.pooling import mask_out
+from train.layers.precision import full_precision
 
 
 class ISA(nn.Module):
@@ -15,6 +16,7 @@ class ISA(nn.Module):
         self.inner, self.outer = inner, outer
         self.mix = nn.Parameter(torch.eye(size))
 
+    @full_precision
     def forward(self, similarity: Tensor, mask: Tensor | None, axis: int) -> Tensor:
         """Reduce `axis` of the similarities; `mask` is broadcast to them (None: all valid)."""
         count, axis = similarity.shape[axis], axis % similarity.ndim
@@ -29,7 +31,6 @@ class ISAFunction(torch.autograd.Function):
     """softmax(W softmax(c / inner) / outer)·c over one axis, with a gradient in closed form that works in place."""
 
     @staticmethod
-    @torch.amp.custom_fwd(device_type="cuda", cast_inputs=torch.float32)
     def forward(ctx, c: Tensor, mix: Tensor, mask: Tensor | None, axis: int, inner: float, outer: float) -> Tensor:
         """Reduce `axis` of c."""
         first = mask_out(c / inner, mask).softmax(axis)
@@ -43,15 +44,29 @@ class ISAFunction(torch.autograd.Function):
         return score
 
     @staticmethod
-    @torch.amp.custom_bwd(device_type="cuda")
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
         """Gradients of c and W; masked places have weight 0, so nothing reaches them."""
-        c, mix, first, second, score = ctx.saved_tensors
-        axis, grad = ctx.axis, grad.unsqueeze(ctx.axis)
-        logit = (c - score.unsqueeze(axis)).mul_(second).mul_(grad if ctx.outer == 1 else grad / ctx.outer)
-        to_mix = outer_over_axis(logit, first, axis)
-        to_c = torch._softmax_backward_data(matmul_axis(mix.T, logit, axis), first, axis, first.dtype)
-        return to_c.div_(ctx.inner).addcmul_(second, grad), to_mix, None, None, None, None
+        return *_isa_gradients(grad, *ctx.saved_tensors, ctx.axis, ctx.inner, ctx.outer), None, None, None, None
+
+
+@full_precision
+def _isa_gradients(
+    grad: Tensor,
+    c: Tensor,
+    mix: Tensor,
+    first: Tensor,
+    second: Tensor,
+    score: Tensor,
+    axis: int,
+    inner: float,
+    outer: float,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of c and W from what the forward pass kept."""
+    grad = grad.unsqueeze(axis)
+    logit = (c - score.unsqueeze(axis)).mul_(second).mul_(grad if outer == 1 else grad / outer)
+    to_mix = outer_over_axis(logit, first, axis)
+    to_c = torch._softmax_backward_data(matmul_axis(mix.T, logit, axis), first, axis, first.dtype)
+    return to_c.div_(inner).addcmul_(second, grad), to_mix
 
 
 def matmul_axis(matrix: Tensor, tensor: Tensor, axis: int) -> Tensor:

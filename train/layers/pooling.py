@@ -6,15 +6,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from train.layers.precision import full_precision
+
 MASKED = -1e4  # a masked similarity, before a softmax; finite, so that a fully masked row stays a number
 
 
+@full_precision
 def masked_mean(tokens: Tensor, mask: Tensor) -> Tensor:
     """(B, D) mean of the valid ones of (B, L, D) tokens; zero where none is."""
     weight = mask.to(tokens.dtype)
     return torch.einsum("bld,bl->bd", tokens, weight / weight.sum(1, keepdim=True).clamp(min=1))
 
 
+@full_precision
 def masked_max(tokens: Tensor, mask: Tensor) -> Tensor:
     """(B, D) elementwise maximum of the valid ones of (B, L, D) tokens; zero where none is."""
     top = tokens.masked_fill(~mask[..., None], -torch.inf).amax(1)
@@ -29,10 +33,11 @@ class GatedMean(nn.Module):
         self.score = nn.Linear(dimension, 1, bias=False)
         nn.init.zeros_(self.score.weight)
 
+    @full_precision
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """(B, D) of (B, L, D); zero where none is valid."""
-        weight = mask_out(self.score(tokens)[..., 0].float(), mask).softmax(1) * mask
-        return torch.einsum("bld,bl->bd", tokens, weight.to(tokens.dtype))
+        weight = mask_out(self.score(tokens)[..., 0], mask).softmax(1) * mask
+        return torch.einsum("bld,bl->bd", tokens, weight)
 
 
 class IdentityLinear(nn.Module):
@@ -42,6 +47,7 @@ class IdentityLinear(nn.Module):
         super().__init__()
         self.mix = nn.Parameter(torch.eye(size))
 
+    @full_precision
     def forward(self, vector: Tensor) -> Tensor:
         """Multiply the last axis."""
         return F.linear(vector, self.mix)
@@ -56,6 +62,7 @@ def mlp(*sizes: int) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
+@full_precision
 def mean_video(frame: Tensor, mask: Tensor) -> Tensor:
     """(B, D) unit mean of unit frames."""
     return F.normalize(masked_mean(frame, mask), dim=-1)

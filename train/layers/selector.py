@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from train.layers.blocks import axis_chunks
+from train.layers.precision import full_precision
 
 
 class PerturbedTopK(torch.autograd.Function):
@@ -48,6 +49,7 @@ class PatchSelector(nn.Module):
         self.k, self.samples, self.sigma = k, samples, sigma
         self.hidden, self.out = nn.Linear(2 * dimension, hidden), nn.Linear(hidden, 1)
 
+    @full_precision
     def forward(self, patch: Tensor, video: Tensor) -> Tensor:
         """(B, N, P, D) patches and (B, D) unit videos -> (B, N·k, D) unit patches."""
         batch, frames, patches, dimension = patch.shape
@@ -80,7 +82,6 @@ class SelectorFunction(torch.autograd.Function):
     """
 
     @staticmethod
-    @torch.amp.custom_fwd(device_type="cuda", cast_inputs=torch.bfloat16)
     def forward(ctx, patch: Tensor, length: Tensor, context: Tensor, weight: Tensor, out: Tensor) -> Tensor:
         """(V, NP, D) patches, (V, NP, 1) one over their lengths, (V, H) context -> (V, NP) ReLU(W patch·length + context)·out."""
         videos, tokens, _ = patch.shape
@@ -95,7 +96,6 @@ class SelectorFunction(torch.autograd.Function):
         return score
 
     @staticmethod
-    @torch.amp.custom_bwd(device_type="cuda")
     def backward(ctx, grad: Tensor) -> tuple[None, None, Tensor, Tensor, Tensor]:
         """Gradients of context, W and out."""
         patch, length, hidden, out = ctx.saved_tensors
@@ -123,6 +123,7 @@ class FrameSelector(nn.Module):
         self.norm, self.narrow = nn.LayerNorm(dimension), nn.Linear(dimension, half, bias=False)
         self.join, self.out = nn.Linear(2 * half, half, bias=False), nn.Linear(half, 1, bias=False)
 
+    @full_precision
     def forward(self, frame: Tensor, patch: Tensor) -> Tensor:
         """(B, N, D) frames and (B, N, P, D) patches -> (B, N, 1 + k, D): the frame's own token, then the chosen patches."""
         batch, frames, patches, dimension = patch.shape

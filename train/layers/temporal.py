@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from train.layers.precision import widen
+
 
 class TransformerBlock(nn.Module):
     """A pre-norm transformer block with CLIP's QuickGELU, x·sigmoid(1.702x)."""
@@ -53,7 +55,7 @@ class TemporalEncoder(nn.Module):
         token = plain + self.position[: frame.shape[1]]
         for block in self.blocks:
             token = block(token, mask)
-        return F.normalize(plain + token, dim=-1)
+        return F.normalize(plain + widen(token), dim=-1)
 
 
 def heads(dimension: int) -> int:

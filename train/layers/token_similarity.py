@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from train.layers.blocks import drop_full_mask, length_blocks
 from train.layers.isa import BiISA
+from train.layers.precision import full_precision
 
 NARROW = 48  # fewer video tokens than this are laid out as columns
 HELD = 1 << 25  # padded token similarities held at once when no gradient is wanted
@@ -24,6 +25,7 @@ class TokenSimilarity(nn.Module):
         super().__init__()
         self.interact = BiISA(text, video, of_text, of_video)
 
+    @full_precision
     def forward(self, text: Tensor, text_mask: Tensor, video: Tensor, video_mask: Tensor) -> Tensor:
         """(T, L, D) and (V, K, D) tokens with their masks -> (T, V)."""
         if torch.is_grad_enabled():

@@ -51,6 +51,7 @@ class Clip4Clip(Method):
         frame = self.temporal(frame, mask) if self.config.similarity == "seqTransf" else unit(frame)
         return {"video": layers.mean_video(frame, mask)}
 
+    @layers.full_precision
     def score_videos(self, text: Features, video: Features) -> Tensor:
         """Cosine of sentence and video."""
         return text["sentence"] @ video["video"].T

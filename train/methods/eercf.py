@@ -15,7 +15,7 @@ from torch import Tensor
 
 from train import layers, losses
 from train.layers.pooling import mask_out
-from train.method import Config, Features, Method, Phase, unit
+from train.method import Config, Features, Method, Phase, cosines, unit
 
 
 @dataclass
@@ -59,15 +59,18 @@ class EERCF(Method):
             "patch": unit(features["patch"]).flatten(1, 2),
         }
 
+    @layers.full_precision
     def score_videos(self, text: Features, video: Features) -> Tensor:
         """(T, V): what the published code ranks its candidates by."""
         coarse, frame, patch = self.weak(text, video)
         return 0.5 * coarse + 0.8 * frame + 0.2 * patch + 0.2 * self.strong(text, video)
 
+    @layers.full_precision
     def score_coarse(self, text: Features, video: Features) -> Tensor:
         """(T, V): sentence against video, a product of two matrices."""
         return self.map_global(text["sentence"]) @ video["video"].T
 
+    @layers.full_precision
     def weak(self, text: Features, video: Features) -> tuple[Tensor, Tensor, Tensor]:
         """(T, V) scores of the video, of the frames and of the patches."""
         sentence, mask = text["sentence"], video["frame_mask"]
@@ -77,6 +80,7 @@ class EERCF(Method):
         weight = mask_out(patch / self.config.softmax_temperature, shown).softmax(-1) * shown
         return self.score_coarse(text, video), frame, (weight * patch.masked_fill(~shown, 0)).sum(-1)
 
+    @layers.full_precision
     def strong(self, text: Features, video: Features) -> Tensor:
         """(T, V) cosine of a sentence with the video as it looks at it: frames weighted by softmax(c / attention_temperature).
 
@@ -88,6 +92,12 @@ class EERCF(Method):
         length = torch.einsum("tvn,vnm,tvm->tv", weight, product, weight).clamp(min=1e-12).sqrt()
         return (weight * along).sum(-1) / length
 
+    @layers.full_precision
+    def adapt(self, text: Features, video: Features) -> Tensor:
+        """(B, D) unit videos, each as its own caption looks at it; the weights get no gradient, as published."""
+        own = torch.einsum("bd,bnd->bn", text["sentence"], video["frame"]).detach()
+        return unit(torch.einsum("bn,bnd->bd", self.attention(own, video["frame_mask"]), video["encoded"]))
+
     def attention(self, similarity: Tensor, mask: Tensor) -> Tensor:
         """Weights over the frames, of length 1; absent frames have none."""
         return mask_out(similarity / self.config.attention_temperature, mask).softmax(-1) * mask
@@ -98,16 +108,15 @@ class EERCF(Method):
         return [Phase("alignment", self.config.epochs, names, self.loss, self.config.learning_rate, ("text_video",))]
 
     def loss(self, batch: Features, progress: float) -> dict[str, Tensor]:
-        """A video is weighted by its own caption here, and the weights get no gradient, as published."""
+        """Contrasts over the weak and the strong scores, and the Pearson constraint."""
         text, video = self.encode_text(batch), self.encode_video(batch)
         coarse, frame, patch = self.weak(text, video)
-        own = torch.einsum("bd,bnd->bn", text["sentence"], video["frame"]).detach()
-        adapted = unit(torch.einsum("bn,bnd->bd", self.attention(own, video["frame_mask"]), video["encoded"]))
+        adapted = self.adapt(text, video)
         scale = self.scale()
         constraint = pearson(text["sentence"], video["video"]) + pearson(text["sentence"], adapted)
         return {
             "weak": 0.8 * losses.clip_loss(0.5 * coarse + 0.5 * frame + 0.05 * patch, scale),
-            "strong": 0.2 * losses.clip_loss(text["sentence"] @ adapted.T, scale),
+            "strong": 0.2 * losses.clip_loss(cosines(text["sentence"], adapted), scale),
             "pearson": self.config.pearson * constraint,
         }
 

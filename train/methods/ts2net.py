@@ -63,6 +63,7 @@ class TS2Net(Method):
         encoded = self.temporal(token.flatten(1, 2), mask.repeat_interleave(width, 1))
         return {"frame": encoded[:, ::width], "frame_mask": mask}
 
+    @layers.full_precision
     def score_videos(self, text: Features, video: Features) -> Tensor:
         """(T, V): cosines with the frames, weighted by softmax(4 c / |c|)."""
         mask = video["frame_mask"]

@@ -77,6 +77,7 @@ class UCoFiA(Method):
             "patch_mask": shown.repeat_interleave(width, 1),
         }
 
+    @layers.full_precision
     def score_videos(self, text: Features, video: Features) -> Tensor:
         """(T, V) mean of the three similarities; as published the third is not brought to the scale of the others."""
         coarse = text["mapped"] @ video["video"].T

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from train import layers, losses
 from train.layers import blocks
-from train.method import Config, Features, Method, Phase, unit
+from train.method import Config, Features, Method, Phase, cosines, unit
 
 ALIGNMENTS = ("sentence_video", "triplet_frame", "word_patch", "sentence_frame", "triplet_video")
 IMAGE_TEXT = ("disentangled", "spatial_only", "sentence_linear", "raw_T", "raw_sentence")
@@ -141,7 +141,8 @@ class UniTriM(Method):
     def encode_video(self, features: Features) -> Features:
         """video (B, D), frame (B, N, D), and the chosen patches (B, N·k, D)."""
         mask = features["frame_mask"]
-        encoded = self.temporal(features["frame"], mask)
+        # ISA's two softmaxes at .01 multiply an error in a frame by thousands: bfloat16's would turn their gradients
+        encoded = layers.full_precision(self.temporal)(features["frame"], mask)
         video = {"video": layers.mean_video(encoded, mask), "frame_mask": mask}
         video["frame"] = encoded if self.config.frame_features == "after" else unit(features["frame"])
         if "word_patch" in self.scale:
@@ -149,6 +150,7 @@ class UniTriM(Method):
             video["patch_mask"] = mask.repeat_interleave(video["patch"].shape[1] // mask.shape[1], 1)
         return video
 
+    @layers.full_precision
     def score_videos(self, text: Features, video: Features) -> Tensor:
         """The five scores, averaged or weighted by their learned temperatures."""
         scores = self.align(text, video)
@@ -157,6 +159,7 @@ class UniTriM(Method):
         weight = torch.stack([self.scale[name].t for name in scores]).softmax(0)  # exp(t') over their sum
         return torch.einsum("g,gtv->tv", weight, torch.stack(list(scores.values())))
 
+    @layers.full_precision
     def align(self, text: Features, video: Features) -> dict[str, Tensor]:
         """(T, V) scores of each granularity."""
         return {name: getattr(self, f"score_{name}")(text, video) for name in self.scale}
@@ -184,9 +187,10 @@ class UniTriM(Method):
         """(T, V): Bi-ISA."""
         return self.word_patch(text["word"], text["word_mask"], video["patch"], video["patch_mask"])
 
+    @layers.full_precision
     def score_images(self, text: Features, image: Features) -> Tensor:
         """Cosine of the text's spatial part and the image."""
-        return text["spatial"] @ image["image"].T
+        return cosines(text["spatial"], image["image"])
 
     def phases(self) -> list[Phase]:
         """Alignment, then disentanglement where it has something to learn."""
@@ -282,7 +286,7 @@ class ImageText(nn.Module):
         unified = self.unify(features)
         spatial = self.look(features, unified)
         positive = losses.same_video(features["label"])
-        terms = {"text_image": self.scale(unit(spatial) @ image.T, positive, first)}
+        terms = {"text_image": self.scale(cosines(unit(spatial), image), positive, first)}
         if self.config.image_text == "disentangled":
             temporal = self.temporal(unified)
             rebuilt = self.rebuild(torch.cat([temporal, image], -1))

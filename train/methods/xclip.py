@@ -61,6 +61,7 @@ class XCLIP(Method):
             "frame_mask": torch.ones_like(mask) if self.config.faithful else mask,
         }
 
+    @layers.full_precision
     def score_videos(self, text: Features, video: Features) -> Tensor:
         """(T, V) mean of the four similarities."""
         words, frames = text["word_mask"], video["frame_mask"]

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from train.layers import mean_video
+from train.layers import full_precision, mean_video
 from train.method import Features, Method, unit
 
 
@@ -19,6 +19,7 @@ class ZeroShot(Method):
         """Unit mean (B, D) of the unit frames."""
         return {"video": mean_video(unit(features["frame"]), features["frame_mask"])}
 
+    @full_precision
     def score_videos(self, text: Features, video: Features) -> Tensor:
         """Cosine of sentence and video."""
         return text["sentence"] @ video["video"].T
