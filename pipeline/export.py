@@ -83,7 +83,7 @@ def side(path: Path) -> int:
         except OSError as error:
             raise DecodeError("damaged", str(error)) from None
     with demux.open_container(path) as file:
-        context = demux.stream_of(file).codec_context
+        context = demux.find_stream(file).codec_context
         return max(1, min(context.width, context.height))
 
 

@@ -19,7 +19,7 @@ from pipeline.rejects import write_rejects
 OUTPUTS = ("items.parquet", "captions.parquet", "rejects.parquet", "manifest.json")
 
 
-def summary(manifest: Manifest, config: dict[str, Any], expected: dict[str, dict[str, int]]) -> dict[str, Any]:
+def summarize(manifest: Manifest, config: dict[str, Any], expected: dict[str, dict[str, int]]) -> dict[str, Any]:
     """What manifest.json holds: the counts by split, the protocol's, and the reasons of rejects."""
     items, captions = count(manifest)
     return {
@@ -50,7 +50,7 @@ def count(manifest: Manifest) -> tuple[Counter, Counter]:
     return Counter(item.split for item, _, _ in manifest.items), Counter(split for _, split in manifest.captions)
 
 
-def write(folder: Path, manifest: Manifest, facts: dict[str, Any]) -> None:
+def write_manifest(folder: Path, manifest: Manifest, facts: dict[str, Any]) -> None:
     """Write the three tables and manifest.json."""
     import pyarrow
 
@@ -62,7 +62,7 @@ def write(folder: Path, manifest: Manifest, facts: dict[str, Any]) -> None:
     ]
     columns = dict(video_id=text, path=text, split=text, kind=text, hash=text, size=number)
     columns |= dict(start=seconds, end=seconds, group=text)
-    files.write_table(folder / "items.parquet", table(rows, columns))
+    files.write_table(folder / "items.parquet", build_table(rows, columns))
     rows = []
     for caption, split in manifest.captions:
         whole = caption.text.strip()
@@ -71,7 +71,7 @@ def write(folder: Path, manifest: Manifest, facts: dict[str, Any]) -> None:
     columns = dict(
         caption_id=text, video_id=text, split=text, index=pyarrow.int32(), text=text, parts=pyarrow.list_(text)
     )
-    files.write_table(folder / "captions.parquet", table(rows, columns))
+    files.write_table(folder / "captions.parquet", build_table(rows, columns))
     write_rejects(folder, "manifest", list_rejects(manifest))
     files.write(folder / "manifest.json", json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
 
@@ -81,7 +81,7 @@ def list_rejects(manifest: Manifest) -> list[tuple[str, str, str]]:
     return [(one.id, one.reason, one.detail) for one in (*manifest.rejected_items, *manifest.rejected_captions)]
 
 
-def table(rows: list[tuple], columns: dict[str, Any]) -> Any:
+def build_table(rows: list[tuple], columns: dict[str, Any]) -> Any:
     """A pyarrow table of rows."""
     import pyarrow
 
@@ -91,19 +91,17 @@ def table(rows: list[tuple], columns: dict[str, Any]) -> Any:
     )
 
 
-def too_many(manifest: Manifest, share: float) -> str:
+def explain_rejects(manifest: Manifest, share: float) -> str:
     """What to say if more than `share` of the items were rejected, else an empty string."""
     rejected, total = len(manifest.rejected_items), len(manifest.rejected_items) + len(manifest.items)
     if not total:
         return "no items: the annotations name none and the folder holds none"
     if rejected <= share * total:
         return ""
-    return (
-        f"{rejected} of {total} items rejected, more than max_rejects ({share:g}): {reasons(manifest.rejected_items)}"
-    )
+    return f"{rejected} of {total} items rejected, more than max_rejects ({share:g}): {count_reasons(manifest.rejected_items)}"
 
 
-def reasons(rejects: Iterable[RejectRow]) -> str:
+def count_reasons(rejects: Iterable[RejectRow]) -> str:
     """Rejects counted by reason, each with an example."""
     rejects = list(rejects)
     examples = {reject.reason: reject.id for reject in reversed(rejects)}
@@ -124,10 +122,10 @@ def main() -> None:
     try:
         with files.lock(folder):
             if args.check:
-                sys.exit(check(config, not args.annotations_only))
+                sys.exit(print_check(config, not args.annotations_only))
             params.write_dataset(args.dataset)
             require_root(config)
-            make(config, folder)
+            update_manifest(config, folder)
     except ValueError as error:
         raise SystemExit(f"manifest of {args.dataset}: {error}") from None
 
@@ -145,7 +143,7 @@ def require_root(config: dict[str, Any]) -> None:
         )
 
 
-def make(config: dict[str, Any], folder: Path) -> None:
+def update_manifest(config: dict[str, Any], folder: Path) -> None:
     """Write the manifest, unless nothing changed since the last time."""
     memory = memo_folder(config)
     # all of the package, not a list of what the stage uses: a list is forgotten when a rule moves to another file, and a run
@@ -158,21 +156,21 @@ def make(config: dict[str, Any], folder: Path) -> None:
         return
     memo = HashMemo(memory / "manifest.json")
     manifest, facts = collect(config, memo)
-    if trouble := unmatched(manifest):
+    if trouble := explain_unmatched(manifest):
         write_rejects(folder, "manifest", list_rejects(manifest))
         raise files.RejectsError(f"{trouble}; see {folder / 'rejects.parquet'} and mend the names in the captions")
-    if trouble := too_many(manifest, config.get("max_rejects", 0.02)):
+    if trouble := explain_rejects(manifest, config.get("max_rejects", 0.02)):
         write_rejects(folder, "manifest", list_rejects(manifest))
         raise files.RejectsError(
             f"{trouble}; see {folder / 'rejects.parquet'}, mend them or raise max_rejects in params.yaml"
         )
-    write(folder, manifest, facts)
+    write_manifest(folder, manifest, facts)
     standing.save()
-    for line in print_summary(manifest, len(memo.hashed), facts["skipped"]):
+    for line in closing_lines(manifest, len(memo.hashed), facts["skipped"]):
         print(f"manifest: {line}", file=sys.stderr)
 
 
-def check(config: dict[str, Any], look: bool) -> int:
+def print_check(config: dict[str, Any], look: bool) -> int:
     """Print how the dataset stands against its protocol; 0 if it is as it should be, else 1."""
     reader = datasets.load(config["reader"])
     root = Path(config["root"])
@@ -201,7 +199,7 @@ def collect(config: dict[str, Any], memo: HashMemo) -> tuple[Manifest, dict[str,
     found = media.survey(root)
     manifest = build(root, items + closed_folders(found), captions, memo)
     memo.save()
-    return manifest, summary(manifest, config, datasets.expected(reader, config)) | {"skipped": found.skipped()}
+    return manifest, summarize(manifest, config, datasets.expected(reader, config)) | {"skipped": found.skipped()}
 
 
 def closed_folders(found: media.Survey) -> list[datasets.Item]:
@@ -213,7 +211,7 @@ def closed_folders(found: media.Survey) -> list[datasets.Item]:
     ]
 
 
-def unmatched(manifest: Manifest) -> str:
+def explain_unmatched(manifest: Manifest) -> str:
     """What to say if there are captions and not one of them names an item, else an empty string."""
     if manifest.captions or not manifest.rejected_captions or not manifest.items:
         return ""
@@ -228,12 +226,12 @@ def memo_folder(config: dict[str, Any]) -> Path:
     return params.cache_folder(config["name"], ".memo")
 
 
-def print_summary(manifest: Manifest, hashed: int, skipped: dict[str, int]) -> list[str]:
+def closing_lines(manifest: Manifest, hashed: int, skipped: dict[str, int]) -> list[str]:
     """What a run says in the end."""
     lines = [f"{len(manifest.items)} items, {len(manifest.captions)} captions; {hashed} files hashed"]
     for name, rejects in (("items", manifest.rejected_items), ("captions", manifest.rejected_captions)):
         if rejects:
-            lines.append(f"rejected {name}: {reasons(rejects)}")
+            lines.append(f"rejected {name}: {count_reasons(rejects)}")
     return lines + spell_skipped(skipped)
 
 

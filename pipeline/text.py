@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline import files, params, progress, shards, stage
 from pipeline.encoders.text import TextEncoder
-from pipeline.shards.update_text import distinct_phrases, encode_rows, explain_text, is_same, read_known, update_phrases
+from pipeline.shards.update_text import encode_rows, explain_text, is_same, list_phrases, read_known, update_phrases
 
 
 @stage.command
@@ -58,7 +58,7 @@ def join_phrases(captions: Any, parsed: Any) -> list[dict[str, Any]]:
 
 def update_text(folder: Path, captions: list[dict[str, Any]], encoder: TextEncoder, config: dict[str, Any]) -> str:
     """Write `folder`'s shards and phrases; returns the line that sums the run up."""
-    distinct = distinct_phrases(captions)
+    distinct = list_phrases(captions)
     attributes = encoder.identity | {"dataset": config["name"]}
     spare = folder.parent / ".phrases"
     fresh = update_phrases(folder / "phrases.h5", spare, distinct, encoder, attributes)

@@ -18,12 +18,12 @@ from pipeline import engine, params, shards, stage
 from pipeline.encoders.image import ImageEncoder
 from pipeline.files import RejectsError, lock, read_table
 from pipeline.progress import WaitMeter
-from pipeline.shards.update_visual import VisualPlan, VisualRow, VisualWriter, explain_visual, standing_tail
+from pipeline.shards.update_visual import VisualPlan, VisualRow, VisualWriter, explain_visual, read_standing_tail
 from pipeline.video.extract import FrameExtractor
 
-SECONDS, MEMORY = 120.0, 3 << 30  # of one item, before its worker is killed
-WORKERS = 16  # at most; each holds some 250 MB
-EACH = 8  # items a worker must have to be worth its start
+ITEM_SECONDS, ITEM_MEMORY = 120.0, 3 << 30  # what one item may take, before its worker is killed
+MAX_WORKERS = 16  # each holds some 250 MB
+ITEMS_PER_WORKER = 8  # at least, or its start costs more than it brings
 
 
 @stage.command
@@ -42,7 +42,7 @@ def main() -> None:
     clip = stage.require(params.cache_folder(config["name"], "clip", "clip.json"), "clip", config["name"])
     items = read_table(manifest).to_pylist()
     encoder = ImageEncoder(clip.parent, arguments.device, config)
-    encoder.keep_tail(standing_tail(folder))
+    encoder.keep_tail(read_standing_tail(folder))
     if arguments.why:
         print(explain_visual(folder, items, encoder.recipe, arguments.why))
         return
@@ -58,8 +58,8 @@ def update_visual(
     plan = VisualPlan(folder, items, encoder.recipe, config["shards"], retry)
     waits = WaitMeter(len(plan.todo))
     allowed = config["max_rejects"] * len(items)
-    with VisualWriter(plan, encoder, config) as book, ThreadPoolExecutor(1) as ahead, ExitStack() as workers:
-        stop_early(book, allowed)
+    with VisualWriter(plan, encoder, config) as writer, ThreadPoolExecutor(1) as ahead, ExitStack() as workers:
+        stop_early(writer, allowed)
         if plan.todo:
             ahead.submit(encoder.load)  # while the workers start; an error shows at the first frame
         decoded = workers.enter_context(closing(decode_items(plan.todo, encoder, config)))
@@ -69,27 +69,27 @@ def update_visual(
                 with waits.on("encode"):
                     tokens = encoder(outcome.value["frame"], outcome.item["kind"])
                 waits.frames += len(tokens[0])
-                jpeg, notes = to_arrays(outcome.value["jpeg"]), decoder_notes(outcome.value)
-                book.fresh[name] = VisualRow(*tokens[:2], outcome.value["time"], jpeg, tokens[2], notes)
+                jpeg, notes = to_arrays(outcome.value["jpeg"]), collect_notes(outcome.value)
+                writer.fresh[name] = VisualRow(*tokens[:2], outcome.value["time"], jpeg, tokens[2], notes)
             else:
-                plan.refused[name] = (outcome.reason, outcome.detail)
-                stop_early(book, allowed)
+                plan.rejected[name] = (outcome.reason, outcome.detail)
+                stop_early(writer, allowed)
             with waits.on("disk"):
-                book.settle(name)
+                writer.settle(name)
             waits.tick()
         with waits.on("disk"):
-            book.close()
+            writer.close()
     waits.close()
-    return book.sum_up()
+    return writer.sum_up()
 
 
-def stop_early(book: VisualWriter, allowed: float) -> None:
+def stop_early(writer: VisualWriter, allowed: float) -> None:
     """RejectsError as soon as there are more rejects than max_rejects allows, for they only become more."""
-    if len(book.refused) > allowed:
-        book.give_up()
+    if len(writer.rejected) > allowed:
+        writer.give_up()
         raise RejectsError(
-            f"visual: stopped, for {len(book.refused)} rejects are more than max_rejects allows ({allowed:g} of "
-            f"{len(book.marks)}); the shards that stand are as they were; {book.worst()}"
+            f"visual: stopped, for {len(writer.rejected)} rejects are more than max_rejects allows ({allowed:g} of "
+            f"{len(writer.fingerprints)}); the shards that stand are as they were; {writer.name_worst()}"
         )
 
 
@@ -99,8 +99,8 @@ def decode_items(todo: list[dict[str, Any]], encoder: ImageEncoder, config: dict
         config["root"], encoder.frames, encoder.size, config["sampling"], config["decoder"], config["thumbnail"]
     )
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(cores, WORKERS, 1 + len(todo) // EACH)
-    return engine.run(work, todo, workers=workers, seconds=SECONDS, memory=MEMORY, ahead=2 * workers + 2)
+    workers = min(cores, MAX_WORKERS, 1 + len(todo) // ITEMS_PER_WORKER)
+    return engine.run(work, todo, workers=workers, seconds=ITEM_SECONDS, memory=ITEM_MEMORY, ahead=2 * workers + 2)
 
 
 def to_arrays(files: list[bytes]) -> list[np.ndarray]:
@@ -108,7 +108,7 @@ def to_arrays(files: list[bytes]) -> list[np.ndarray]:
     return [np.frombuffer(file, np.uint8) for file in files]
 
 
-def decoder_notes(value: dict[str, Any]) -> list[str]:
+def collect_notes(value: dict[str, Any]) -> list[str]:
     """What is worth keeping about how an item was decoded."""
     return [f"decoder: {value['decoder']}"] * value["decoder"].startswith("pillow") + value["notes"]
 

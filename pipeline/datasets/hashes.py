@@ -14,7 +14,7 @@ from typing import Any
 from pipeline import files, progress
 from pipeline.datasets import media
 
-CHUNK = 1 << 20  # bytes hashed at a time
+READ_BYTES = 1 << 20  # bytes hashed at a time
 SETTLED = 1_000_000_000  # nanoseconds a file must have been left alone before its hash is remembered
 
 
@@ -59,7 +59,7 @@ class HashMemo:
         if remembered is None:
             return None
         try:
-            if stat_mark(os.stat(path)) != remembered[:-1] or not os.access(path, os.R_OK):
+            if describe_stat(os.stat(path)) != remembered[:-1] or not os.access(path, os.R_OK):
                 return None
         except OSError:
             return None
@@ -75,14 +75,14 @@ class HashMemo:
             if status.st_size == 0:
                 return Unreadable("empty file", "0 bytes")
             begin = time.time_ns()
-            content = digest(path)
+            content = hash_file(path)
         except OSError as error:
             if error.errno == errno.ENOENT:
                 return Unreadable("missing video", "a link to nothing" if os.path.islink(path) else "no such file")
             return Unreadable("unreadable", error.strerror or str(error))
         self.hashed.append(path)
         if begin - max(status.st_mtime_ns, status.st_ctime_ns) > SETTLED:
-            self.new[path] = [*stat_mark(status), content]
+            self.new[path] = [*describe_stat(status), content]
         return content, status.st_size
 
     def save(self) -> None:
@@ -91,16 +91,16 @@ class HashMemo:
             files.write(self.path, json.dumps(self.new, separators=(",", ":"), sort_keys=True))
 
 
-def stat_mark(status: os.stat_result) -> list[int]:
+def describe_stat(status: os.stat_result) -> list[int]:
     """What changes when a file does; the time of change (ctime) catches edits that put the old mtime back."""
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
-def digest(path: str) -> str:
+def hash_file(path: str) -> str:
     """Hash of a file's content (BLAKE2b, 128 bits, hex)."""
     state = hashlib.blake2b(digest_size=16)
     with open(path, "rb", buffering=0) as file:
-        while chunk := file.read(CHUNK):
+        while chunk := file.read(READ_BYTES):
             state.update(chunk)
     return state.hexdigest()
 
@@ -134,7 +134,7 @@ class RunMemo:
                 newest = max(newest, status.st_ctime_ns)
             except OSError:
                 status = entry.stat(follow_symlinks=False)  # a link to nothing, or to itself
-            state.update(f"{os.fsencode(path)!r}{stat_mark(status)}{os.access(entry.path, os.R_OK)}".encode())
+            state.update(f"{os.fsencode(path)!r}{describe_stat(status)}{os.access(entry.path, os.R_OK)}".encode())
         for path in self.others:
-            state.update(f"{path}{stat_mark(path.stat()) if path.exists() else None}".encode())
+            state.update(f"{path}{describe_stat(path.stat()) if path.exists() else None}".encode())
         return state.hexdigest(), newest

@@ -33,25 +33,29 @@ def compare(
     rejects = [*manifest.rejected_items, *manifest.rejected_captions]
     if not expected and rejects:
         differences.append(f"{len(rejects)} rejects, and no protocol that allows for any")
-    lines += said(manifest, items, surplus)
+    lines += list_findings(manifest, items, surplus)
     verdict = [f"DIFFERS: {difference}" for difference in differences] or ["as the protocol says"]
     return lines + verdict, differences
 
 
-def said(manifest: Manifest, items: list[Item], surplus: list[str]) -> list[str]:
+def list_findings(manifest: Manifest, items: list[Item], surplus: list[str]) -> list[str]:
     """What else a person should know, each with a few examples."""
     missing = [reject.id for reject in manifest.rejected_items if reject.reason == "missing video"]
-    lines = [named("missing files", missing), named("surplus media files", surplus)]
+    lines = [name_examples("missing files", missing), name_examples("surplus media files", surplus)]
     reasons = defaultdict(list)
     for reject in (*manifest.rejected_items, *manifest.rejected_captions):
         reasons[reject.reason].append(reject.id)
-    lines += [named(f"rejected: {reason}", ids) for reason, ids in sorted(reasons.items()) if reason != "missing video"]
-    lines.append(named("ids in two splits", shared((item.video_id, item.split) for item in items)))
+    lines += [
+        name_examples(f"rejected: {reason}", ids)
+        for reason, ids in sorted(reasons.items())
+        if reason != "missing video"
+    ]
+    lines.append(name_examples("ids in two splits", find_shared((item.video_id, item.split) for item in items)))
     hashes = [(content, item.split) for item, content, _ in manifest.items if content]
     path = {content: item.path for item, content, _ in reversed(manifest.items)}
-    lines.append(named("same content in two splits", [path[content] for content in shared(hashes)]))
+    lines.append(name_examples("same content in two splits", [path[content] for content in find_shared(hashes)]))
     texts = [(caption.text.strip(), split) for caption, split in manifest.captions]
-    lines.append(named("same caption in two splits", shared(texts)))
+    lines.append(name_examples("same caption in two splits", find_shared(texts)))
     for split in SPLITS:
         mine = [text for text, own in texts if own == split]
         if repeated := len(mine) - len(set(mine)):
@@ -61,7 +65,7 @@ def said(manifest: Manifest, items: list[Item], surplus: list[str]) -> list[str]
     return lines + [f"{split}: {count} videos without a caption" for split, count in sorted(without.items()) if count]
 
 
-def shared(pairs: Iterable[tuple[Hashable, str]]) -> list:
+def find_shared(pairs: Iterable[tuple[Hashable, str]]) -> list:
     """What occurs in more than one split, in order of first occurrence."""
     splits = defaultdict(set)
     for value, split in pairs:
@@ -69,7 +73,7 @@ def shared(pairs: Iterable[tuple[Hashable, str]]) -> list:
     return [value for value, where in splits.items() if len(where) > 1]
 
 
-def named(what: str, examples: list[str]) -> str:
+def name_examples(what: str, examples: list[str]) -> str:
     """`what: n (some of them)`."""
     some = ", ".join(repr(example)[:80] for example in examples[:SHOWN])
     return f"{what}: {len(examples)}" + (f" ({some}{', ...' if len(examples) > SHOWN else ''})" if examples else "")

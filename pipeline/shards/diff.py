@@ -10,7 +10,7 @@ from pipeline.shards.reader import Shard, open_cache
 from pipeline.shards.rows import row_bounds
 from pipeline.shards.schema import EMBEDDINGS, KEYS, TENSORS
 
-WORST = 5
+SHOWN = 5
 
 
 def diff(one: Path, two: Path) -> list[str]:
@@ -73,5 +73,5 @@ def format_distance(name: str, apart: list[tuple[float, str]]) -> str:
     cosines = np.array([value for value, _ in apart])
     equal = f"{int((cosines == 1.0).sum())} of {len(cosines)} rows equal"
     line = f"  {name}: {equal}, cosine mean {cosines.mean():.6f}, least {cosines.min():.6f}"
-    worst = [f"{key} {value:.6f}" for value, key in sorted(apart)[:WORST] if value < 1.0]
+    worst = [f"{key} {value:.6f}" for value, key in sorted(apart)[:SHOWN] if value < 1.0]
     return line + (f"; worst: {', '.join(worst)}" if worst else "")

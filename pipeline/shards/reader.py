@@ -74,10 +74,6 @@ class Shard:
         """Where a tensor lies, for `preadv` and mmap."""
         return self._open()[1][name]
 
-    def offset_in_file(self, name: str) -> int:
-        """Bytes before a tensor."""
-        return self.place(name).offset
-
     def __getitem__(self, name: str) -> Any:
         if name not in self._tensors:
             self._tensors[name] = self._load(name)

@@ -13,7 +13,7 @@ from pipeline.files import UniTriMError
 from pipeline.shards import layout, reader, writer
 from pipeline.shards.rows import describe_changes, fingerprint, phrase_key
 
-CHUNK = 4096  # phrases encoded between two safe points
+PHRASES_PER_CHUNK = 4096  # phrases encoded between two safe points
 
 
 class WordEncoder(Protocol):
@@ -29,7 +29,7 @@ class WordEncoder(Protocol):
         """For each text its token ids (L,) int32 and word tokens (L, D) float16."""
 
 
-def distinct_phrases(captions: list[dict[str, Any]]) -> list[str]:
+def list_phrases(captions: list[dict[str, Any]]) -> list[str]:
     """The distinct phrases of all captions by their keys, as phrases.h5 holds them."""
     found: dict[int, str] = {}
     for phrase in {phrase for row in captions for phrase in row["phrases"]}:
@@ -46,28 +46,28 @@ def encode_rows(
 ) -> tuple[dict[str, Any], int]:
     """Tensors of one shard, and how many of its captions were kept from `old` {fingerprint: (token, word)}."""
     base = encoder_fingerprint(encoder.identity)
-    marks = [fingerprint(base, row["text"]) for row in rows]
-    missing = {mark: row["text"] for mark, row in zip(marks, rows) if mark not in old}
-    reused = sum(mark in old for mark in marks)
+    fingerprints = [fingerprint(base, row["text"]) for row in rows]
+    missing = {mark: row["text"] for mark, row in zip(fingerprints, rows) if mark not in old}
+    reused = sum(mark in old for mark in fingerprints)
     features = old | dict(zip(missing, encoder(list(missing.values()))))
-    token = [features[mark][0] for mark in marks]
-    word = [features[mark][1] for mark in marks]
+    token = [features[mark][0] for mark in fingerprints]
+    word = [features[mark][1] for mark in fingerprints]
     triplet = [np.array([phrase_key(phrase) for phrase in row["phrases"]], np.int64) for row in rows]
     nothing = np.zeros((0, encoder.dimension), np.float16)
     return {
         "caption_id": [row["caption_id"] for row in rows],
         "video_id": [row["video_id"] for row in rows],
-        "fingerprint": marks,
+        "fingerprint": fingerprints,
         "sentence": np.stack([values[-1] for values in word]) if rows else nothing,
-        "word_offset": offsets(word),
+        "word_offset": to_offsets(word),
         "word": np.concatenate([nothing, *word]),
         "token": np.concatenate([np.zeros(0, np.int32), *token]),
-        "triplet_offset": offsets(triplet),
+        "triplet_offset": to_offsets(triplet),
         "triplet": np.concatenate([np.zeros(0, np.int64), *triplet]),
     }, reused
 
 
-def offsets(parts: list[np.ndarray]) -> np.ndarray:
+def to_offsets(parts: list[np.ndarray]) -> np.ndarray:
     """Where each part begins in their concatenation, and its end: (len + 1) int64."""
     return np.cumsum([0, *map(len, parts)], dtype=np.int64)
 
@@ -105,10 +105,10 @@ def update_phrases(
     missing = [phrase for phrase in distinct if phrase not in have]
     attributes = attributes | {"encoder": encoder_fingerprint(encoder.identity)}
     meter = progress.Progress(len(missing), "phrases", "phrase")
-    for chunk in split_chunks(missing, CHUNK):
+    for chunk in split_chunks(missing, PHRASES_PER_CHUNK):
         rows = np.stack([word[-1] for _, word in encoder(chunk)])
         have |= dict(zip(chunk, rows))
-        if len(missing) > CHUNK:
+        if len(missing) > PHRASES_PER_CHUNK:
             name = fingerprint(*chunk)[:16]
             writer.write(spare / f"{name}.h5", "phrases", phrase_tensors(chunk, rows), attributes)
         meter.add(len(chunk))

@@ -67,7 +67,7 @@ def reads_photos(item: dict[str, Any]) -> bool:
     return item["kind"] == "image" or item["path"].lower().endswith(MOVING)
 
 
-def read_standing_rejects(folder: Path, marks: dict[str, str], retry: str | None) -> dict[str, tuple[str, str]]:
+def read_standing_rejects(folder: Path, fingerprints: dict[str, str], retry: str | None) -> dict[str, tuple[str, str]]:
     """{id: (reason, detail)} of rejects that need no second look: the same content, and not asked for by `retry`."""
     found: dict[str, tuple[str, str]] = {}
     reasons: set[str] = set()
@@ -82,7 +82,7 @@ def read_standing_rejects(folder: Path, marks: dict[str, str], retry: str | None
             continue
         reasons |= {row["reason"] for row in rows}
         for row in rows:
-            if known.get(row["id"]) == marks.get(row["id"], "gone") and retry not in (row["reason"], "all"):
+            if known.get(row["id"]) == fingerprints.get(row["id"], "gone") and retry not in (row["reason"], "all"):
                 found[row["id"]] = (row["reason"], row["detail"])
     if retry and retry != "all" and retry not in reasons:
         raise ParamsError(
@@ -91,13 +91,13 @@ def read_standing_rejects(folder: Path, marks: dict[str, str], retry: str | None
     return found
 
 
-def standing_tail(folder: Path) -> int:
+def read_standing_tail(folder: Path) -> int:
     """How many of CLIP's last image blocks a trainer can own on the shards that stand; 0 where no run has ended."""
     record = folder / "visual.json"
     return json.loads(record.read_text()).get("tail", 0) if record.exists() else 0
 
 
-def serves(shard: reader.Shard, recipe: dict[str, Any]) -> bool:
+def has_tail(shard: reader.Shard, recipe: dict[str, Any]) -> bool:
     """Whether a shard's rows hold the hidden states that the recipe asks for, if it asks for any."""
     return "tail" not in recipe or shard.attributes.get("tail") == recipe["tail"]
 
@@ -111,7 +111,7 @@ class VisualPlan:
         items = sorted(items, key=lambda item: (layout.shard_number(item["video_id"], count), item["video_id"]))
         self.folder = folder
         self.photos = {item["video_id"] for item in items if reads_photos(item)}
-        self.marks = {
+        self.fingerprints = {
             item["video_id"]: row_fingerprint(recipe, item) for item in items
         }  # {id: fingerprint}, in the order of the work
         self.before: dict[Path, reader.Shard] = {}  # the sound shards there are; a damaged one counts as absent
@@ -126,14 +126,14 @@ class VisualPlan:
                     _ = shard[name]  # mapped now: the file may be replaced while its rows are still wanted
                 if path.parent == folder:
                     self.before[path] = shard
-                if serves(shard, recipe):
+                if has_tail(shard, recipe):
                     self.old |= {mark: (shard, row) for _, row, mark in reader.iterate_rows(shard)}
-        self.refused = read_standing_rejects(folder, self.marks, retry)  # {id: (reason, detail)}
-        self.todo = [item for item in items if self.new(item["video_id"])]
+        self.rejected = read_standing_rejects(folder, self.fingerprints, retry)  # {id: (reason, detail)}
+        self.todo = [item for item in items if self.is_new(item["video_id"])]
 
-    def new(self, name: str) -> bool:
+    def is_new(self, name: str) -> bool:
         """Whether an item must be decoded and encoded."""
-        return self.marks[name] not in self.old and name not in self.refused
+        return self.fingerprints[name] not in self.old and name not in self.rejected
 
 
 class VisualWriter:
@@ -142,20 +142,20 @@ class VisualWriter:
     def __init__(self, plan: VisualPlan, encoder: VisualEncoder, config: dict[str, Any]):
         self.folder, self.plan, self.encoder = plan.folder, plan, encoder
         self.config, self.count = config, config["shards"]
-        self.marks, self.refused = plan.marks, plan.refused
+        self.fingerprints, self.rejected = plan.fingerprints, plan.rejected
         self.members: dict[int, list[str]] = {shard: [] for shard in range(self.count)}
-        self.open: Counter[int] = Counter()
-        for name in sorted(self.marks):
+        self.unsettled: Counter[int] = Counter()
+        for name in sorted(self.fingerprints):
             shard = layout.shard_number(name, self.count)
             self.members[shard].append(name)
-            self.open[shard] += plan.new(name)
+            self.unsettled[shard] += plan.is_new(name)
         self.fresh: dict[str, VisualRow] = {}
         self.written = self.frames = 0
         self.writer = ThreadPoolExecutor(1)
         self.writing: Future | None = None
         self.replacements: list[Path] = []  # of shards that stand, made by this run
         for shard in range(self.count):
-            if not self.open[shard]:
+            if not self.unsettled[shard]:
                 self.write(shard)
 
     def __enter__(self) -> "VisualWriter":
@@ -167,43 +167,45 @@ class VisualWriter:
     def settle(self, name: str) -> None:
         """An item is encoded or rejected; the last one of a shard lets it be written."""
         shard = layout.shard_number(name, self.count)
-        self.open[shard] -= 1
-        if not self.open[shard]:
+        self.unsettled[shard] -= 1
+        if not self.unsettled[shard]:
             self.write(shard)
 
     def write(self, shard: int) -> None:
         """Hand a complete shard to the writer, unless the one on disk already is it."""
         path = layout.shard_path(self.folder, shard)
-        names = [name for name in self.members[shard] if name not in self.refused]
-        rows = [self.fresh.pop(name, None) or self.kept(self.marks[name]) for name in names]
+        names = [name for name in self.members[shard] if name not in self.rejected]
+        rows = [self.fresh.pop(name, None) or self.read_kept(self.fingerprints[name]) for name in names]
         self.frames += sum(len(row.time) for row in rows)
         notes = {name: row.notes for name, row in zip(names, rows) if row.notes}
-        said = {"dataset": self.config["name"], "clip": self.encoder.name, "notes": json.dumps(notes, sort_keys=True)}
-        attributes = self.recipe(names) | said
-        marks = [self.marks[name] for name in names]
+        facts = {"dataset": self.config["name"], "clip": self.encoder.name, "notes": json.dumps(notes, sort_keys=True)}
+        attributes = self.shared_recipe(names) | facts
+        fingerprints = [self.fingerprints[name] for name in names]
         found = self.plan.before.get(path)
         same = found is not None and all(found.attributes.get(key) == value for key, value in attributes.items())
         same = same and ("tail" in found.attributes) == ("tail" in attributes)
-        if same and found["video_id"] == names and found["fingerprint"] == marks:
+        if same and found["video_id"] == names and found["fingerprint"] == fingerprints:
             return
         self.wait()
-        tensors = join_rows(names, marks, rows, self.encoder)
-        if found is not None and self.loses(found, set(marks)):
+        tensors = join_rows(names, fingerprints, rows, self.encoder)
+        if found is not None and self.loses(found, set(fingerprints)):
             path = layout.shard_path(self.plan.waiting, shard)
             self.replacements.append(path)
         self.writing = self.writer.submit(writer.write, path, "visual", tensors, attributes)
         self.written += 1
 
-    def loses(self, found: reader.Shard, marks: set[str]) -> bool:
+    def loses(self, found: reader.Shard, fingerprints: set[str]) -> bool:
         """Whether a shard that stands has a row of a listed item that its successor would not have."""
-        return any(name in self.marks and mark not in marks for name, _, mark in reader.iterate_rows(found))
+        return any(
+            name in self.fingerprints and mark not in fingerprints for name, _, mark in reader.iterate_rows(found)
+        )
 
-    def recipe(self, names: Iterable[str]) -> dict[str, Any]:
+    def shared_recipe(self, names: Iterable[str]) -> dict[str, Any]:
         """The recipe of these items; where none is a photo, how photos are read is no part of it."""
         without = () if self.plan.photos.intersection(names) else ("photos",)
         return {key: value for key, value in self.encoder.recipe.items() if key not in without}
 
-    def kept(self, mark: str) -> VisualRow:
+    def read_kept(self, mark: str) -> VisualRow:
         """A row of an earlier shard."""
         shard, row = self.plan.old[mark]
         video = StoredVideo(shard, row)
@@ -223,12 +225,12 @@ class VisualWriter:
         for shard, members in self.members.items():
             path = layout.shard_path(self.plan.waiting, shard)
             earlier = {mark for mark, (found, _) in self.plan.old.items() if found.path == path}
-            names = [name for name in members if name in self.fresh or self.marks[name] in earlier]
+            names = [name for name in members if name in self.fresh or self.fingerprints[name] in earlier]
             if any(name in self.fresh for name in names):
-                rows = [self.fresh.get(name) or self.kept(self.marks[name]) for name in names]
-                said = {"dataset": self.config["name"], "clip": self.encoder.name}
-                tensors = join_rows(names, [self.marks[name] for name in names], rows, self.encoder)
-                writer.write(path, "visual", tensors, self.recipe(names) | said)
+                rows = [self.fresh.get(name) or self.read_kept(self.fingerprints[name]) for name in names]
+                facts = {"dataset": self.config["name"], "clip": self.encoder.name}
+                tensors = join_rows(names, [self.fingerprints[name] for name in names], rows, self.encoder)
+                writer.write(path, "visual", tensors, self.shared_recipe(names) | facts)
         self.save_rejects(self.plan.waiting)
 
     def close(self) -> None:
@@ -244,56 +246,58 @@ class VisualWriter:
 
     def save_rejects(self, folder: Path) -> None:
         """rejects.parquet, and visual.json, which says of which content they are."""
-        write_rejects(folder, "visual", ((name, *why) for name, why in sorted(self.refused.items())))
-        reasons = Counter(reason for reason, _ in self.refused.values())
-        record = self.recipe(self.marks) | {
+        write_rejects(folder, "visual", ((name, *why) for name, why in sorted(self.rejected.items())))
+        reasons = Counter(reason for reason, _ in self.rejected.values())
+        record = self.shared_recipe(self.fingerprints) | {
             "dataset": self.config["name"],
             "clip": self.encoder.name,
-            "items": len(self.marks),
-            "ok": len(self.marks) - len(self.refused),
+            "items": len(self.fingerprints),
+            "ok": len(self.fingerprints) - len(self.rejected),
             "frames_in_all": self.frames,
             "reasons": dict(sorted(reasons.items())),
-            "rejected": {name: self.marks[name] for name in sorted(self.refused)},
+            "rejected": {name: self.fingerprints[name] for name in sorted(self.rejected)},
         }
         files.write(folder / "visual.json", json.dumps(record, indent=1) + "\n")
 
     def sum_up(self) -> str:
         """items = kept + encoded + rejected, checked."""
-        rejected, items = len(self.refused), len(self.marks)
+        rejected, items = len(self.rejected), len(self.fingerprints)
         on_disk = sum(len(reader.Shard(path, "visual")) for path in layout.shard_paths(self.folder))
         if on_disk + rejected != items:
             raise ShardError(f"{items} items, but {on_disk} rows and {rejected} rejects")
-        encoded = sum(item["video_id"] not in self.refused for item in self.plan.todo)
+        encoded = sum(item["video_id"] not in self.rejected for item in self.plan.todo)
         return (
             f"visual: {items} items = {on_disk - encoded} kept + {encoded} encoded + {rejected} rejected; "
             f"{self.frames} frames; {self.written} of {self.count} shards written"
         )
 
-    def worst(self) -> str:
+    def name_worst(self) -> str:
         """The reasons with their counts, and one example of the most frequent."""
-        reasons = Counter(reason for reason, _ in self.refused.values())
+        reasons = Counter(reason for reason, _ in self.rejected.values())
         top = reasons.most_common(1)[0][0]
-        name, detail = next((name, detail) for name, (reason, detail) in self.refused.items() if reason == top)
+        name, detail = next((name, detail) for name, (reason, detail) in self.rejected.items() if reason == top)
         counts = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
         return f"{counts}; for one, {name}: {detail}; all are in {self.plan.waiting / 'rejects.parquet'}"
 
 
-def join_rows(names: list[str], marks: list[str], rows: list[VisualRow], encoder: VisualEncoder) -> dict[str, Any]:
+def join_rows(
+    names: list[str], fingerprints: list[str], rows: list[VisualRow], encoder: VisualEncoder
+) -> dict[str, Any]:
     """Rows as the tensors of one shard."""
     jpeg = [file for row in rows for file in row.jpeg]
     return {
         "video_id": names,
-        "fingerprint": marks,
+        "fingerprint": fingerprints,
         "offset": np.cumsum([0, *(len(row.time) for row in rows)], dtype=np.int64),
         "frame": [row.frame for row in rows] or np.zeros((0, encoder.dimension), np.float16),
         "patch": [row.patch for row in rows] or np.zeros((0, encoder.patches, encoder.dimension), np.float16),
         "time": [row.time for row in rows] or np.zeros(0),
         "jpeg": jpeg or np.zeros(0, np.uint8),
         "jpeg_offset": np.cumsum([0, *map(len, jpeg)], dtype=np.int64),
-    } | hidden_rows(rows, encoder)
+    } | join_hidden(rows, encoder)
 
 
-def hidden_rows(rows: list[VisualRow], encoder: VisualEncoder) -> dict[str, Any]:
+def join_hidden(rows: list[VisualRow], encoder: VisualEncoder) -> dict[str, Any]:
     """The optional tensor of a shard made with a tail."""
     if "tail" not in encoder.recipe:
         return {}
@@ -306,9 +310,9 @@ def explain_visual(folder: Path, items: list[dict[str, Any]], recipe: dict[str, 
     if item is None:
         return f"{name} is not in the manifest; its row, if there is one, will be dropped"
     now = row_fingerprint(recipe, item)
-    refused = read_standing_rejects(folder, {name: now}, None)
-    if name in refused:
-        return f"{name} was rejected and is not tried again: {': '.join(refused[name])}"
+    rejected = read_standing_rejects(folder, {name: now}, None)
+    if name in rejected:
+        return f"{name} was rejected and is not tried again: {': '.join(rejected[name])}"
     for path in layout.shard_paths(folder):
         shard = reader.read_sound(path, "visual")
         if shard is None:
@@ -323,7 +327,7 @@ def explain_visual(folder: Path, items: list[dict[str, Any]], recipe: dict[str, 
 def explain_visual_row(shard: reader.Shard, row: int, item: dict[str, Any], recipe: dict[str, Any]) -> str:
     """What differs between the row and what would be written now."""
     name, found = item["video_id"], shard["fingerprint"][row]
-    if found == row_fingerprint(recipe, item) and serves(shard, recipe):
+    if found == row_fingerprint(recipe, item) and has_tail(shard, recipe):
         return f"{name} is up to date ({shard.path}, row {row})"
     recipe = item_recipe(recipe, item)
     then = {key: shard.attributes[key] for key in recipe if key in shard.attributes}

@@ -13,7 +13,7 @@ from pipeline.shards.rows import find_infinite, phrase_key
 from pipeline.shards.schema import EMBEDDINGS, KEYS
 
 STAGES = ("manifest", "visual", "keyframes", "triplets", "text")  # in the order in which they run
-LOUD = 1000.0  # a norm this many times the median is no CLIP token
+LOUD_NORM = 1000.0  # a norm this many times the median is no CLIP token
 
 
 class Problem(NamedTuple):
@@ -78,11 +78,11 @@ def check_values(shard: Shard) -> list[str]:
             rows = np.unique(np.argwhere(bad)[:, 0])
             found.append(f"{name}: NaN or infinity in {len(rows)} rows, the first {rows[0]}")
             continue
-        size = norms(tensor)
+        size = token_norms(tensor)
         middle = float(np.median(size))
         if (size == 0).any():
             found.append(f"{name}: {int((size == 0).sum())} tokens are zero, the first at {int(np.argmin(size))}")
-        if size.max() > LOUD * max(middle, 1e-6):
+        if size.max() > LOUD_NORM * max(middle, 1e-6):
             found.append(f"{name}: norm {size.max():.3g} at {int(size.argmax())}, the median is {middle:.3g}")
     if shard.kind == "visual":
         empty = np.flatnonzero(np.diff(shard["offset"]) == 0)
@@ -91,7 +91,7 @@ def check_values(shard: Shard) -> list[str]:
     return found
 
 
-def norms(tensor: np.ndarray) -> np.ndarray:
+def token_norms(tensor: np.ndarray) -> np.ndarray:
     """Norm of every token, in order; read in pieces so that a shard need not fit in memory as float32."""
     flat = tensor.reshape(-1, tensor.shape[-1])
     pieces = [flat[at : at + 65536].astype(np.float32) for at in range(0, len(flat), 65536)]

@@ -94,7 +94,7 @@ def by_ffmpeg(path: str | os.PathLike, want: FrameRequest) -> tuple[Tensor, np.n
     import ffmpeg
 
     with demux.open_container(path) as container:
-        stream = demux.stream_of(container)
+        stream = demux.find_stream(container)
         found, number = demux.scan(container, stream), stream.index
         kind = container.format.name.split(",")[0]  # named, so that the program does not guess another
         try:

@@ -10,10 +10,10 @@ import av
 from pipeline.files import DecodeError, PlanError
 from pipeline.video.timeline import frame_ends, is_rising
 
-HELD = 96 << 20  # bytes of packets kept in memory; a larger file is read a second time instead
-SHORT = Fraction(1, 50)  # a file that ends earlier than its header says by more than this share was cut short
-TEXT = {"ansi", "bintext", "xbin", "idf"}  # what FFmpeg takes a text file for
-HEADED = {"skip_frame": "all", "probesize": "32"}  # decode nothing while opening
+HELD_BYTES = 96 << 20  # bytes of packets kept in memory; a larger file is read a second time instead
+SHORT_SHARE = Fraction(1, 50)  # a file that ends earlier than its header says by more than this share was cut short
+TEXT_CODECS = {"ansi", "bintext", "xbin", "idf"}  # what FFmpeg takes a text file for
+HEADER_ONLY = {"skip_frame": "all", "probesize": "32"}  # decode nothing while opening
 # What holds moving pictures (or sound, so that a reject can say so) in one file. Left out is what opens other files: playlists
 # (hls, dash, concat, imf, sdp), numbered pictures, and whatever is interpreted (svg_pipe, lavfi, scripts).
 CONTAINERS = (
@@ -38,7 +38,7 @@ class Scan:
     """What the packets of one video stream say, in decoding order."""
 
     clock: Fraction  # seconds a tick
-    packet: list[av.Packet | None] = field(default_factory=list)  # None once more than HELD bytes have gone by
+    packet: list[av.Packet | None] = field(default_factory=list)  # None once more than HELD_BYTES bytes have gone by
     pts: list[int | None] = field(default_factory=list)
     dts: list[int | None] = field(default_factory=list)
     key: list[bool] = field(default_factory=list)
@@ -49,7 +49,7 @@ class Scan:
     cut: bool = False  # whether the file ends within a packet
 
     def times(self) -> list[int]:
-        """Ascending presentation times of the frames that are shown; Unplanned if they cannot be trusted."""
+        """Ascending presentation times of the frames that are shown; PlanError if they cannot be trusted."""
         times = [pts for pts, shown in zip(self.pts, self.shown) if shown]
         if not times:
             raise PlanError("no packet is shown")
@@ -77,14 +77,14 @@ def open_container(path: str | os.PathLike, headed: bool = False) -> av.containe
     FFmpeg decodes the first pictures of a file to learn what it holds. `headed`: the header says enough, as an MP4's does.
     """
     try:
-        return av.open("file:" + os.fspath(path), options=ONE_FILE | (HEADED if headed else {}))
+        return av.open("file:" + os.fspath(path), options=ONE_FILE | (HEADER_ONLY if headed else {}))
     except MemoryError:
         raise
     except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise DecodeError("not_a_video", f"no known video format: {explain(path, error)}") from None
+        raise DecodeError("not_a_video", f"no known video format: {explain_refusal(path, error)}") from None
 
 
-def explain(path: str | os.PathLike, error: Exception) -> str:
+def explain_refusal(path: str | os.PathLike, error: Exception) -> str:
     """Why a container does not open; the usual case is an MP4 whose index, at its end, did not arrive."""
     with open(path, "rb") as file:
         head = file.read(1024)
@@ -97,12 +97,12 @@ def explain(path: str | os.PathLike, error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
-def stream_of(container: av.container.InputContainer) -> av.VideoStream:
+def find_stream(container: av.container.InputContainer) -> av.VideoStream:
     """The first stream that holds moving pictures; cover art does not count. DecodeError if there is none."""
     still = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
     for stream in container.streams.video:
         context = stream.codec_context
-        if context is not None and not stream.disposition & still and context.name not in TEXT:
+        if context is not None and not stream.disposition & still and context.name not in TEXT_CODECS:
             stream.thread_type = "NONE"
             context.thread_count = 1
             context.options = {"err_detect": "explode"}  # say so where data is damaged, instead of painting over it
@@ -117,8 +117,8 @@ def stream_of(container: av.container.InputContainer) -> av.VideoStream:
 def scan(container: av.container.InputContainer, stream: av.VideoStream) -> Scan:
     """Read every packet of the stream once."""
     found = Scan(stream.time_base)
-    hidden = invisible_vp8 if stream.codec_context.codec.canonical_name == "vp8" else never_shown
-    for packet in read(container, stream):
+    hidden = is_hidden_vp8 if stream.codec_context.codec.canonical_name == "vp8" else never_hidden
+    for packet in read_packets(container, stream):
         found.pts.append(packet.pts)
         found.dts.append(packet.dts)
         found.key.append(packet.is_keyframe)
@@ -126,7 +126,7 @@ def scan(container: av.container.InputContainer, stream: av.VideoStream) -> Scan
         found.corrupt.append(packet.is_corrupt)
         found.duration.append(packet.duration or 0)
         found.held += packet.size
-        found.packet.append(packet if found.held <= HELD else None)
+        found.packet.append(packet if found.held <= HELD_BYTES else None)
     if found.corrupt and found.corrupt[-1]:
         found.cut = True
         for column in (found.packet, found.pts, found.dts, found.key, found.shown, found.corrupt, found.duration):
@@ -134,7 +134,7 @@ def scan(container: av.container.InputContainer, stream: av.VideoStream) -> Scan
     return found
 
 
-def read(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
+def read_packets(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
     """Packets with something in them; what cannot be read any more is the end."""
     try:
         for packet in container.demux(stream):
@@ -146,12 +146,12 @@ def read(container: av.container.InputContainer, stream: av.VideoStream) -> Iter
         return
 
 
-def never_shown(packet: av.Packet) -> bool:
+def never_hidden(packet: av.Packet) -> bool:
     """No packet is hidden."""
     return False
 
 
-def invisible_vp8(packet: av.Packet) -> bool:
+def is_hidden_vp8(packet: av.Packet) -> bool:
     """A VP8 packet that only refreshes a reference has a clear show_frame bit (RFC 6386, 9.1)."""
     return not bytes(memoryview(packet)[:1])[0] & 0x10
 
@@ -169,13 +169,13 @@ def promised_duration(
         late = Fraction(container.duration, av.time_base) / stream.time_base
     else:
         return end
-    return late if late - end > (late - start) * SHORT else end
+    return late if late - end > (late - start) * SHORT_SHARE else end
 
 
 def reread(path: str | os.PathLike) -> Iterator[av.Packet]:
     """The same packets once more, from a fresh reader."""
     with open_container(path) as container:
-        yield from read(container, stream_of(container))
+        yield from read_packets(container, find_stream(container))
 
 
 def pyav_version() -> str:

@@ -36,7 +36,7 @@ class FrameExtractor:
         span = {"start": item["start"], "end": item["end"]}
         clip = decode(path, frames, self.size, sampling=self.sampling, decoder=self.decoder, **span)
         frame = clip.frame.numpy()
-        jpeg = [thumbnail(picture, self.thumbnail) for picture in frame]
+        jpeg = [make_thumbnail(picture, self.thumbnail) for picture in frame]
         return {"frame": frame, "time": clip.time, "jpeg": jpeg, "decoder": clip.decoder, "notes": clip.notes}
 
 
@@ -52,7 +52,7 @@ def require_unchanged(path: Path, size: int) -> None:
         )
 
 
-def thumbnail(picture: np.ndarray, side: int) -> bytes:
+def make_thumbnail(picture: np.ndarray, side: int) -> bytes:
     """A picture (S, S, 3) as a JPEG of at most `side` pixels."""
     image = Image.fromarray(picture)
     if side < image.width:

@@ -11,7 +11,7 @@ import av
 
 from pipeline.files import PlanError
 from pipeline.video import demux, timeline
-from pipeline.video.demux import HELD, Scan, reread
+from pipeline.video.demux import HELD_BYTES, Scan, reread
 from pipeline.video.request import FrameRequest, SampledFrames
 from pipeline.video.resize import Canvas
 from pipeline.video.timeline import to_seconds
@@ -20,8 +20,8 @@ from pipeline.video.timeline import to_seconds
 def decode_by_plan(path: str | os.PathLike, want: FrameRequest, headed: bool) -> SampledFrames:
     """Decode only the groups of pictures that hold a wanted frame. `headed`: an MP4, whose header tells all about it."""
     with demux.open_container(path, headed) as container:
-        stream = demux.stream_of(container)
-        plannable(container, stream)
+        stream = demux.find_stream(container)
+        require_plannable(container, stream)
         found = demux.scan(container, stream)
         times = found.times()
         stop = found.end(times)
@@ -31,21 +31,34 @@ def decode_by_plan(path: str | os.PathLike, want: FrameRequest, headed: bool) ->
         slots = {times[index]: slot for slot, index in enumerate(chosen)}
         canvas = Canvas(len(slots), want.size)
         for picture in plan_packets(stream.codec_context, found, set(slots), lambda: reread(path)):
-            canvas.put(slots[picture.pts], picture)
-    return SampledFrames(canvas.finish(), to_seconds(times, chosen, found.clock), demux.pyav_version(), notes)
+            canvas.add(slots[picture.pts], picture)
+    return SampledFrames(canvas.convert(), to_seconds(times, chosen, found.clock), demux.pyav_version(), notes)
 
 
 # Codecs whose key frames are true entry points. Anything else is decoded from its first packet.
-ENTRY = {"h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mpeg1video", "mpeg2video", "mjpeg", "prores", "dnxhd", "theora"}
+ENTRY_CODECS = {
+    "h264",
+    "hevc",
+    "vp8",
+    "vp9",
+    "av1",
+    "mpeg4",
+    "mpeg1video",
+    "mpeg2video",
+    "mjpeg",
+    "prores",
+    "dnxhd",
+    "theora",
+}
 # Codecs where leaving out a non-reference picture changes no other one. Not HEVC: a picture that its own temporal
 # layer does not refer to may still serve a higher layer.
-SPARE = {"h264", "mpeg4", "mpeg1video", "mpeg2video"}
+SKIP_CODECS = {"h264", "mpeg4", "mpeg1video", "mpeg2video"}
 
 
-def plannable(container: av.container.InputContainer, stream: av.VideoStream) -> None:
-    """Unplanned where a format does not say enough, whatever its packets say."""
+def require_plannable(container: av.container.InputContainer, stream: av.VideoStream) -> None:
+    """PlanError where a format does not say enough, whatever its packets say."""
     codec = stream.codec_context.codec.canonical_name
-    if codec not in ENTRY:
+    if codec not in ENTRY_CODECS:
         raise PlanError(f"{codec} has no sure entry points")
     if container.format.name == "avi" and stream.codec_context.has_b_frames:
         raise PlanError("AVI does not say when B-frames are shown")
@@ -78,12 +91,12 @@ def plan_runs(found: Scan, wanted: set[int]) -> list[tuple[int, int]]:
 def plan_packets(
     context: av.VideoCodecContext, found: Scan, wanted: set[int], again: Callable[[], Iterable[av.Packet]]
 ) -> Iterator[av.VideoFrame]:
-    """Frames with the wanted times, by decoding as little as possible; Unplanned if the file does not keep its promises.
+    """Frames with the wanted times, by decoding as little as possible; PlanError if the file does not keep its promises.
 
     `again` reads the packets once more, for a file too large to be held.
     """
-    spare = context.codec.canonical_name in SPARE
-    packets = enumerate(found.packet if found.held <= HELD else again())
+    spare = context.codec.canonical_name in SKIP_CODECS
+    packets = enumerate(found.packet if found.held <= HELD_BYTES else again())
     ahead, missing, order = None, set(wanted), [-(1 << 63)]
     for number, (first, last) in enumerate(plan_runs(found, wanted)):
         if number:
@@ -105,7 +118,7 @@ def plan_packets(
 
 
 def decode_run(context: av.VideoCodecContext, packet: av.Packet | None) -> list[av.VideoFrame]:
-    """Frames that come out once the packet is in (None: all that are left); Unplanned if it does not decode."""
+    """Frames that come out once the packet is in (None: all that are left); PlanError if it does not decode."""
     try:
         return context.decode(packet)
     except MemoryError:

@@ -7,7 +7,7 @@ import torch
 from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
-WAITING = 16 << 20  # bytes of decoded pictures that may wait to be converted together
+WAITING_BYTES = 16 << 20  # bytes of decoded pictures that may wait to be converted together
 
 
 class Canvas:
@@ -23,18 +23,18 @@ class Canvas:
         self.waiting: list[tuple[int, av.VideoFrame]] = []
         self.bytes = 0
 
-    def put(self, slot: int, picture: av.VideoFrame) -> None:
+    def add(self, slot: int, picture: av.VideoFrame) -> None:
         """Take one picture."""
         self.waiting.append((slot, picture))
         self.bytes += picture.width * picture.height * 2
-        if self.bytes > WAITING:
-            self.finish()
+        if self.bytes > WAITING_BYTES:
+            self.convert()
 
-    def finish(self) -> Tensor:
+    def convert(self) -> Tensor:
         """Convert, turn upright and resize those that wait; all frames so far."""
         for slot, picture in self.waiting:
             colour = torch.from_numpy(self.reformat(picture, format="rgb24", threads=1).to_ndarray())
-            self.resize(turn(colour, picture.rotation), self.frame[slot])
+            self.resize(rotate(colour, picture.rotation), self.frame[slot])
         self.waiting, self.bytes = [], 0
         return self.frame
 
@@ -52,7 +52,7 @@ class Resizer:
 
     def __call__(self, picture: Tensor, out: Tensor) -> Tensor:
         """Write a uint8 picture (H, W, 3) as CLIP sees it into `out`, uint8 (S, S, 3)."""
-        tall, wide = shape(*picture.shape[:2], self.size)
+        tall, wide = resized_shape(*picture.shape[:2], self.size)
         if picture.shape[:2] != (tall, wide):
             if self.buffer.shape[2:] != (tall, wide):
                 self.buffer = torch.empty(1, 3, tall, wide, dtype=torch.uint8, memory_format=torch.channels_last)
@@ -69,14 +69,14 @@ def resize(picture: Tensor, size: int) -> Tensor:
     return Resizer(size)(picture, torch.empty(size, size, 3, dtype=torch.uint8))
 
 
-def shape(height: int, width: int, size: int) -> tuple[int, int]:
+def resized_shape(height: int, width: int, size: int) -> tuple[int, int]:
     """Height and width once the shorter side is `size`; the longer one is cut to a whole number, as CLIP does."""
     if height <= width:
         return size, int(size * width / height)
     return int(size * height / width), size
 
 
-def turn(picture: Tensor, degrees: int) -> Tensor:
+def rotate(picture: Tensor, degrees: int) -> Tensor:
     """Turn a picture (H, W, 3) counter-clockwise by a multiple of 90 degrees."""
     quarters = round(degrees / 90) % 4
     return torch.rot90(picture, quarters).contiguous() if quarters else picture

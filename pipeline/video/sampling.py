@@ -30,11 +30,15 @@ def sample(
     start, end = span
     first = max(bisect_right(shown, start) - 1, 0)
     inside = shown[first : bisect_left(shown, end)]
-    chosen = uniform(inside, start, end, wanted) if mode == "uniform" else each_second(inside, start, wanted, second)
+    chosen = (
+        pick_uniform(inside, start, end, wanted)
+        if mode == "uniform"
+        else pick_each_second(inside, start, wanted, second)
+    )
     return [first + index for index in chosen]
 
 
-def uniform(shown: list[int], start: Fraction, end: Fraction, wanted: int) -> list[int]:
+def pick_uniform(shown: list[int], start: Fraction, end: Fraction, wanted: int) -> list[int]:
     """The frame on screen at the centre of each of `wanted` equal segments; all of them distinct while M >= N.
 
     Two centres can fall on one long-shown frame (variable frame rate); the later one then takes the next frame.
@@ -52,7 +56,7 @@ def uniform(shown: list[int], start: Fraction, end: Fraction, wanted: int) -> li
     return chosen
 
 
-def each_second(shown: list[int], start: Fraction, wanted: int, second: Fraction) -> list[int]:
+def pick_each_second(shown: list[int], start: Fraction, wanted: int, second: Fraction) -> list[int]:
     """The first frame of each second, then N of those by a truncated linspace (CLIP4Clip's loader)."""
     firsts: list[int] = []
     moment = 0

@@ -18,7 +18,7 @@ from pipeline.video.timeline import to_seconds
 def decode_in_order(path: str | os.PathLike, want: FrameRequest) -> SampledFrames:
     """Decode everything twice: once to learn which frames there are and when, once to take the wanted ones."""
     with demux.open_container(path) as container:
-        stream = demux.stream_of(container)
+        stream = demux.find_stream(container)
         found, rate = demux.scan(container, stream), stream.average_rate or stream.guessed_rate or Fraction(25)
         seen = [(picture and picture.pts, picture is not None, sound) for picture, sound in in_time_order(path)]
         shown = [(pts, sound) for pts, there, sound in seen if there]
@@ -43,8 +43,8 @@ def decode_in_order(path: str | os.PathLike, want: FrameRequest) -> SampledFrame
     pictures_shown = (picture for picture, _ in in_time_order(path) if picture is not None)
     for index, picture in enumerate(pictures_shown):
         if index in slots:
-            canvas.put(slots[index], picture)
-    return SampledFrames(canvas.finish(), to_seconds(times, chosen, found.clock), demux.pyav_version(), notes)
+            canvas.add(slots[index], picture)
+    return SampledFrames(canvas.convert(), to_seconds(times, chosen, found.clock), demux.pyav_version(), notes)
 
 
 def damaged_times(found: Scan) -> list[int]:
@@ -58,8 +58,8 @@ def damaged_times(found: Scan) -> list[int]:
 def in_time_order(path: str | os.PathLike) -> Iterator[tuple[av.VideoFrame, bool]]:
     """Every frame that the file presents and whether it is sound, from a fresh decoder."""
     with demux.open_container(path) as container:
-        stream = demux.stream_of(container)
-        yield from decode_sequentially(stream.codec_context, demux.read(container, stream))
+        stream = demux.find_stream(container)
+        yield from decode_sequentially(stream.codec_context, demux.read_packets(container, stream))
 
 
 def clock_times(pts: list[int | None], found: Scan, rate: Fraction) -> list:

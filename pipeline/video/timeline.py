@@ -22,7 +22,7 @@ def frame_ends(times: list, duration: int = 0) -> Fraction:
     return Fraction(times[-1] + max(duration, 1))
 
 
-def last_frame_duration(found: Fraction, length: Fraction, clock: Fraction) -> str:
+def describe_length(found: Fraction, length: Fraction, clock: Fraction) -> str:
     """How much is there of what was promised."""
     return f"holds {float(found * clock):.2f} of {float(length * clock):.2f} s"
 
@@ -41,8 +41,8 @@ def choose_frames(
         length = float((end - origin) * clock)
         raise DecodeError("outside", f"nothing between {want.start} and {want.end} s; it lasts {length:.2f} s")
     if last - (last - first) / (2 * want.frames) > stop:
-        raise DecodeError("truncated", last_frame_duration(stop - origin, end - origin, clock))
-    notes = [f"truncated: {last_frame_duration(stop - origin, end - origin, clock)}"] if end > stop else []
+        raise DecodeError("truncated", describe_length(stop - origin, end - origin, clock))
+    notes = [f"truncated: {describe_length(stop - origin, end - origin, clock)}"] if end > stop else []
     return sample(times, (first, last), want.frames, want.sampling, 1 / clock), notes
 
 

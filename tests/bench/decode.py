@@ -28,7 +28,7 @@ from PIL import Image
 
 from pipeline.video import decode, demux, planned, request, timeline
 from pipeline.video.backends import ffmpeg_program
-from pipeline.video.resize import resize, shape
+from pipeline.video.resize import resize, resized_shape
 
 SIZE = 224
 MESH = 6  # fields a side that bend by themselves
@@ -157,7 +157,7 @@ def ours(path: str, numbers: list[int], count: int) -> torch.Tensor:
 def bound(path: str, numbers: list[int], count: int) -> None:
     """The same packets decoded, nothing converted."""
     with demux.open_container(path) as container:
-        stream = demux.stream_of(container)
+        stream = demux.find_stream(container)
         found = demux.scan(container, stream)
         times = found.times()
         for _ in planned.plan_packets(stream.codec_context, found, {times[number] for number in numbers}, None):
@@ -225,7 +225,7 @@ def ffmpeg(path: str, numbers: list[int], count: int) -> torch.Tensor:
 
 def pillow(picture: np.ndarray) -> torch.Tensor:
     """CLIP's preprocessing by Pillow."""
-    tall, wide = shape(*picture.shape[:2], SIZE)
+    tall, wide = resized_shape(*picture.shape[:2], SIZE)
     image = np.asarray(Image.fromarray(picture).resize((wide, tall), Image.Resampling.BICUBIC))
     top, left = (tall - SIZE) // 2, (wide - SIZE) // 2
     return torch.from_numpy(image[top : top + SIZE, left : left + SIZE].copy())
@@ -272,7 +272,7 @@ def spent() -> float:
 def numbers_of(path: str, count: int) -> list[int]:
     """The frames that our sampling wants."""
     with demux.open_container(path) as container:
-        stream = demux.stream_of(container)
+        stream = demux.find_stream(container)
         found = demux.scan(container, stream)
         times = found.times()
         stop = found.end(times)

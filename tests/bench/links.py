@@ -62,7 +62,7 @@ class Trial:
         visual = self.project / "cache/bench/visual"
         path = next(path for path in sorted(visual.glob("0*.h5")) if path.stat().st_size > 20_000)
         content = bytearray(path.read_bytes())
-        content[Shard(path, "visual").offset_in_file("patch") + 100] ^= 255
+        content[Shard(path, "visual").place("patch").offset + 100] ^= 255
         path.unlink()  # an editor that saves writes a new file; one that does not would be stopped by DVC's write protection
         path.write_bytes(content)
         self.check("damaged", VIDEOS // 2)

@@ -192,7 +192,7 @@ def test_a_damaged_or_lost_shard_is_made_again(world, capsys):
     lost, damaged, _ = shards.shard_paths(world.cache / "visual")
     lost.unlink()
     data = bytearray(damaged.read_bytes())
-    data[shards.Shard(damaged, "visual").offset_in_file("patch") + 100] ^= 1
+    data[shards.Shard(damaged, "visual").place("patch").offset + 100] ^= 1
     damaged.write_bytes(data)
     capsys.readouterr()
     world.run()

@@ -69,7 +69,7 @@ def test_plain_h5py_and_pread_see_the_same_bytes(path):
 def test_large_tensors_are_page_aligned(tmp_path):
     path = tmp_path / "00000.h5"
     shards.write(path, "visual", visual((40, 2), patches=16, dimension=32), ATTRIBUTES)
-    assert Shard(path, "visual").offset_in_file("patch") % 4096 == 0
+    assert Shard(path, "visual").place("patch").offset % 4096 == 0
 
 
 def test_the_same_tensors_make_the_same_bytes(path, tmp_path):

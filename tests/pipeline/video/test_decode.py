@@ -13,7 +13,7 @@ from PIL import Image
 from pipeline.files import DecodeError
 from pipeline.video import demux, planned
 from pipeline.video.decode import decode, decoder_version
-from pipeline.video.resize import Resizer, resize, shape, turn
+from pipeline.video.resize import Resizer, resize, resized_shape, rotate
 from pipeline.video.sampling import sample
 from tests.support import torture
 
@@ -133,7 +133,7 @@ def test_resizing_is_within_two_grey_levels_of_pillow(size):
     harsh = chance.integers(0, 2, (*size, 3), np.uint8) * 255
     for picture in (smooth, harsh):
         found = resize(torch.from_numpy(picture.copy()), 224).int()
-        tall, wide = shape(*size, 224)
+        tall, wide = resized_shape(*size, 224)
         whole = np.asarray(Image.fromarray(picture).resize((wide, tall), Image.BICUBIC))
         top, left = (tall - 224) // 2, (wide - 224) // 2
         right = torch.from_numpy(whole[top : top + 224, left : left + 224].astype(int))
@@ -144,7 +144,7 @@ def test_one_resizer_serves_pictures_of_different_sizes():
     resizer = Resizer(32)
     for size in ((40, 60), (60, 40), (40, 60), (32, 32)):
         picture = torch.randint(0, 256, (*size, 3), dtype=torch.uint8)
-        tall, wide = shape(*size, 32)
+        tall, wide = resized_shape(*size, 32)
         whole = F.interpolate(picture.permute(2, 0, 1)[None], (tall, wide), mode="bicubic", antialias=True)[0].permute(
             1, 2, 0
         )
@@ -164,8 +164,8 @@ def test_the_crop_is_that_of_transformers():
 
 def test_turning_is_counter_clockwise():
     picture = torch.arange(6, dtype=torch.uint8).reshape(1, 2, 3)
-    assert turn(picture, 90).shape == (2, 1, 3) and turn(picture, 90)[0, 0, 0] == 3
-    assert torch.equal(turn(turn(picture, -90), 90), picture)
+    assert rotate(picture, 90).shape == (2, 1, 3) and rotate(picture, 90)[0, 0, 0] == 3
+    assert torch.equal(rotate(rotate(picture, -90), 90), picture)
 
 
 # --- files
@@ -211,7 +211,7 @@ def test_the_plan_gives_the_same_pixels_as_decoding_everything_in_order(films):
 def test_the_plan_decodes_less(films):
     """Of 12-frame groups, 4 wanted frames need no more than their own groups, as far as they reach."""
     with demux.open_container(films["short"]) as file:
-        found = demux.scan(file, demux.stream_of(file))
+        found = demux.scan(file, demux.find_stream(file))
         times = found.times()
     fed = planned.plan_runs(found, {times[index] for index in (6, 18, 30, 42)})
     assert sum(last - first + 1 for first, last in fed) < 36
@@ -219,8 +219,8 @@ def test_the_plan_decodes_less(films):
 
 def test_a_file_too_large_to_hold_is_read_again(films, monkeypatch):
     whole = decode(films["short"], 5, SIZE)
-    monkeypatch.setattr(demux, "HELD", 1000)
-    monkeypatch.setattr(planned, "HELD", 1000)
+    monkeypatch.setattr(demux, "HELD_BYTES", 1000)
+    monkeypatch.setattr(planned, "HELD_BYTES", 1000)
     again = decode(films["short"], 5, SIZE)
     assert torch.equal(whole.frame, again.frame) and again.notes == []
 
