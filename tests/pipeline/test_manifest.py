@@ -16,6 +16,7 @@ import yaml
 
 from pipeline import datasets, manifest
 from pipeline.datasets import Caption, Item, media, validate
+from pipeline.datasets.enable import enable_dataset
 from pipeline.datasets.hashes import HashMemo, Unreadable
 
 ROOT = Path(__file__).parents[2]
@@ -371,6 +372,16 @@ def test_where_no_caption_matches_the_stage_fails_with_the_nearest_name(tmp_path
     with pytest.raises(SystemExit, match="none of 2 captions names an item; .*the nearest name is 'holiday one.mp4'"):
         run(monkeypatch)
     assert set(rejects().values()) == {"unknown id"}
+
+
+@pytest.mark.parametrize("name", ["a$HOME", "$b", "~c", "50%", "%d {x}", "a: b # c", "'q' \"r\"", "caf\u00e9", "- x"])
+def test_a_root_of_any_name_is_written_and_read_as_it_is(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    film(tmp_path / name / "50% $HOME ~.mp4", 3)
+    (tmp_path / "params.yaml").write_text("enabled: []\ndatasets:\n  small:\n    reader: folder\n    root: $NOWHERE\n")
+    enable_dataset(Path("params.yaml"), "small", str(tmp_path / name))
+    run(monkeypatch)
+    assert [item["path"] for item in rows("items")] == ["50% $HOME ~.mp4"]
 
 
 def test_a_folder_without_captions_is_all_test(tmp_path, monkeypatch):

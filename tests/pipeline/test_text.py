@@ -172,6 +172,17 @@ def test_fewer_shards_leave_no_orphans(run, tmp_path):
     assert sorted(everything(tmp_path / "text")) == sorted(CAPTIONS)
 
 
+def test_a_dataset_without_captions_has_empty_shards(run, tmp_path):
+    assert run({})[1].startswith("text: 0 captions = 0 kept + 0 encoded; 0 phrases")
+    for path in shards.shard_paths(tmp_path / "text"):
+        shard = shards.read(path, "text")
+        assert len(shard["caption_id"]) == 0 and shard["sentence"].shape[0] == shard["word"].shape[0] == 0
+    before = digest(tmp_path / "text")
+    assert run({})[1].endswith("0 of 3 shards written") and digest(tmp_path / "text") == before
+    run(CAPTIONS)
+    assert len(everything(tmp_path / "text")) == len(CAPTIONS)
+
+
 def test_captions_without_triplets_stop_the_stage(tmp_path):
     captions = pa.table({"caption_id": ["a#000", "b#000"], "video_id": ["a", "b"], "text": ["x", "y"]})
     with pytest.raises(ValueError, match="triplets.parquet has 1 captions, the manifest 2, b#000"):
