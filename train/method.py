@@ -3,7 +3,7 @@
 # Axes: B batch, T texts, V videos, I images, D embedding.
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch.nn.functional as F
@@ -33,6 +33,12 @@ class Config:
     weight_decay: float = 0.01  # of weight matrices; none on scalars, biases, norms, identity-started matrices
     warmup: float = 0.1  # share of a phase's steps in which the learning rate rises from 0; a cosine to 0 follows
     max_grad_norm: float = 1.0  # of each module that a phase moves
+    tune: str = ""  # `image`: CLIP's last image blocks learn too, from the `hidden` that `tail` in params.yaml caches
+    tune_blocks: int = 0  # how many of them; 0 is as many as the shards allow
+    tune_rate: float = 1e-7  # their learning rate, the paper's
+    tune_decay: float = 1.0  # factor of the rate from each block to the one below
+    tune_recompute: bool = False  # run the blocks again in the backward pass instead of holding what they computed
+    tail: dict = field(default_factory=dict)  # filled from the shards: the tower's sizes and the first block cached
 
     # old names of settings: whoever still writes one is told the new one
     RENAMED = {
@@ -65,11 +71,12 @@ class Phase:
     loss: Callable[[Features, float], dict[str, Tensor]]
     learning_rate: float
     teaches: tuple[str, ...] = ()  # which retrieval it can make perfect on a few pairs: some of TASKS
+    learning_rates: dict[str, float] = field(default_factory=dict)  # of submodules that have another
 
 
 def check_settings(kind: type[Config], settings: dict[str, Any]) -> None:
     """ValueError that names settings which this Config does not have; an old name is answered with the new one."""
-    known = [field.name for field in fields(kind)]
+    known = [own.name for own in fields(kind)]
     renamed = {old: new for base in kind.__mro__ for old, new in vars(base).get("RENAMED", {}).items()}
     for name in sorted(set(settings) - set(known)):
         if renamed.get(name) in known:

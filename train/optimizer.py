@@ -10,21 +10,30 @@ from torch import Tensor, nn
 from train.method import Config, Method
 
 
-def parameter_groups(modules: dict[str, nn.Module], config: Config, learning_rate: float) -> list[dict]:
-    """Optimizer groups: matrices decay; biases, norms and identity-started matrices do not; scalars have a rate of their own."""
-    kinds: dict[str, list[nn.Parameter]] = {"matrix": [], "plain": [], "scalar": []}
-    for name, parameter in parameters(modules):
-        kinds[kind(name, parameter)].append(parameter)
-    rates = {
-        "matrix": (learning_rate, config.weight_decay),
-        "plain": (learning_rate, 0.0),
-        "scalar": (config.scalar_learning_rate, 0.0),
-    }
-    return [
-        {"params": found, "lr": rates[which][0], "base_lr": rates[which][0], "weight_decay": rates[which][1]}
-        for which, found in kinds.items()
-        if found
-    ]
+def parameter_groups(
+    modules: dict[str, nn.Module], config: Config, learning_rate: float, learning_rates: dict[str, float] | None = None
+) -> list[dict]:
+    """Optimizer groups: matrices decay; biases, norms and identity-started matrices do not; scalars have a rate of their own.
+
+    `learning_rates`: of modules that learn at another rate than the rest.
+    """
+    own = {name: (learning_rates or {}).get(name, learning_rate) for name in modules}
+    groups: list[dict] = []
+    for rate in sorted(set(own.values()), reverse=True):
+        kinds: dict[str, list[nn.Parameter]] = {"matrix": [], "plain": [], "scalar": []}
+        for name, parameter in parameters({name: modules[name] for name in modules if own[name] == rate}):
+            kinds[kind(name, parameter)].append(parameter)
+        settings = {
+            "matrix": (rate, config.weight_decay),
+            "plain": (rate, 0.0),
+            "scalar": (config.scalar_learning_rate, 0.0),
+        }
+        groups += [
+            {"params": found, "lr": settings[which][0], "base_lr": settings[which][0], "weight_decay": settings[which][1]}
+            for which, found in kinds.items()
+            if found
+        ]
+    return groups
 
 
 def parameters(modules: dict[str, nn.Module]) -> Iterator[tuple[str, nn.Parameter]]:

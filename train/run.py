@@ -22,6 +22,7 @@ from train import checkpoint, methods
 from train.data import Cache, Loader
 from train.data.cache import require_parts
 from train.history import History
+from train.layers.clip_blocks import read_header
 from train.method import Config, Method
 from train.settings import configure, parse_setting, read_stored_settings
 from train.trainer import Trainer
@@ -69,10 +70,14 @@ def run(
     torch.set_flush_denormal(True)  # sharp softmaxes leave weights near 1e-40, on which a CPU is 30 times slower
     method = methods.load(name)
     config = configure(method.Config, settings)
-    cache = open_cache(shards, method.needed(config), config)
+    cache = open_cache(shards, methods.needed(name, config), config)
     config = replace(config, dimension=cache.dimension, frames=cache.frames, patches=cache.patches)
+    if config.tune:
+        config = replace(config, tail=tail_facts(shards, cache))
     torch.manual_seed(seed)
-    model = method(config).to(device)
+    model = methods.build(name, vars(config)).to(device)
+    if config.tune:
+        model.read(shards / "clip" / "tail.safetensors")
     facts = describe(shards, name, seed, model, cache)
     before = checkpoint.facts(folder)
     same = all(before.get(key) == facts[key] for key in ("config", "seed", "shards", "code"))
@@ -101,6 +106,17 @@ def open_cache(shards: Path, needs: frozenset[str], config: Config) -> Cache:
     """The dataset's shards, checked to be there."""
     require_parts(shards)
     return Cache(shards, needs, words=config.words, triplets=config.triplets)
+
+
+def tail_facts(shards: Path, cache: Cache) -> dict[str, Any]:
+    """The sizes of CLIP's image tower and the first block whose input the shards hold.
+
+    Errors: ValueError where tail.safetensors is missing or of another CLIP than the shards.
+    """
+    header = read_header(shards / "clip" / "tail.safetensors")
+    if header["clip_sha256"] != cache.clip_sha256:
+        raise ValueError(f"{shards / 'clip'} is another CLIP than the shards'; run: dvc repro visual@{shards.name}")
+    return {"shape": vars(header["image"]), "first": header["image"].layers - cache.tail}
 
 
 def describe(shards: Path, name: str, seed: int, model: Method, cache: Cache) -> dict[str, Any]:

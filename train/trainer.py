@@ -42,7 +42,7 @@ class Trainer:
     def phase(self, number: int, phase: Phase, loader: Loader, before: int, resume: dict | None, began: float) -> None:
         """One phase: only what it names moves."""
         modules = self.model.learned(phase)
-        optimizer = AdamW(parameter_groups(modules, self.model.config, phase.learning_rate))
+        optimizer = AdamW(parameter_groups(modules, self.model.config, phase.learning_rate, phase.learning_rates))
         first = 0
         if resume is not None and resume["optimizer"] is not None:
             optimizer.load(resume["optimizer"])

@@ -56,7 +56,7 @@ def train(method: Method, phase_index: int, features: Features, steps: int, seed
     torch.manual_seed(seed)
     phase = method.phases()[phase_index]
     modules = method.learned(phase)
-    optimizer = AdamW(parameter_groups(modules, method.config, phase.learning_rate))
+    optimizer = AdamW(parameter_groups(modules, method.config, phase.learning_rate, phase.learning_rates))
     method.requires_grad_(False)
     for module in modules.values():
         module.requires_grad_(True)

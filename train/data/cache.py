@@ -15,9 +15,9 @@ from train.data.ragged import Indexed, Memory, Ragged, ShardColumn, collect
 
 Features = dict[str, torch.Tensor]
 TEXT = ("sentence", "word", "triplet")
-VIDEO = ("frame", "patch")
-IMAGE = ("image",)
-SINGLE = ("sentence", "image")  # one row a sample: no length axis, no mask
+VIDEO = ("frame", "patch", "hidden")
+IMAGE = ("image", "image_hidden")
+SINGLE = ("sentence", "image", "image_hidden")  # one row a sample: no length axis, no mask
 
 
 def allocate(name: str, shape: tuple[int, ...], most: int) -> torch.Tensor:
@@ -44,6 +44,7 @@ class Cache:
         self.clip_sha256 = require_one_clip(visual + text)
         self._rows(visual, text)
         self.features: dict[str, Ragged | Indexed] = {}
+        self.tail = 0  # of CLIP's last image blocks, how many `hidden` lets a run own; 0 where it is not needed
         self._open_visual(visual)
         self._open_text(text)
         self.dimension = visual[0].place("frame").shape[1]
@@ -66,11 +67,11 @@ class Cache:
         return self.collect(TEXT, rows, allocate, dtype)
 
     def video(self, rows: np.ndarray, dtype: torch.dtype = torch.float32) -> Features:
-        """Those of frame (B, N, D), patch (B, N, P, D) that are needed, with frame_mask."""
+        """Those of frame (B, N, D), patch (B, N, P, D), hidden (B, N, 1 + P, W) that are needed, with frame_mask."""
         return self.collect(VIDEO, rows, allocate, dtype)
 
     def image(self, rows: np.ndarray, dtype: torch.dtype = torch.float32) -> Features:
-        """image (B, D): the keyframe of each video."""
+        """Those of image (B, D), image_hidden (B, 1 + P, W) that are needed: the keyframe of each video."""
         return self.collect(IMAGE, rows, allocate, dtype)
 
     def collect(
@@ -177,8 +178,26 @@ class Cache:
             self.features["frame"] = Ragged(column, start, self.frame_count, most)
         if "patch" in self.needs:
             self.features["patch"] = Ragged(ShardColumn("patch", visual), start, self.frame_count, most)
+        if self.needs & {"hidden", "image_hidden"}:
+            hidden = self._hidden(visual)
+        if "hidden" in self.needs:
+            self.features["hidden"] = Ragged(hidden, start, self.frame_count, most)
+        keyframe = start + self._keyframe() if self.needs & set(IMAGE) else start
         if "image" in self.needs:
-            self.features["image"] = Ragged(column, start + self._keyframe(), np.ones_like(start), 1)
+            self.features["image"] = Ragged(column, keyframe, np.ones_like(start), 1)
+        if "image_hidden" in self.needs:
+            self.features["image_hidden"] = Ragged(hidden, keyframe, np.ones_like(start), 1)
+
+    def _hidden(self, visual: list[Shard]) -> ShardColumn:
+        tails = {shard.attributes.get("tail", 0) for shard in visual}
+        if len(tails) != 1 or tails == {0}:
+            name = self.folder.name
+            raise ShardError(
+                f"{self.folder} holds nothing that enters CLIP's last blocks, so no run can own them; set "
+                f"datasets.{name}.tail.image in params.yaml and run: dvc repro clip@{name} visual@{name}"
+            )
+        self.tail = tails.pop()
+        return ShardColumn("hidden", visual)
 
     def _keyframe(self) -> np.ndarray:
         table = self._table("keyframes.parquet", "keyframes")

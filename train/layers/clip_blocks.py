@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "quick_gelu": lambda value: value * torch.sigmoid(1.702 * value),
@@ -75,6 +76,7 @@ class Tower(nn.Module):
                 f"blocks, not {owned}; raise `tail` in params.yaml or lower `tune_blocks`"
             )
         self.shape, self.first = shape, first
+        self.recompute = False  # trade time for memory: the blocks run again in the backward pass
         self.frozen = nn.ModuleList(CLIPBlock(shape, causal) for _ in range(shape.layers - first - owned))
         self.blocks = nn.ModuleList(CLIPBlock(shape, causal) for _ in range(owned))
         self.norm = nn.LayerNorm(shape.width, shape.epsilon)
@@ -86,7 +88,8 @@ class Tower(nn.Module):
             for block in self.frozen:
                 hidden = block(hidden)
         for block in self.blocks:
-            hidden = block(hidden)
+            again = self.recompute and torch.is_grad_enabled()
+            hidden = checkpoint(block, hidden, use_reentrant=False) if again else block(hidden)
         return self.projection(self.norm(hidden))
 
     def read(self, path: Path, tower: str) -> None:

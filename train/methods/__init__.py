@@ -3,7 +3,8 @@
 import importlib
 import pkgutil
 
-from train.method import Method, check_settings
+from train import tuned
+from train.method import Config, Method, check_settings
 
 
 def names() -> list[str]:
@@ -30,4 +31,12 @@ def build(name: str, config: dict) -> Method:
     """A new model of a method from its settings; unknown settings are an error."""
     method = load(name)
     check_settings(method.Config, config)
-    return method(method.Config(**config))
+    model = method(method.Config(**config))
+    tuned.check(model.config)
+    return tuned.Tuned(model) if model.config.tune else model
+
+
+def needed(name: str, config: Config) -> frozenset[str]:
+    """The features that a method of these settings reads from the shards."""
+    needs = load(name).needed(config)
+    return tuned.tuned_needs(needs) if config.tune else needs
