@@ -68,7 +68,7 @@ class Tuned(Method):
         return self.inner.score_images(text, image)
 
     def phases(self) -> list[Phase]:
-        """The method's phases; those that teach text and video also move the owned blocks, each at its own rate, the last norm and the projection."""
+        """The method's own; those that teach text and video also move the owned blocks, the last norm and the projection."""
         rate, decay, count = self.config.tune_rate, self.config.tune_decay, len(self.tower.blocks)
         blocks = {f"tower.blocks.{number}": rate * decay ** (count - 1 - number) for number in range(count)}
         rates = blocks | {"tower.norm": rate, "tower.projection": rate}
