@@ -7,7 +7,14 @@ from typing import Any
 from pipeline import params, shards
 
 FACTS = ("config", "seed", "shards", "code")  # what makes two runs the same
-PARTS = {"splits": "splits", "text": "captions", "triplet": "triplets", "visual": "frames", "image": "keyframes"}
+PARTS = {
+    "splits": "splits",
+    "text": "captions",
+    "triplet": "triplets",
+    "visual": "frames",
+    "image": "keyframes",
+    "tail": "hidden states",
+}
 
 
 def facts_of(record: dict[str, Any]) -> dict[str, Any]:

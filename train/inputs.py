@@ -13,6 +13,7 @@ from pipeline.shards import identity
 from train import methods
 from train.data.cache import require_parts
 from train.settings import read_stored_settings
+from train.tuned import tuned_needs
 
 
 def write_inputs(shards: Path, names: list[str]) -> list[Path]:
@@ -20,9 +21,12 @@ def write_inputs(shards: Path, names: list[str]) -> list[Path]:
     folder, digests = shards / "inputs", {}
     for name in names:
         needs = methods.load(name).needs
+        settings = read_stored_settings(shards, name, needs)
+        if settings.get("tune"):
+            needs = tuned_needs(needs)
         if needs not in digests:
             digests[needs] = identity(shards, needs)
-        said = {"settings": read_stored_settings(shards, name, needs), "needs": sorted(needs), "shards": digests[needs]}
+        said = {"settings": settings, "needs": sorted(needs), "shards": digests[needs]}
         files.write(folder / f"{name}.json", json.dumps(said, indent=1, sort_keys=True) + "\n")
     for path in folder.glob("*.json"):
         if path.stem not in names:

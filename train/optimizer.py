@@ -29,7 +29,12 @@ def parameter_groups(
             "scalar": (config.scalar_learning_rate, 0.0),
         }
         groups += [
-            {"params": found, "lr": settings[which][0], "base_lr": settings[which][0], "weight_decay": settings[which][1]}
+            {
+                "params": found,
+                "lr": settings[which][0],
+                "base_lr": settings[which][0],
+                "weight_decay": settings[which][1],
+            }
             for which, found in kinds.items()
             if found
         ]

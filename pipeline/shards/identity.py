@@ -8,7 +8,7 @@ import pyarrow.parquet
 
 from pipeline.shards import layout, reader
 
-NEEDS = ("sentence", "word", "triplet", "frame", "patch", "image")  # the features there are
+NEEDS = ("sentence", "word", "triplet", "frame", "patch", "hidden", "image")  # the features there are
 
 
 def identity(folder: Path, needs: Iterable[str] = NEEDS) -> dict[str, str]:
@@ -28,7 +28,12 @@ def identity(folder: Path, needs: Iterable[str] = NEEDS) -> dict[str, str]:
         if "triplet" in needs:
             edges, keys = shard["triplet_offset"].tolist(), shard["triplet"].tolist()
             parts["triplet"].append([(name, keys[a:b]) for name, a, b in zip(shard["caption_id"], edges, edges[1:])])
-    if "image" in needs:
+    if needs & {"hidden", "image_hidden"}:
+        tails = {
+            reader.Shard(path, "visual").attributes.get("tail", 0) for path in layout.shard_paths(folder / "visual")
+        }
+        parts["tail"] = [[(tail,) for tail in tails]]  # the hidden states of two tails differ where the rows do not
+    if needs & {"image", "image_hidden"}:
         keyframes = pyarrow.parquet.read_table(folder / "keyframes.parquet", columns=["video_id", "index"]).to_pydict()
         parts["image"] = [zip(keyframes["video_id"], keyframes["index"])]
     return {name: digest_rows(rows) for name, rows in parts.items() if name != "triplet" or "triplet" in needs}

@@ -50,7 +50,9 @@ def world(tmp_path_factory):
 
 
 def go(world, folder, name="clip4clip", **settings):
-    return train_run.run(world, folder, name, 0, {"epochs": 2, "batch": 8, "learning_rate": 1e-3, "tune": "image"} | settings)
+    return train_run.run(
+        world, folder, name, 0, {"epochs": 2, "batch": 8, "learning_rate": 1e-3, "tune": "image"} | settings
+    )
 
 
 @pytest.mark.parametrize("name", LEARNING)
