@@ -48,7 +48,7 @@ def read_model(source: Path) -> Any:
 
 
 def build_record(name: str, revision: str | None, source: Path) -> dict[str, Any]:
-    """What clip.json says of a model that loads whole and whose towers, as this project computes them, are transformers'."""
+    """Build the clip.json record; CLIPError unless the weights load completely and our encoders agree with transformers."""
     tokenizer = read_tokenizer(source)
     model = read_model(source)
     vision, text = model.config.vision_config, model.config.text_config
@@ -84,10 +84,12 @@ def check_against_transformers(model: Any, source: Path, record: dict[str, Any])
     for part in ("vision", "text"):
         if record[part]["activation"] not in ACTIVATIONS:
             raise CLIPError(
-                f"{source}: its {part} tower has the activation {record[part]['activation']}, of which nothing is known"
+                f"{source}: its {part} tower has the unsupported activation {record[part]['activation']}; "
+                f"supported: {', '.join(ACTIVATIONS)}"
             )
     towers = FrozenCLIP(source, record, "cpu", "fp32")
     side = towers.size
+    # any picture with many different values will do; a prime step spreads them
     picture = (torch.arange(side * side * 3) * 7919 % 256).to(torch.uint8).view(1, side, side, 3)
     ids = torch.tensor(towers.tokenize(["a photo of two dogs"], towers.context))
     model.eval()

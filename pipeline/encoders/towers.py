@@ -1,4 +1,4 @@
-"""The two frozen encoders of a CLIP, as fast as the machine multiplies, and the same bytes whatever is encoded beside."""
+"""CLIP's frozen image and text encoders; a result is bit-identical whatever else is in the batch."""
 
 # Axes: N images of one call, S image side, P patches, R rows (tokens of all images or texts), W width, L words, D embedding.
 
@@ -17,12 +17,10 @@ from pipeline.encoders.prefix_tree import PrefixTree
 from pipeline.encoders.transformer import Norm, Parameters, Transformer, Weights
 from pipeline.encoders.weights import VERSION, locate, read_tokenizer, read_weights, weights_identity
 
-CPU_ROWS = {"image": 200, "text": 128}  # rows that go through a layer together on a CPU, about: what lies in its cache
-GPU_ROWS = 1 << 13  # the same on a GPU
-TEXTS_PER_TREE = 4096  # texts in one tree, which bounds the memory
-GATHERED = (
-    1 << 13
-)  # numbers in the queries whose keys and values are brought together at a time, likewise for the cache
+CPU_ROWS = {"image": 200, "text": 128}  # rows per chunk on a CPU, about: what fits its cache
+GPU_ROWS = 1 << 13  # rows per chunk on a GPU, where a larger product is a faster one
+TEXTS_PER_TREE = 4096  # texts encoded at a time, to bound the memory
+GATHERED = 1 << 13  # query values per attention chunk of texts, so that the gathered keys and values fit the CPU cache
 
 
 class FrozenCLIP:
@@ -116,12 +114,13 @@ class FrozenCLIP:
         start = embeddings["class"].expand(len(patch), 1, -1)
         hidden = first(torch.cat([start, patch], 1) + embeddings["position"])  # (N, 1 + P, W)
         count, length, width = hidden.shape
+        # whole images need not fill whole chunks: spread the rows evenly over as few chunks as needed, so that little is padding
         chunks = -(-count * length // self.chunk_rows("image"))
         transformer = self.build_transformer("image", -(-count * length // chunks))
 
         def attend(query: Tensor, memory: Tensor) -> Tensor:
-            """Every token hears all of its image."""
-            query = query.view(count, length, transformer.heads, -1).transpose(1, 2)
+            """Full attention within each image."""
+            query = query.view(count, length, transformer.heads, -1).transpose(1, 2)  # (N, heads, 1 + P, W / heads)
             key, value = memory.view(count, length, 2, transformer.heads, -1).permute(2, 0, 3, 1, 4)
             return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(-1, width)
 
@@ -132,7 +131,7 @@ class FrozenCLIP:
     def tokenize(self, texts: Iterable[str], words: int) -> list[list[int]]:
         """Token ids of each text, SOT .. EOT, at most `words` of them (EOT is kept when a text is cut)."""
         words = min(words, self.context)
-        clean = [text if text.strip() else "." for text in texts]
+        clean = [text if text.strip() else "." for text in texts]  # a blank text is read as a full stop, to have a word
         return self.tokenizer(clean, truncation=True, max_length=words)["input_ids"] if clean else []
 
     def encode_texts(self, texts: list[str], words: int = 77, alone: bool = False) -> list[tuple[np.ndarray, Tensor]]:
@@ -143,7 +142,7 @@ class FrozenCLIP:
         other bytes.
         """
         ids = self.tokenize(texts, words)
-        order = sorted(range(len(ids)), key=ids.__getitem__)
+        order = sorted(range(len(ids)), key=ids.__getitem__)  # texts that begin alike come into the same tree
         answer: list[Any] = [None] * len(ids)
         for first in range(0, len(order), TEXTS_PER_TREE):
             some = order[first : first + TEXTS_PER_TREE]
@@ -153,7 +152,7 @@ class FrozenCLIP:
 
     @torch.inference_mode()
     def encode_tree(self, ids: list[list[int]], alone: bool) -> list[Tensor]:
-        """Word tokens (L, D) float32 of each text."""
+        """Word tokens (L, D) float32 of each text: one row of the transformer for each distinct beginning of a text."""
         tree, embeddings = PrefixTree.of(ids), self.text[0]
         hidden = embeddings["token"][tree.token.to(self.device)] + embeddings["position"][tree.depth.to(self.device)]
         transformer = self.build_transformer("text", None if alone else self.chunk_rows("text"))
@@ -161,13 +160,13 @@ class FrozenCLIP:
         paths = [part.to(self.device) for path in tree.paths for part in path.split(size)]
 
         def attend(query: Tensor, memory: Tensor) -> Tensor:
-            """Every token hears itself and those before it."""
-            heard, first = torch.empty_like(query), 0
-            for path in paths:
+            """Causal attention along each path of the prefix tree."""
+            heard, first = torch.empty_like(query), 0  # (R, W)
+            for path in paths:  # nodes of one depth, which have equally long paths, so that nothing is masked
                 count, length = path.shape
                 own = query[first : first + count].view(count, 1, transformer.heads, -1).transpose(1, 2)
                 around = memory.index_select(0, path.reshape(-1)).view(count, length, 2, transformer.heads, -1)
-                key, value = around.permute(2, 0, 3, 1, 4)
+                key, value = around.permute(2, 0, 3, 1, 4)  # each (nodes, heads, length, W / heads)
                 one = F.scaled_dot_product_attention(own, key, value)
                 heard[first : first + count] = one.reshape(count, -1)
                 first += count
@@ -177,7 +176,7 @@ class FrozenCLIP:
         return [word[path] for path in tree.ends]
 
     def chunk_rows(self, kind: str) -> int:
-        """Rows that go through a layer together."""
+        """Rows per chunk of a tower, which its results' last bits depend on."""
         return CPU_ROWS[kind] if self.device.type == "cpu" else GPU_ROWS
 
     def build_transformer(self, kind: str, rows: int | None) -> Transformer:

@@ -1,6 +1,7 @@
-"""A frozen transformer over rows of numbers: weights packed once, rows taken in chunks that stay in the processor's cache.
+"""A frozen transformer over rows of tokens: weights are packed once, and rows go through a layer in chunks that fit the cache.
 
-A chunk always has the same number of rows, the last one filled up, so that a row gives the same bytes wherever it lies.
+Every chunk has the same number of rows, the last one padded with zeros. A matrix product may round differently for another
+number of rows, so this is what makes a row's result the same bytes whatever else is in the call.
 """
 
 # Axes: R rows (tokens of all images or texts), W width, D embedding.
@@ -14,21 +15,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-QUICK_GELU = 1.702  # CLIP's activation is x * sigmoid(1.702 x)
+QUICK_GELU = 1.702  # OpenAI's CLIP uses x * sigmoid(1.702 x), a cheap stand-in for gelu
 ACTIVATIONS = {
-    "quick_gelu": partial(F.silu, inplace=True),
+    "quick_gelu": partial(F.silu, inplace=True),  # the factor 1.702 is in the weights, see Weights.read_layer
     "gelu": F.gelu,
     "gelu_new": partial(F.gelu, approximate="tanh"),
     "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
 }
-Attend = Callable[[Tensor, Tensor], Tensor]  # query (R, W), key and value (R, 2W) -> what each row hears (R, W)
+Attend = Callable[
+    [Tensor, Tensor], Tensor
+]  # query (R, W), key and value side by side (R, 2W) -> attended values (R, W)
 
 
 class Linear:
     """A linear layer for inputs of exactly `rows` rows.
 
-    On a CPU in fp32 MKL packs the weights once; otherwise it does so in every call, which takes a tenth of the time at a few
-    hundred rows. Elsewhere, and where `rows` is None, this is torch's own layer.
+    On a CPU in fp32, MKL multiplies packed weights. Packing them here saves what it would otherwise do in every call: a tenth
+    of the time at a few hundred rows. On other devices, and where `rows` is None, this is torch's own layer.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, rows: int | None):
@@ -60,8 +63,9 @@ class Norm(NamedTuple):
 
 @dataclass
 class Weights:
-    """One tower's float32 tensors by a CLIPModel's names, what clip.json says of the tower (heads, epsilon, activation), and
-    `place`, which puts a tensor where and as it is needed.
+    """One tower's float32 tensors, by the names of a CLIPModel.
+
+    `facts` is what clip.json says of the tower (heads, epsilon, activation); `place` moves a tensor to its device and type.
     """
 
     tensors: dict[str, Tensor]
@@ -76,19 +80,20 @@ class Weights:
         return Norm(self[f"{name}.weight"], self[f"{name}.bias"], self.facts["epsilon"])
 
     def join_linear(self, *names: str) -> list[Tensor]:
-        """Weight and bias of linear layers of one input, as one layer."""
+        """Weight and bias of several linear layers that read the same input, as those of one layer."""
         parts = ([self.tensors[f"{name}.{kind}"] for name in names] for kind in ("weight", "bias"))
         return [torch.cat(part) if len(names) > 1 else part[0] for part in parts]
 
     def read_layer(self, at: str) -> dict[str, Any]:
-        """The parameters of one layer.
+        """The parameters of one layer, its linear layers as (weight, bias) and its norms.
 
-        CLIP's activation is computed in one pass in place, x sigmoid(1.702 x) = silu(1.702 x) / 1.702, both factors put into
-        the weights around it; transformers makes three passes with two new tensors.
+        x sigmoid(1.702 x) = silu(1.702 x) / 1.702. With both factors moved into the weights before and after it, the activation
+        is one pass in place, where the formula as written takes three passes and two new tensors.
         """
         up, down = self.join_linear(f"{at}mlp.fc1"), self.join_linear(f"{at}mlp.fc2")
         if self.facts["activation"] == "quick_gelu":
             up, down = [part * QUICK_GELU for part in up], [down[0] / QUICK_GELU, down[1]]
+        # query, key and value as one product: a larger matrix is multiplied faster than three small ones
         three = self.join_linear(*(f"{at}self_attn.{name}_proj" for name in "qkv"))
         linear = {"three": three, "out": self.join_linear(f"{at}self_attn.out_proj"), "up": up, "down": down}
         norms = {f"norm{number}": self.read_norm(f"{at}layer_norm{number}") for number in (1, 2)}
@@ -97,7 +102,7 @@ class Weights:
 
 @dataclass
 class Parameters:
-    """What a tower's transformer is made of."""
+    """The weights of a tower's transformer: a dictionary a layer, then the last norm and the projection."""
 
     layers: list[dict[str, Any]]
     norm: Norm
@@ -130,30 +135,33 @@ class Transformer:
         self.project = Linear(parameters.projection, None, rows)
 
     def __call__(self, hidden: Tensor, attend: Attend, before: int | None = None) -> tuple[Tensor, Tensor | None]:
-        """Embeddings (R, D) of rows (R, W), which are overwritten; `attend` lets rows of one image or text hear each other.
+        """Embeddings (R, D) of rows (R, W), which are overwritten, and what enters block `before`, (R, W), if one is named.
 
-        Also what enters block `before` (R, W), where one is named: the residual stream, from which a trainer can go on.
+        Everything but attention works on single rows, so images and texts lie one after another without padding; only `attend`
+        knows which rows belong together. What enters a block is the residual stream, from which a trainer can go on.
         """
         count, width = hidden.shape
         hidden = self.pad_rows(hidden)
         size = self.rows or count
-        query, memory = torch.empty_like(hidden), hidden.new_empty(len(hidden), 2 * width)
+        query, memory = torch.empty_like(hidden), hidden.new_empty(len(hidden), 2 * width)  # filled anew by every layer
         parts = hidden.split(size)
         entering = None
         for number, layer in enumerate(self.layers):
             if number == before:
                 entering = hidden[:count].clone()  # the rows are overwritten by what follows
+            # up to attention chunk by chunk, then all rows together, then chunk by chunk again: a chunk is still in the cache
+            # when its next product needs it
             for part, own, others in zip(parts, query.split(size), memory.split(size)):
-                three = layer["three"](layer["norm1"](part))
+                three = layer["three"](layer["norm1"](part))  # (chunk, 3W)
                 own.copy_(three[:, :width])
                 others.copy_(three[:, width:])
             heard = self.pad_rows(attend(query[:count], memory[:count]))
             for part, more in zip(parts, heard.split(size)):
-                part += layer["out"](more)
+                part += layer["out"](more)  # a view of `hidden`: the residual stream is updated in place
                 part += layer["down"](self.activate(layer["up"](layer["norm2"](part))))
         return torch.cat([self.project(self.norm(part)) for part in parts])[:count], entering
 
     def pad_rows(self, part: Tensor) -> Tensor:
-        """Rows of zeros behind, up to a whole number of chunks."""
+        """The rows, followed by rows of zeros up to a whole number of chunks."""
         short = -len(part) % (self.rows or 1)
         return torch.cat([part, part.new_zeros(short, part.shape[1])]) if short else part

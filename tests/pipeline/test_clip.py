@@ -96,5 +96,7 @@ def test_a_clip_that_is_computed_otherwise_is_refused(tmp_path, monkeypatch):
     settings = json.loads((source / "config.json").read_text())
     settings["text_config"]["hidden_act"] = "relu"
     (source / "config.json").write_text(json.dumps(settings))
-    with pytest.raises(ValueError, match="its text tower has the activation relu"):
+    with pytest.raises(
+        ValueError, match="its text tower has the unsupported activation relu; supported: quick_gelu, gelu"
+    ):
         check.build_record(str(source), None, source)
