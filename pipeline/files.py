@@ -83,6 +83,8 @@ class PlanError(Reject):
 PART = ".part"  # what is being written carries this suffix; nothing with it is ever read
 DIGEST = re.compile(rb"blake2b\x18\x20(.{32})", re.DOTALL)  # as a Parquet footer has it: key, type and length, value
 BLANK = b"0" * 32  # stands in the digest's place while it is computed
+ROWS, ROWS_A_BYTE = 1 << 20, 16  # a Parquet file may have so many, or so many for each of its bytes
+TEXT, TEXT_A_BYTE = 1 << 28, 200  # likewise the bytes of its texts
 FULL = (errno.ENOSPC, errno.EDQUOT)
 CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 OPEN = (errno.EMFILE, errno.ENFILE)
@@ -282,9 +284,56 @@ def read_table(path: Path, columns: Iterable[str] | None = None) -> Any:
         if digest.hexdigest().encode() != marks[-1][1]:
             raise damaged(path, "its bytes are not those with which it was written")
     try:
-        return pyarrow.parquet.read_table(pyarrow.BufferReader(content), columns=columns and list(columns))
+        return parse_table(content, columns)
     except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
         raise damaged(path, str(error).splitlines()[0]) from None
+
+
+def parse_table(content: bytes, columns: Iterable[str] | None = None) -> Any:
+    """A Parquet file's rows, or some of their columns. A few bytes can stand for terabytes there, by repetition: ValueError
+    where rows or texts are many more than a file of that size holds in earnest.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    most, largest = max(ROWS, ROWS_A_BYTE * len(content)), max(TEXT, TEXT_A_BYTE * len(content))
+    about = pyarrow.parquet.read_metadata(pyarrow.BufferReader(content))
+    parts = [
+        about.row_group(group).column(column)
+        for group in range(about.num_row_groups)
+        for column in range(about.num_columns)
+    ]
+    values = max([about.num_rows, *(part.num_values for part in parts)])
+    if values > most:
+        raise ValueError(f"it says that it has {values} rows in {len(content)} bytes")
+    texts = [part.path_in_schema for part in parts if part.physical_type == "BYTE_ARRAY"]
+    if sum(part.total_uncompressed_size for part in parts) > largest:
+        raise ValueError(f"it unpacks to more than {largest} bytes")
+    if texts and sum(part.total_uncompressed_size * part.num_values for part in parts) > largest:
+        folded = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(content), read_dictionary=texts).read()
+        if sum(map(unfolded_bytes, folded.columns)) > largest:
+            raise ValueError(f"its texts unpack to more than {largest} bytes")
+    return pyarrow.parquet.read_table(pyarrow.BufferReader(content), columns=columns and list(columns))
+
+
+def unfolded_bytes(column: Any) -> int:
+    """Bytes of a column's texts once each stands for itself, of which equal ones are held once."""
+    import pyarrow
+    import pyarrow.compute as compute
+
+    total = 0
+    for chunk in column.chunks:
+        while pyarrow.types.is_list(chunk.type) or pyarrow.types.is_large_list(chunk.type):
+            chunk = chunk.flatten()
+        if pyarrow.types.is_dictionary(chunk.type):
+            sizes = compute.binary_length(chunk.dictionary).cast("int64").take(chunk.indices.drop_null())
+            total += compute.sum(sizes).as_py() or 0
+        elif pyarrow.types.is_struct(chunk.type):
+            fields = [pyarrow.chunked_array([chunk.field(index)]) for index in range(chunk.type.num_fields)]
+            total += sum(map(unfolded_bytes, fields))
+        else:
+            total += chunk.nbytes
+    return total
 
 
 def damaged(path: Path, why: str) -> DamagedError:

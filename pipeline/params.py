@@ -1,6 +1,7 @@
 """params.yaml: a dataset's section laid over the defaults, every key and value of it checked."""
 
 import json
+import math
 import os
 import re
 from pathlib import Path
@@ -10,6 +11,7 @@ from pipeline import files
 
 CACHE = Path("cache")
 PARAMS = Path("params.yaml")
+MOST = 100_000  # values; a page of aliases of aliases can stand for more than there is memory
 VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))(?=/|$)")
 
 
@@ -21,11 +23,28 @@ def read_params(path: Path = PARAMS) -> dict[str, Any]:
         raise files.ParamsError(f"no {path} in {Path.cwd()}; run from the project's root")
     try:
         whole = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if count_values(whole, {}) > MOST:
+            raise files.ParamsError(
+                f"{path} unfolds to more than {MOST} values; write out what its aliases (*name) stand for"
+            )
+    except RecursionError:
+        raise files.ParamsError(f"{path} is nested too deeply") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise files.ParamsError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(whole, dict):
         raise files.ParamsError(f"{path} must be a list of `key: value`, with the sections defaults and datasets")
     return whole
+
+
+def count_values(value: Any, known: dict[int, float]) -> float:
+    """How many values there are once every alias stands for itself; infinitely many in what holds itself."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = math.inf
+        parts = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(count_values(part, known) for part in parts)
+    return known[id(value)]
 
 
 def read_dataset(name: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from pipeline.datasets import SPLITS, Caption, Item, media
+from pipeline.files import parse_table
 
 TABLES = ("captions.csv", "captions.jsonl", "captions.parquet")
 FILE = ("file", "path", "name", "file_name", "video", "image")
@@ -80,11 +81,10 @@ def rows(path: Path) -> list[dict[str, Any]]:
         ]
     if suffix == ".parquet":
         import pyarrow
-        import pyarrow.parquet
 
         try:
-            return pyarrow.parquet.read_table(path).to_pylist()
-        except pyarrow.ArrowInvalid as error:
+            return parse_table(path.read_bytes()).to_pylist()
+        except (pyarrow.ArrowException, ValueError) as error:
             raise ValueError(f"{path} is not whole Parquet: {error}; {media.MEND}") from None
     raise ValueError(f"{path}: captions come from .csv, .jsonl or .parquet")
 

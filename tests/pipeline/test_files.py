@@ -1,5 +1,7 @@
 """Files of the cache: whole or not at all, and tables whose every byte is proven when they are read."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow
@@ -80,3 +82,48 @@ def test_a_table_of_another_writer_is_read(path, table):
 )
 def test_a_damaged_table_names_what_makes_it(name, command):
     assert files.remake_command(Path(name)) == command
+
+
+def one_text(count, size=100_000):
+    """The same text again and again, which Parquet writes once."""
+    return pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * count, pyarrow.int32()), pyarrow.array(["x" * size]))
+
+
+BOMBS = {
+    "twenty gigabytes of one text": lambda: {"caption": one_text(200_000)},
+    "all of it in one row": lambda: {
+        "parts": pyarrow.ListArray.from_arrays(pyarrow.array([0, 200_000], pyarrow.int32()), one_text(200_000))
+    },
+    "twenty million rows": lambda: {"index": pyarrow.array([1]).take(pyarrow.array([0] * 20_000_000, pyarrow.int32()))},
+    "half a gigabyte of nothing": lambda: {"caption": pyarrow.array(["\0" * 100_000] * 5_000)},
+}
+MEASURE = """
+import resource, sys
+import pyarrow.parquet
+from pipeline import files
+from pipeline.datasets import folder
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for read in (files.read_table, folder.rows):
+    try:
+        read(files.Path(sys.argv[1]))
+    except ValueError as error:
+        print(error)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_a_table_that_unpacks_to_gigabytes_is_refused(tmp_path, bomb):
+    path = tmp_path / "captions.parquet"
+    table = pyarrow.table(BOMBS[bomb]())
+    pyarrow.parquet.write_table(
+        table, path, compression="zstd", store_schema=False, use_dictionary="nothing" not in bomb
+    )
+    del table
+    assert path.stat().st_size < 500_000
+    words = [sys.executable, "-c", MEASURE, str(path)]
+    done = subprocess.run(words, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
+    *said, grown = done.stdout.splitlines()
+    assert len(said) == 2 and all("unpack" in line or "says that it has" in line for line in said)
+    assert "is damaged" in said[0] and "is not whole Parquet" in said[1]
+    assert int(grown) < 200
