@@ -15,6 +15,30 @@ from pipeline.params import read_params, write_dataset
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("pipeline", "train", "eval")
 TRAINER = {"torch", "h5py", "pyarrow", "numpy", "tqdm", "safetensors", "yaml"}  # yaml only where a params.yaml is
+# From top to bottom: a file imports from its own room or from a lower floor, never sideways, never up. A file that is named
+# stands there whatever room it lies in.
+FLOORS = (
+    "eval/run.py eval/report eval/search",
+    "eval/load.py eval/similarity.py eval/tables.py",
+    "eval/metrics.py eval/stale.py",
+    "train/run.py",
+    "train/trainer.py train/inputs.py",
+    "train/history.py train/settings.py",
+    "train/checkpoint.py train/optimizer.py",
+    "train/methods",
+    "train/tuned.py",
+    "train/data train/losses.py train/method.py",
+    "train/layers",
+    "pipeline/manifest.py pipeline/clip.py pipeline/visual.py pipeline/keyframes.py pipeline/triplets.py pipeline/text.py",
+    "pipeline/export.py pipeline/datasets/enable.py pipeline/shards/__main__.py",
+    "pipeline/scratch",
+    "pipeline/stage.py pipeline/datasets pipeline/encoders pipeline/scene_graph",
+    "pipeline/engine pipeline/video pipeline/shards",
+    "pipeline/params.py",
+    "pipeline/keys.py",
+    "pipeline/progress.py pipeline/rejects.py pipeline/datasets/__init__.py pipeline/scratch/recipe.py",
+    "pipeline/files.py",
+)
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 
 
@@ -75,6 +99,59 @@ def test_imports_go_one_way(path):
     }[package]
     for other in project_imports(path):
         assert other.startswith(allowed), f"{name(path)} imports {other}"
+
+
+def room(path: str) -> str:
+    """`pipeline/video` of `pipeline/video/decode.py`; a file that lies in no room, or that FLOORS names, is its own."""
+    named = path in " ".join(FLOORS).split()
+    return path if named else "/".join(path.split("/")[:2])
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in modules() if path.parent.name not in PACKAGES or path.stem != "__init__"], ids=name
+)
+def test_a_file_imports_from_its_own_room_or_a_lower_floor(path):
+    floor = {room: number for number, line in enumerate(FLOORS) for room in line.split()}
+    here = room(name(path))
+    assert here in floor, f"{here} stands on no floor; add it to FLOORS"
+    for other in project_imports(path):
+        there = room(other)
+        if there != here and not other.endswith(f"{other.split('/')[0]}/__init__.py"):
+            assert floor[there] > floor[here], f"{name(path)} imports {other}, which stands no lower"
+
+
+def test_no_circle_of_imports():
+    """Also within a room, and lazy imports counted."""
+    graph = {name(path): project_imports(path) - {name(path)} for path in modules()}
+    done: set[str] = set()
+
+    def visit(file: str, trail: tuple[str, ...]) -> None:
+        assert file not in trail, " -> ".join([*trail[trail.index(file) :], file])
+        if file not in done:
+            for other in sorted(graph[file]):
+                visit(other, (*trail, file))
+            done.add(file)
+
+    for file in graph:
+        visit(file, ())
+
+
+def test_the_architecture_page_names_every_room_and_every_version():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    rooms = {room(name(path)) for path in modules() if room(name(path)).count(".") == 0}
+    missing = [where for where in rooms if where not in page]
+    assert not missing, f"docs/architecture.md says nothing of {missing}"
+    for path in modules():
+        for line in path.read_text().splitlines():
+            found = re.match(r"(\w*VERSION|FORMAT) = ", line)
+            if found and path.stem != "corenlp":  # that is the release of a program, not of ours
+                assert f"`{name(path)}` {found[1]}" in page, f"{name(path)} {found[1]} is not in docs/architecture.md"
+
+
+def test_the_architecture_page_names_files_that_are_there():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    for path in re.findall(r"`((?:pipeline|train|eval|tests|docs)/[\w/]+\.py)`", page):
+        assert (ROOT / path).exists(), f"docs/architecture.md speaks of {path}"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "train").rglob("*.py")), ids=name)
