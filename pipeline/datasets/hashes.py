@@ -106,7 +106,7 @@ def hash_file(path: str) -> str:
 
 
 class RunMemo:
-    """Whether anything is otherwise than when a stage last ended well: its parameters, the files it reads or wrote."""
+    """Detects whether parameters, inputs, code or outputs have changed since the last successful run."""
 
     def __init__(self, path: Path, parameters: Any, tree: Path, others: list[Path]):
         self.path, self.parameters, self.tree, self.others = path, parameters, tree, others

@@ -1,4 +1,6 @@
-"""How far two caches are apart."""
+"""Compare two caches row by row: which rows only one has, and how close the embeddings of the others are."""
+
+# Axes: L tokens of a row, D embedding.
 
 from functools import cache
 from pathlib import Path
@@ -46,7 +48,7 @@ def locate_rows(folder: Path, kind: str) -> dict[str, tuple[Shard, int]]:
 
 
 def read_part(where: tuple[Shard, int], name: str) -> np.ndarray:
-    """One row's part of a tensor, (tokens, D) float32."""
+    """One row's part of a tensor, (L, D) float32."""
     shard, row = where
     begin = row_starts(shard, name)
     rows = shard[name][begin[row] : begin[row + 1]]

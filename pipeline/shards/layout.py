@@ -1,4 +1,4 @@
-"""Where rows live: shard numbers, paths, and the command that makes them."""
+"""Which shard a row lives in, where the shards lie, and the command that makes them."""
 
 import hashlib
 from pathlib import Path

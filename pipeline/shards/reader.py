@@ -1,4 +1,4 @@
-"""Read a shard: its tensors, its attributes, whether every byte is as written. Nothing here holds a file open."""
+"""Read a shard: its tensors, its attributes, whether every byte is as written. No file stays open between two calls."""
 
 # Axes: V videos, F frames of a shard, P patches, J bytes of all thumbnails; C captions, L words of a shard, M triplets
 # of a shard, U distinct phrases; D embedding.

@@ -60,7 +60,7 @@ def drop_table(stage: str, path: Path) -> str:
 
 
 def prune(shard: Shard) -> str:
-    """Rewrite a damaged shard with its good rows only, or delete it where nothing can be told."""
+    """Rewrite a damaged shard with its good rows only; delete it where it cannot be told which those are."""
     good = shard.good_rows()
     if not good:
         shard.path.unlink()

@@ -1,4 +1,8 @@
-"""Rows of a shard: fingerprints, checksums, bounds, and taking some of them."""
+"""Rows of a shard: fingerprints, checksums, where each row's part of a tensor lies, and taking some of them.
+
+A row (a video, a caption or a phrase) has a part of every tensor. Where it lies follows from the table of tensors: an offset
+tensor cuts an axis, and its own axis may be cut by another, as thumbnails' bytes are by frames and frames by videos.
+"""
 
 import hashlib
 import json
@@ -22,7 +26,7 @@ def phrase_key(phrase: str) -> int:
 
 
 def find_infinite(part: np.ndarray) -> np.ndarray:
-    """True where a float tensor is NaN or infinite; float16 by its bits, which is many times faster."""
+    """True where a float tensor is NaN or infinite; float16 by its bits (all exponent bits set), which is many times faster."""
     return (part.view(np.uint16) & 0x7C00) == 0x7C00 if part.dtype == np.float16 else ~np.isfinite(part)
 
 
@@ -37,14 +41,12 @@ def checksum(parts: Iterable[Any]) -> str:
     return digest.hexdigest()
 
 
-# --- rows
-
-
 def row_bounds(kind: str, tensors: Mapping[str, Any], axis: str) -> np.ndarray:
     """(rows + 1,) where each row of a shard (a video, caption or phrase) begins along an axis."""
     key = KEYS[kind]
     if axis == TENSORS[kind][key][1]:
         return np.arange(len(tensors[key]) + 1)
+    # a row's bounds along the axis that an offset tensor is indexed by, looked up in it, are its bounds along the axis it cuts
     cutter = next(name for name, cut in OFFSETS[kind].items() if cut == axis)
     parent = TENSORS[kind][cutter][1].removesuffix("+1")
     return np.asarray(tensors[cutter])[row_bounds(kind, tensors, parent)]

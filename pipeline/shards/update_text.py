@@ -1,4 +1,4 @@
-"""Bring the text shards up to date: keep the rows that stand, encode the rest."""
+"""Bring the text shards up to date: keep the rows whose fingerprint still holds, encode the rest."""
 
 # Axes: L words of a caption, D embedding.
 
@@ -13,7 +13,7 @@ from pipeline.files import UniTriMError
 from pipeline.shards import layout, reader, writer
 from pipeline.shards.rows import describe_changes, fingerprint, phrase_key
 
-PHRASES_PER_CHUNK = 4096  # phrases encoded between two safe points
+PHRASES_PER_CHUNK = 4096  # phrases encoded before the next are saved to disk: what a crash costs
 
 
 class WordEncoder(Protocol):
@@ -49,6 +49,7 @@ def encode_rows(
     fingerprints = [fingerprint(base, row["text"]) for row in rows]
     missing = {mark: row["text"] for mark, row in zip(fingerprints, rows) if mark not in old}
     reused = sum(mark in old for mark in fingerprints)
+    # two captions with the same text have the same fingerprint: it is encoded once, and both rows get it
     features = old | dict(zip(missing, encoder(list(missing.values()))))
     token = [features[mark][0] for mark in fingerprints]
     word = [features[mark][1] for mark in fingerprints]

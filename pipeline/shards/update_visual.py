@@ -1,4 +1,4 @@
-"""The rows of the visual shards: kept from earlier shards, made fresh, and written shard by shard."""
+"""Bring the visual shards up to date: plan which rows to keep and which to make, then write shard by shard."""
 
 # Axes: N frames of a video, F frames of a shard, P patches, D embedding.
 
@@ -103,7 +103,7 @@ def has_tail(shard: reader.Shard, recipe: dict[str, Any]) -> bool:
 
 
 class VisualPlan:
-    """What to keep, what to make, what to leave out."""
+    """Which rows to keep, which items to decode and encode, and which to leave out."""
 
     def __init__(
         self, folder: Path, items: list[dict[str, Any]], recipe: dict[str, Any], count: int, retry: str | None = None
@@ -137,7 +137,7 @@ class VisualPlan:
 
 
 class VisualWriter:
-    """The shards being made: each is written as soon as its last item is settled, beside the work on the next."""
+    """Writes the visual shards, each in a background thread once all of its items are encoded or rejected."""
 
     def __init__(self, plan: VisualPlan, encoder: VisualEncoder, config: dict[str, Any]):
         self.folder, self.plan, self.encoder = plan.folder, plan, encoder
@@ -165,7 +165,7 @@ class VisualWriter:
         self.writer.shutdown()  # a shard that is being written is finished, whatever happened
 
     def settle(self, name: str) -> None:
-        """An item is encoded or rejected; the last one of a shard lets it be written."""
+        """Note that an item is encoded or rejected; after the last one of its shard, write the shard."""
         shard = layout.shard_number(name, self.count)
         self.unsettled[shard] -= 1
         if not self.unsettled[shard]:
@@ -214,7 +214,7 @@ class VisualWriter:
         return VisualRow(video["frame"], video["patch"], video["time"], video.jpegs(), hidden, notes)
 
     def wait(self) -> None:
-        """Until the shard before is on disk; an error of the writer is raised here."""
+        """Wait until the previous shard is on disk, so that at most two are in memory; the writer's errors are raised here."""
         if self.writing is not None:
             self.writing.result()
             self.writing = None
@@ -234,7 +234,7 @@ class VisualWriter:
         self.save_rejects(self.plan.waiting)
 
     def close(self) -> None:
-        """The last shard, the rejects and the record; shards that are no longer counted are removed."""
+        """Finish the last shard, write rejects and record, and remove shards beyond `shards` of params.yaml."""
         self.wait()
         for path in self.replacements:
             path.replace(self.folder / path.name)
@@ -260,7 +260,7 @@ class VisualWriter:
         files.write(folder / "visual.json", json.dumps(record, indent=1) + "\n")
 
     def sum_up(self) -> str:
-        """items = kept + encoded + rejected, checked."""
+        """The closing line. It checks that items = kept + encoded + rejected, counted on the disk: nothing may be lost."""
         rejected, items = len(self.rejected), len(self.fingerprints)
         on_disk = sum(len(reader.Shard(path, "visual")) for path in layout.shard_paths(self.folder))
         if on_disk + rejected != items:
@@ -272,7 +272,7 @@ class VisualWriter:
         )
 
     def name_worst(self) -> str:
-        """The reasons with their counts, and one example of the most frequent."""
+        """The reasons of rejects with their counts, and one example of the most frequent."""
         reasons = Counter(reason for reason, _ in self.rejected.values())
         top = reasons.most_common(1)[0][0]
         name, detail = next((name, detail) for name, (reason, detail) in self.rejected.items() if reason == top)
@@ -305,7 +305,7 @@ def join_hidden(rows: list[VisualRow], encoder: VisualEncoder) -> dict[str, Any]
 
 
 def explain_visual(folder: Path, items: list[dict[str, Any]], recipe: dict[str, Any], name: str) -> str:
-    """Why the row of one item stands or is made anew, in a sentence."""
+    """Why one item's row is kept or made anew, in a sentence."""
     item = next((item for item in items if item["video_id"] == name), None)
     if item is None:
         return f"{name} is not in the manifest; its row, if there is one, will be dropped"

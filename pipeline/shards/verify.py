@@ -1,4 +1,6 @@
-"""Everything that may be wrong with a cache: bytes, numbers, rows, and how its parts fit."""
+"""Check a cache: every byte against its checksum, then numbers, rows, and whether its parts fit each other."""
+
+# Axes: R tokens of a tensor, D embedding.
 
 from collections import Counter
 from pathlib import Path
@@ -13,7 +15,7 @@ from pipeline.shards.rows import find_infinite, phrase_key
 from pipeline.shards.schema import EMBEDDINGS, KEYS
 
 STAGES = ("manifest", "visual", "keyframes", "triplets", "text")  # in the order in which they run
-LOUD_NORM = 1000.0  # a norm this many times the median is no CLIP token
+LOUD_NORM = 1000.0  # a token with this many times the median norm did not come from CLIP
 
 
 class Problem(NamedTuple):
@@ -108,7 +110,7 @@ def read_column(folder: Path, name: str, key: str) -> list[Any] | None:
 
 
 def check_rows(folder: Path, whole: list[Shard]) -> list[Problem]:
-    """Rows that nobody asked for, rows that are nowhere, rows in the wrong file."""
+    """Rows that are duplicated, not in the manifest, missing, or in the wrong shard."""
     problems = []
     for stage, table, key in (("visual", "items", "video_id"), ("text", "captions", "caption_id")):
         wanted = read_column(folder, f"manifest/{table}.parquet", key)

@@ -25,11 +25,11 @@ from pipeline.shards.schema import (
     tensor_names,
 )
 
-PAGE = 4096
+PAGE = 4096  # bytes; tensors begin at multiples of it, as direct reads and mmap want
 
 
 def write(path: Path, kind: str, tensors: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
-    """Write one shard whole or not at all, and believe it only after reading it back from the disk.
+    """Write one shard whole or not at all; it takes its name only after it has been read back from the disk and checked.
 
     `tensors`: an array, a list of arrays to be joined along the first axis, or a list of strings, for every name in
     `TENSORS[kind]`. The same input makes the same bytes. ShardError if anything does not fit the table or is not
@@ -107,6 +107,7 @@ def _check_finite(what: str, part: Any) -> None:
 def _put(file: h5py.File, name: str, what: tuple[str, str], parts: list[Any], shape: tuple[int, ...]) -> None:
     """Create one tensor, contiguous and allocated, fill it, and note its checksum."""
     dtype, axes = what
+    # allocated when created: where a tensor lies then depends on the sizes alone, not on when its rows are written
     layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     tensor = file.create_dataset(name, shape, h5py.string_dtype() if dtype == TEXT else dtype, dcpl=layout)
