@@ -247,7 +247,16 @@ def test_a_stage_declares_the_parameters_it_reads(stage):
 
 def watched(stage: str) -> list[str]:
     """The keys of cache/<dataset>/params.json that DVC compares for a stage."""
-    return [param for file in parts(stage).get("params", []) for names in file.values() for param in names]
+    files = [file for file in parts(stage).get("params", []) if "params.yaml" not in file]
+    return [param for file in files for names in file.values() for param in names]
+
+
+def test_the_report_is_made_again_when_any_of_its_facts_change():
+    """The scores say of which runs and shards they are; these it reads beside them."""
+    report = parts("report")
+    facts = {"clip/clip.json", "manifest/rejects.parquet", "visual/rejects.parquet"}
+    assert {f"cache/${{item}}/{name}" for name in facts} <= set(report["deps"])
+    assert {"params.yaml": ["methods"]} in report["params"]
 
 
 def test_every_parameter_that_dvc_watches_is_written(monkeypatch, tmp_path):

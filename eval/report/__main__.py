@@ -8,13 +8,20 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from eval.report import page
+from eval.report import facts, page
 from eval.report.bare import build_bare
-from eval.report.figures import LETTERS, choose_runs, figure_five, figure_six, read_history, run_facts
+from eval.report.figures import (
+    LETTERS,
+    choose_lead,
+    figure_five,
+    figure_six,
+    open_source,
+    pick_captions,
+    read_history,
+)
 from eval.stale import skipped_lines
 from eval.tables import build_tables, gather_metrics, print_tables, to_markdown, to_text
 from pipeline import files, params, stage
-from pipeline.shards import VideoReader
 
 READING = """<ul class="reading">
 <li><b>R@K</b>: percentage of queries whose right item is among the first K. Every caption is a query. <b>MdR</b>, <b>MnR</b>:
@@ -31,45 +38,53 @@ them counts. <b>in-group</b>: how often the right one leads its look-alikes; <b>
 
 def build(folder: Path, runs: dict[str, list[dict[str, Any]]]) -> str:
     """The whole page, the same bytes for the same files."""
-    run, told = choose_runs(folder, runs)
-    visual = VideoReader(folder)
-    queries = figure_six(folder, run, visual)
-    lettered = list(zip(queries, LETTERS))
-    numbers, line = run_facts(folder, told)
+    names, lead = list(runs), choose_lead(runs)
+    source = open_source(folder)
+    folders = [facts.run_name(folder, name, runs[name][0]["seed"]) for name in names]
+    shown = pick_captions(folder, folders[lead], source.group)
+    answers = [list(zip(figure_six(folder, run, shown, source), LETTERS)) for run in folders]
+    tiles = page.of_runs([page.headlines(facts.headlines(name, runs)) for name in names])
     header = (
         "<h1>UniTriM <small>one sentence finds the images and the videos</small></h1>"
-        f'<p class="lead">{line}</p>{page.tiles(numbers)}'
+        f'<p class="lead">{facts.dataset_line(folder, runs[names[lead]][0])}</p>{facts.warnings(folder)}{tiles}'
     )
     grids = '<div class="tables">' + "".join(map(page.table, build_tables(runs))) + "</div>"
-    drawn = "".join(read_history(folder, method) for method in runs) or '<p class="quiet">Nothing was trained.</p>'
+    drawn = "".join(read_history(folder, method) for method in runs) or page.quiet("Nothing was trained.")
     parts = [
         ("results", "Results", "All methods on the same frozen features; mean over seeds.", grids),
         (
             "queries",
             "One sentence, images and videos",
-            f"What {run} finds: nouns and verbs, triplets, the five best images and the five best videos (keyframe above "
-            "first, middle and last frame). Shown by rule, hits and misses alike.",
-            "".join(page.query(*pair) for pair in lettered),
+            "Nouns and verbs, triplets, the five best images and the five best videos (keyframe above first, middle and "
+            "last frame). A right one that is not among them stands beside them with its rank. The sentences are chosen by "
+            "rule, hits and misses alike, and are the same for all methods.",
+            page.of_runs(["".join(page.query(*pair) for pair in pairs) for pairs in answers]),
         ),
         (
             "joint",
             "Images and videos in one list",
             "The ten best of the joint gallery; the right image and the right video both count. "
             "The score is calibrated: deviations above the mean of its own kind, for this query.",
-            "".join(page.joint(*pair) for pair in lettered[:3]),
+            page.of_runs(["".join(page.joint(*pair) for pair in pairs[:3]) for pairs in answers]),
         ),
         (
             "keyframe",
             "How a video's image is chosen",
             "The keyframe is the frame most like all others: the largest row sum of the frames' cosine similarities.",
-            figure_five(folder, visual),
+            figure_five(folder, source),
         ),
         ("training", "Training", "Loss terms over steps; one line a seed, each chart on its own scale.", drawn),
+        (
+            "runs",
+            "What was run",
+            "Every run that counts, with its seed, settings and versions; and what was left out.",
+            facts.runs_section(folder, runs),
+        ),
         ("reading", "How to read the numbers", "", READING),
     ]
-    sections = [(name, title, page.section(name, title, lead, body)) for name, title, lead, body in parts]
-    style = (Path(__file__).parent / "report.css").read_text()
-    return page.page(f"UniTriM: {folder.name}", style, header, sections)
+    sections = [(name, title, page.section(name, title, about, body)) for name, title, about, body in parts]
+    style = (Path(__file__).parent / "report.css").read_text() + page.switch_style(len(names))
+    return page.page(f"UniTriM: {folder.name}", style, header, page.switch(names, lead), sections)
 
 
 @stage.command

@@ -4,21 +4,20 @@ import json
 from html import escape
 from pathlib import Path
 
-from eval.report import page
-from eval.report.figures import figure_five
+from eval.report import facts, page
+from eval.report.figures import Source, figure_five, open_source
 from eval.stale import skipped_lines
-from pipeline.files import read_table
-from pipeline.shards import VideoReader, read_columns
+from pipeline.shards import read_columns
 
-SHOWN = 48  # pictures, and rejects of a table
+SHOWN = 48  # pictures
 
 
 def build_bare(folder: Path) -> str:
     """The whole page, the same bytes for the same files."""
-    visual = VideoReader(folder)
+    source = open_source(folder)
     kind = read_columns(folder / "manifest" / "items.parquet", "video_id", "kind")
     clip = json.loads((folder / "clip" / "clip.json").read_text())
-    names = sorted(visual.videos)
+    names = sorted(source.visual.videos)
     photos = sum(kind.get(name) == "image" for name in names)
     header = (
         "<h1>UniTriM <small>one sentence finds the images and the videos</small></h1>"
@@ -33,33 +32,21 @@ def build_bare(folder: Path) -> str:
             "items",
             "What is in it",
             f"The keyframe of each, the first {SHOWN} by name.",
-            pictures(visual, names[:SHOWN]),
+            pictures(source, names[:SHOWN]),
         ),
-        ("rejects", "What was left out", "", rejects(folder)),
-        ("keyframe", "How a video's image is chosen", "The frame most like all others.", figure_five(folder, visual)),
+        ("rejects", "What was left out", "", facts.rejects(folder)),
+        ("keyframe", "How a video's image is chosen", "The frame most like all others.", figure_five(folder, source)),
     ]
     sections = [(name, title, page.section(name, title, lead, body)) for name, title, lead, body in parts]
-    return page.page(f"UniTriM: {folder.name}", (Path(__file__).parent / "report.css").read_text(), header, sections)
+    style = (Path(__file__).parent / "report.css").read_text()
+    return page.page(f"UniTriM: {folder.name}", style, header, "", sections)
 
 
-def pictures(visual: VideoReader, names: list[str]) -> str:
-    """Keyframes beside each other."""
-    return f'<div class="shots">{"".join(page.picture(visual.jpeg(name, visual.keyframe[name]), name) for name in names)}</div>'
-
-
-def rejects(folder: Path) -> str:
-    """A row for each item or caption that was left out, and why."""
-    rows = [
-        row
-        for stage in ("manifest", "visual")
-        if (folder / stage / "rejects.parquet").exists()
-        for row in read_table(folder / stage / "rejects.parquet").to_pylist()
-    ]
-    if not rows:
-        return '<p class="quiet">Nothing.</p>'
-    lines = [
-        f"<tr><td>{escape(row['id'])}</td><td>{escape(row['reason'])}</td><td>{escape(row['detail'] or '')}</td></tr>"
-        for row in rows[:SHOWN]
-    ]
-    more = f"<p>and {len(rows) - SHOWN:,} more, in rejects.parquet</p>" if len(rows) > SHOWN else ""
-    return f"<table><tr><th>file</th><th>reason</th><th>detail</th></tr>{''.join(lines)}</table>{more}"
+def pictures(source: Source, names: list[str]) -> str:
+    """Keyframes beside each other, each over its id."""
+    shown = "".join(
+        f'<figure class="shot">{page.picture(source.shot(name, source.visual.keyframe.get(name, 0)), name)}'
+        f'<figcaption class="id">{page.text(name)}</figcaption></figure>'
+        for name in names
+    )
+    return f'<div class="shots">{shown}</div>'

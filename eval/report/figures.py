@@ -2,12 +2,15 @@
 
 import hashlib
 import json
+import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from eval.report import charts, page
 from pipeline import params
-from pipeline.files import read_table
+from pipeline.files import ParamsError, read_table
 from pipeline.shards import VideoReader, read_columns
 
 SHOWN = 6  # queries
@@ -39,52 +42,95 @@ def choose_queries(ranks: list[dict[str, Any]], group: dict[str, str]) -> list[d
     return picked[:SHOWN]
 
 
-def figure_six(folder: Path, run: str, visual: VideoReader) -> list[page.Query]:
-    """The chosen queries of one run, with what they found."""
-    path = folder / "scores" / run / "ranks.parquet"
-    rows = read_table(path).to_pylist()
-    group = {
-        name: alike
-        for name, alike in read_columns(folder / "manifest/items.parquet", "video_id", "group").items()
-        if alike
-    }
+@dataclass
+class Source:
+    """What the pictures of a page are taken from, and where their files lie."""
+
+    visual: VideoReader
+    path: dict[str, str]  # item -> its file, as the manifest has it
+    group: dict[str, str]  # item -> its group of look-alikes, where it has one
+    root: Path | None  # None where the files are not to be found
+    page: Path  # folder of the page
+
+    def shot(self, name: str, index: int) -> page.Shot:
+        """One frame, linked to the file at its moment; a photo has none."""
+        times = self.visual.times(name)
+        file = self.root / self.path[name] if self.root and name in self.path else None
+        link = None
+        if file is not None and file.exists():
+            link = quote(os.path.relpath(os.path.abspath(file), os.path.abspath(self.page)))
+            link += f"#t={times[index]:.2f}" if len(times) > 1 else ""
+        return page.Shot(self.visual.jpeg(name, index), link)
+
+    def tile(self, name: str, kind: str, own: str, place: float, score: float | None, strip: bool = True) -> page.Tile:
+        """A result of a query whose right item is `own`: the keyframe; of a video also its first, middle and last frame."""
+        last = len(self.visual.times(name)) - 1
+        frames = sorted({0, last // 2, last}) if strip and kind == "video" and last else []
+        alike = self.group.get(own) is not None and self.group.get(own) == self.group.get(name)
+        mark = "right" if name == own else "alike" if alike else "wrong"
+        shot = self.shot(name, self.visual.keyframe.get(name, 0))
+        return page.Tile(name, shot, [self.shot(name, index) for index in frames], mark, score, place)
+
+
+def open_source(folder: Path) -> Source:
+    """The shards of a dataset, and its files where params.yaml says that they are."""
+    items = read_table(folder / "manifest" / "items.parquet", ["video_id", "path", "group"]).to_pylist()
+    group = {row["video_id"]: row["group"] for row in items if row["group"]}
+    root = find_root(folder.name)
+    return Source(VideoReader(folder), {row["video_id"]: row["path"] for row in items}, group, root, folder / "report")
+
+
+def find_root(dataset: str) -> Path | None:
+    """Folder of a dataset's files; None where params.yaml does not know it, or an unset variable names it."""
+    if not params.PARAMS.exists() or dataset not in params.read_params().get("datasets", {}):
+        return None
+    try:
+        root = params.read_dataset(dataset).get("root")
+    except ParamsError:
+        return None
+    return Path(root) if root else None
+
+
+def pick_captions(folder: Path, run: str, group: dict[str, str]) -> list[str]:
+    """Ids of the captions that the page shows, chosen by the ranks of one run and shown of all."""
+    rows = read_table(folder / "scores" / run / "ranks.parquet").to_pylist()
+    return [row["caption_id"] for row in choose_queries(rows, group)]
+
+
+def figure_six(folder: Path, run: str, shown: list[str], source: Source) -> list[page.Query]:
+    """The captions `shown` with what one run found for them."""
+    rows = {row["caption_id"]: row for row in read_table(folder / "scores" / run / "ranks.parquet").to_pylist()}
     caption = read_columns(folder / "manifest" / "captions.parquet", "caption_id", "text")
     parsed = {row["caption_id"]: row for row in read_table(folder / "triplets.parquet").to_pylist()}
-
-    def found_by(row: dict[str, Any], kind: str, name: str, score: float) -> page.Tile:
-        own = row["video_id"]
-        alike = group.get(own) is not None and group.get(own) == group.get(name)
-        return tile(visual, name, kind, "right" if name == own else "alike" if alike else "wrong", score)
-
-    queries = []
-    for row in choose_queries(rows, group):
-        grammar = parsed.get(row["caption_id"], {})
-        found = {
-            kind: [found_by(row, kind, *pair) for pair in list(zip(row[f"{kind}_top"], row[f"{kind}_score"]))[:TOP]]
-            for kind in ("image", "video")
-        }
-        labels = [(label.split(":", 1), score) for label, score in zip(row["joint_top"], row["joint_score"])]
-        queries.append(
-            page.Query(
-                caption[row["caption_id"]],
-                [tuple(span) for span in grammar.get("nouns") or []],
-                [tuple(span) for span in grammar.get("verbs") or []],
-                [] if grammar.get("fallback") else [words(triplet) for triplet in grammar.get("triplets") or []],
-                "; ".join(f"right {kind} at rank {row[f'{kind}_rank']:g}" for kind in found if row[f"{kind}_rank"]),
-                found["image"],
-                found["video"],
-                [(kind, found_by(row, kind, name, score)) for (kind, name), score in labels],
-            )
-        )
-    return queries
+    return [build_query(rows[name], caption[name], parsed.get(name, {}), source) for name in shown if name in rows]
 
 
-def tile(visual: VideoReader, name: str, kind: str, mark: str, score: float) -> page.Tile:
-    """A result: the keyframe, and of a video its first, middle and last frame."""
-    last = len(visual.times(name)) - 1
-    strip = sorted({0, last // 2, last}) if kind == "video" and last else []
-    image = visual.jpeg(name, visual.keyframe.get(name, 0))
-    return page.Tile(name, image, [visual.jpeg(name, index) for index in strip], mark, score)
+def build_query(row: dict[str, Any], caption: str, grammar: dict[str, Any], source: Source) -> page.Query:
+    """One row of ranks.parquet with its pictures."""
+    own = row["video_id"]
+    found, missed = {}, {}
+    for kind in ("image", "video"):
+        best = list(zip(row[f"{kind}_top"], row[f"{kind}_score"]))[:TOP]
+        found[kind] = [source.tile(name, kind, own, place, score) for place, (name, score) in enumerate(best, 1)]
+        rank = row[f"{kind}_rank"]
+        if rank is not None and own not in [name for name, _ in best]:
+            missed[kind] = source.tile(own, kind, own, rank, None)
+    labels = [(label.split(":", 1), score) for label, score in zip(row["joint_top"], row["joint_score"])]
+    joint = [
+        (kind, source.tile(name, kind, own, place, score, strip=False))
+        for place, ((kind, name), score) in enumerate(labels, 1)
+    ]
+    return page.Query(
+        row["caption_id"],
+        caption,
+        [tuple(span) for span in grammar.get("nouns") or []],
+        [tuple(span) for span in grammar.get("verbs") or []],
+        [] if grammar.get("fallback") else [words(triplet) for triplet in grammar.get("triplets") or []],
+        found,
+        missed,
+        joint,
+        row["joint_rank"],
+    )
 
 
 def words(triplet: dict[str, str | None]) -> tuple[str, str, str]:
@@ -92,8 +138,9 @@ def words(triplet: dict[str, str | None]) -> tuple[str, str, str]:
     return tuple(triplet.get(part) or "" for part in ("subject", "relation", "object"))
 
 
-def figure_five(folder: Path, visual: VideoReader) -> str:
+def figure_five(folder: Path, source: Source) -> str:
     """The test video whose keyframe leads by most: there the choice can be seen."""
+    visual = source.visual
     split = read_columns(folder / "manifest" / "items.parquet", "video_id", "split")
     names = [name for name in sorted(visual.videos) if split.get(name) == "test" and len(visual.times(name)) > 2]
     names = names or [name for name in sorted(visual.videos) if len(visual.times(name)) > 1]
@@ -102,7 +149,7 @@ def figure_five(folder: Path, visual: VideoReader) -> str:
     margin = read_columns(folder / "keyframes.parquet", "video_id", "margin")
     name = max(names, key=lambda name: (margin[name], name))
     times = visual.times(name)
-    frames = [visual.jpeg(name, index) for index in range(len(times))]
+    frames = [source.shot(name, index) for index in range(len(times))]
     drawn = page.keyframe(name, frames, times, visual.similarity(name), visual.keyframe[name])
     return f'<div class="frames">{drawn}</div>'
 
@@ -124,33 +171,7 @@ def read_history(folder: Path, method: str) -> str:
     return charts.curves(method, terms, phases) if terms else ""
 
 
-def run_facts(folder: Path, told: dict[str, Any]) -> tuple[list[tuple[str, str]], str]:
-    """The large figures under the title, and the line that says what they are about."""
-    ways = [
-        (name, f"{label} R@1") for name, label in (("t2v", "text → video"), ("t2i", "text → image")) if name in told
-    ]
-    numbers = [(label, f"{told[name]['R@1']:.1f}") for name, label in ways]
-    numbers.append(("joint gallery, either R@1", f"{told['joint']['R@1']:.1f}"))
-    if "both" in told["joint"]:
-        numbers.append(("joint gallery, both R@10", f"{told['joint']['both']['R@10']:.1f}"))
-    if "in_group" in told.get("t2v_group", {}):
-        group = told["t2v_group"]
-        chance = f"right among look-alike videos (chance {group['in_group_chance']:.0f} %)"
-        numbers.append((chance, f"{group['in_group']:.1f} %"))
-    items = read_table(folder / "manifest" / "items.parquet", ["split"])["split"].to_pylist()
-    splits = ", ".join(f"{items.count(split):,} {split}" for split in ("train", "val", "test") if split in items)
-    clip = json.loads((folder / "clip" / "clip.json").read_text())
-    line = (
-        f"{folder.name}: {len(items):,} items ({splits}); frozen CLIP <code>{Path(clip['name']).name}</code>, "
-        f"weights {clip['sha256'][:12]}; figures of {told['method']}, seed {told['seed']}, {told['split']} split: "
-        f"{told['n']['texts']:,} texts, {told['n']['videos']:,} videos, {told['n']['images']:,} images."
-    )
-    return numbers, line
-
-
-def choose_runs(folder: Path, runs: dict[str, list[dict[str, Any]]]) -> tuple[str, dict[str, Any]]:
-    """The run whose answers the page shows, and its numbers: the last method of params.yaml, its first seed."""
+def choose_lead(runs: dict[str, Any]) -> int:
+    """Which method's answers the page opens with: the last of params.yaml that has any."""
     listed = params.read_params()["methods"] if params.PARAMS.exists() else []
-    told = runs[([name for name in listed if name in runs] or list(runs))[-1]][0]
-    paths = sorted((folder / "scores").glob("*/metrics.json"))
-    return next(path.parent.name for path in paths if json.loads(path.read_text()) == told), told
+    return list(runs).index(([name for name in listed if name in runs] or list(runs))[-1])

@@ -14,46 +14,88 @@ MARKS = {"right": ("✓", "right"), "alike": ("✗", "wrong, but of the same loo
 
 
 @dataclass
+class Shot:
+    """One frame: a JPEG, and where the file shows it."""
+
+    jpeg: bytes
+    link: str | None = None  # relative to the page, with the moment; None where the file is not beside it
+
+
+@dataclass
 class Tile:
     """One retrieved image or video."""
 
     name: str  # what it is: its id
-    picture: bytes  # JPEG: the image, or the video's keyframe
-    strip: list[bytes]  # a few frames of a video, none of an image
+    shot: Shot  # the image, or the video's keyframe
+    strip: list[Shot]  # a few frames of a video, none of an image
     mark: str  # right, alike or wrong
-    score: float
+    score: float | None  # None of what is not among the first ten
+    place: float
 
 
 @dataclass
 class Query:
     """One caption and what it found."""
 
+    name: str  # the caption's id
     text: str
     nouns: list[tuple[int, int]]  # character offsets
     verbs: list[tuple[int, int]]
     triplets: list[tuple[str, str, str]]
-    facts: str
-    images: list[Tile]
-    videos: list[Tile]
+    found: dict[str, list[Tile]]  # image and video: the best of each
+    missed: dict[str, Tile]  # image and video: the right one, where it is not among them
     joint: list[tuple[str, Tile]]  # (image or video, tile)
+    joint_rank: float
 
 
-def picture(jpeg: bytes, label: str) -> str:
-    """An image as part of the page itself."""
-    data = base64.b64encode(jpeg).decode()
-    return f'<img alt="{escape(label, quote=True)}" src="data:image/jpeg;base64,{data}">'
+@dataclass
+class Headline:
+    """One large figure and what it is to be held against."""
+
+    label: str
+    value: str
+    against: dict[str, str]
 
 
-def result(each: Tile, place: int, kind: str) -> str:
-    """One tile: picture, mark, score."""
-    sign, said = MARKS[each.mark]
-    strip = "".join(picture(frame, "") for frame in each.strip)
+def text(value: str) -> str:
+    """Text as HTML shows it, quotes too."""
+    return escape(value, quote=True)
+
+
+def picture(shot: Shot, label: str) -> str:
+    """An image as part of the page itself, which opens its file at its moment."""
+    data = base64.b64encode(shot.jpeg).decode()
+    shown = f'<img alt="{text(label)}" src="data:image/jpeg;base64,{data}">'
+    return shown if shot.link is None else f'<a href="{text(shot.link)}">{shown}</a>'
+
+
+def result(each: Tile, kind: str) -> str:
+    """One tile: picture and strip; under them place, mark and score, then the id as text. Nothing lies on a picture."""
+    sign, meaning = MARKS[each.mark]
+    place = f"{each.place:g}"
+    strip = "".join(picture(shot, "") for shot in each.strip)
+    score = "" if each.score is None else f'<span class="score">{each.score:.3f}</span>'
     alike = '<span class="same">look-alike</span>' if each.mark == "alike" else ""
+    name = f'<span class="id" title="{text(each.name)}">{text(each.name)}</span>'
     return (
-        f'<figure class="tile {each.mark} {kind}">{picture(each.picture, f"{kind} {each.name}, place {place}: {said}")}'
-        f'<b class="mark" aria-hidden="true">{sign}</b>{alike}'
-        + (f'<div class="strip" aria-hidden="true">{strip}</div>' if strip else "")
-        + f'<figcaption title="{escape(each.name, quote=True)}"><span>{place}</span>{each.score:.3f}</figcaption></figure>'
+        f'<figure class="tile {each.mark} {kind}">{picture(each.shot, f"{kind} {each.name}, place {place}: {meaning}")}'
+        + (f'<div class="strip">{strip}</div>' if strip else "")
+        + f'<figcaption><span class="place">{place} <b class="mark" aria-hidden="true">{sign}</b></span> {score} '
+        f"{alike} {name}</figcaption></figure>"
+    )
+
+
+def answers(each: Query, kind: str) -> str:
+    """The best of one gallery, and beside them the right one where it is not among them."""
+    tiles = "".join(result(tile, kind) for tile in each.found[kind])
+    missed = each.missed.get(kind)
+    beside = ""
+    if missed:
+        beside = f'<div class="missed"><h4>right, at rank {missed.place:g}</h4>{result(missed, kind)}</div>'
+    title = {"image": "Images", "video": "Videos"}[kind]
+    return (
+        f'<div class="answers{" wide" if missed else ""}"><div><h4>{title}</h4>'
+        f'<div class="tiles">{tiles}</div></div>{beside}</div>'
     )
 
 
@@ -82,23 +124,22 @@ def chips(triplets: list[tuple[str, str, str]]) -> str:
 
 def query(each: Query, letter: str) -> str:
     """One row of the paper's Figure 6: caption and triplets, five images, five videos."""
-    images = "".join(result(tile, place, "image") for place, tile in enumerate(each.images, 1))
-    videos = "".join(result(tile, place, "video") for place, tile in enumerate(each.videos, 1))
     return (
         f'<article class="query"><h3><span class="letter">{letter}</span>{marked(each.text, each.nouns, each.verbs)}</h3>'
-        f'{chips(each.triplets)}<div class="both"><div><h4>Images</h4><div class="tiles">{images}</div></div>'
-        f'<div><h4>Videos</h4><div class="tiles">{videos}</div></div></div><p class="quiet">{escape(each.facts)}</p></article>'
+        f'{chips(each.triplets)}<div class="both">{answers(each, "image")}{answers(each, "video")}</div>'
+        f'<p class="quiet">caption <span class="id">{text(each.name)}</span></p></article>'
     )
 
 
 def joint(each: Query, letter: str) -> str:
     """The ten best of images and videos together."""
     tiles = "".join(
-        f'<div class="kind"><span class="badge {kind}">{kind}</span>{result(tile, place, kind)}</div>'
-        for place, (kind, tile) in enumerate(each.joint, 1)
+        f'<div class="kind"><span class="badge {kind}">{kind}</span>{result(tile, kind)}</div>'
+        for kind, tile in each.joint
     )
     head = f'<h3><span class="letter">{letter}</span>{escape(each.text)}</h3>'
-    return f'<article class="together">{head}<div class="ten">{tiles}</div></article>'
+    rank = f'<p class="quiet">the first right one at rank {each.joint_rank:g}</p>'
+    return f'<article class="together">{head}<div class="ten">{tiles}</div>{rank}</article>'
 
 
 def table(each: Table) -> str:
@@ -112,10 +153,52 @@ def table(each: Table) -> str:
         own = "" if shared else f'<td class="n">{escape(row.size)}</td>'
         rows += f'<tr><th scope="row">{escape(row.name)}</th><td>{row.seeds}</td>{cells}{own}</tr>'
     size = f"<span>n = {escape(each.rows[0].size)}</span>" if shared else ""
-    return (
-        f'<section class="card"><table><caption>{escape(each.title)}{size}</caption><thead><tr><th scope="col">method</th>'
-        f'<th scope="col">seeds</th>{head}</tr></thead><tbody>{rows}</tbody></table></section>'
+    return scroller(
+        each.title,
+        f"<h3>{escape(each.title)}{size}</h3>",
+        f'<table><thead><tr><th scope="col">method</th><th scope="col">seeds</th>{head}</tr></thead>'
+        f"<tbody>{rows}</tbody></table>",
     )
+
+
+def plain_table(title: str, head: list[str], rows: list[list[str]]) -> str:
+    """A table of words, the first column its rows' names."""
+    top = "".join(f'<th scope="col">{text(label)}</th>' for label in head)
+    body = "".join(
+        f'<tr><th scope="row">{text(first)}</th>{"".join(f"<td>{text(cell)}</td>" for cell in rest)}</tr>'
+        for first, *rest in rows
+    )
+    inner = f'<table class="plain"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
+    return scroller(title, f"<h3>{text(title)}</h3>", inner)
+
+
+def scroller(name: str, head: str, inner: str) -> str:
+    """A card whose table scrolls sideways where it is too wide, and says so; the keyboard can scroll it too."""
+    return (
+        f'<section class="card">{head}<p class="hint" aria-hidden="true">scroll sideways for all columns →</p>'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{text(name)}">{inner}</div></section>'
+    )
+
+
+def details(title: str, body: str) -> str:
+    """Something folded away."""
+    return f'<details class="card"><summary>{text(title)}</summary>{body}</details>'
+
+
+def pairs(values: dict[str, str]) -> str:
+    """Names and values."""
+    rows = "".join(f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>" for name, value in values.items())
+    return f'<dl class="pairs">{rows}</dl>'
+
+
+def quiet(words: str) -> str:
+    """A small remark."""
+    return f'<p class="quiet">{text(words)}</p>'
+
+
+def warnings(lines: list[str]) -> str:
+    """What a reader must know before the numbers."""
+    return f'<ul class="warnings">{"".join(f"<li>{text(line)}</li>" for line in lines)}</ul>'
 
 
 def number(one: Cell | None, label: str) -> str:
@@ -128,18 +211,20 @@ def number(one: Cell | None, label: str) -> str:
     return f"<td{bar}>{shown}{spread}</td>"
 
 
-def keyframe(name: str, frames: list[bytes], times: NDArray, similarity: NDArray, chosen: int) -> str:
+def keyframe(name: str, shots: list[Shot], times: NDArray, similarity: NDArray, chosen: int) -> str:
     """The paper's Figure 5: a video's frames, their similarity matrix, the row sums, and the keyframe in red."""
-    shots = "".join(
+    drawn = "".join(
         f'<figure class="shot{" chosen" if index == chosen else ""}">'
-        f"{picture(frame, f'frame {index + 1}' + (', the keyframe' if index == chosen else ''))}"
+        f"{picture(shot, f'frame {index + 1}' + (', the keyframe' if index == chosen else ''))}"
         f"<figcaption>{time:.2f} s</figcaption></figure>"
-        for index, (frame, time) in enumerate(zip(frames, times))
+        for index, (shot, time) in enumerate(zip(shots, times))
     )
     return (
-        f'<div class="shots">{shots}</div><div class="matrix">{heatmap(similarity, chosen)}<p class="quiet">Each square is the '
-        f"cosine similarity of two frames of {escape(name)}, the stronger the more alike; each bar is the sum of its row. "
-        f"Frame {chosen + 1} of {len(frames)}, at {times[chosen]:.2f} s, has the largest sum "
+        f'<div class="shots">{drawn}</div><div class="matrix"><div><p class="hint" aria-hidden="true">scroll sideways for '
+        f'the sums →</p><div class="scroll" tabindex="0" role="region" aria-label="similarity of the frames">'
+        f'{heatmap(similarity, chosen)}</div></div><p class="quiet">Each square is the '
+        f'cosine similarity of two frames of <span class="id">{text(name)}</span>, the stronger the more alike; each bar is '
+        f"the sum of its row. Frame {chosen + 1} of {len(shots)}, at {times[chosen]:.2f} s, has the largest sum "
         f"({similarity.sum(1)[chosen]:.3f}): it is the most like all others, and becomes the video's image.</p></div>"
     )
 
@@ -149,16 +234,42 @@ def section(name: str, title: str, lead: str, body: str) -> str:
     return f'<section id="{name}"><h2>{escape(title)}</h2><p class="lead">{lead}</p>{body}</section>'
 
 
-def tiles(facts: list[tuple[str, str]]) -> str:
-    """Large figures under the title."""
-    return (
-        '<dl class="facts">'
-        + "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts)
-        + "</dl>"
+def headlines(facts: list[Headline]) -> str:
+    """Large figures, each over what it is to be held against."""
+    blocks = []
+    for each in facts:
+        against = " ".join(f"<span>{text(name)} {text(value)}</span>" for name, value in each.against.items())
+        blocks.append(
+            f'<div><dt>{text(each.label)}</dt><dd>{text(each.value)}</dd><dd class="against">{against}</dd></div>'
+        )
+    return f'<dl class="facts">{"".join(blocks)}</dl>'
+
+
+def switch(names: list[str], chosen: int) -> str:
+    """Which method's answers are shown: radio buttons, so that it needs no script."""
+    if len(names) < 2:
+        return ""
+    buttons = "".join(
+        f'<label><input type="radio" name="run" id="run-{index}"{" checked" if index == chosen else ""}>'
+        f"<span>{text(name)}</span></label>"
+        for index, name in enumerate(names)
+    )
+    return f'<fieldset class="switch"><legend>answers of</legend>{buttons}</fieldset>'
+
+
+def of_runs(parts: list[str]) -> str:
+    """The same part of the page for each method; the switch shows one of them."""
+    return "".join(f'<div class="of-run run-{index}">{part}</div>' for index, part in enumerate(parts))
+
+
+def switch_style(count: int) -> str:
+    """Where a browser knows no :has(), all methods are shown, one after another."""
+    return "".join(
+        f"body:has(#run-{index}:checked) .of-run:not(.run-{index}) {{ display: none; }}\n" for index in range(count)
     )
 
 
-def page(title: str, style: str, header: str, sections: list[tuple[str, str, str]]) -> str:
+def page(title: str, style: str, header: str, bar: str, sections: list[tuple[str, str, str]]) -> str:
     """The whole file. sections: (anchor, short name for the menu, HTML)."""
     menu = "".join(f'<a href="#{name}">{escape(short)}</a>' for name, short, _ in sections)
     body = "\n".join(html for _, _, html in sections)
@@ -167,5 +278,5 @@ def page(title: str, style: str, header: str, sections: list[tuple[str, str, str
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n<link rel="icon" href="data:,">\n'
         f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
-        f"<header>{header}<nav>{menu}</nav></header>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+        f"<header>{header}<nav>{menu}</nav></header>\n{bar}\n<main>\n{body}\n</main>\n</body>\n</html>\n"
     )

@@ -1,18 +1,24 @@
 """Tables of all runs, and the page: what it shows, that it is the same twice, and that it needs nobody."""
 
+import html
 import html.parser
+import io
 import json
 import re
 import shutil
+import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pytest
+from PIL import Image
 
 from eval import run, similarity, stale, tables
-from eval.report import __main__, charts, figures, page
-from pipeline import files
+from eval.report import __main__, charts, facts, figures, page
+from pipeline import files, shards
 from pipeline.shards import Shard, VideoReader, identity, shard_paths
 from tests.eval.test_run import Mean
 from tests.support import worlds
@@ -32,16 +38,16 @@ def metrics(t2v: float, seed: int = 0, method: str = "unitrim") -> dict:
 
 
 def write(folder, **runs):
-    for name, told in runs.items():
+    for name, numbers in runs.items():
         path = folder / "scores" / name.replace("_seed", "-seed") / "metrics.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(told))
+        path.write_text(json.dumps(numbers))
 
 
 def test_seeds_are_gathered_and_variants_keep_their_name(tmp_path):
     write(tmp_path, unitrim=metrics(40), unitrim_seed1=metrics(44, 1), unitrim_raw=metrics(10))
     runs = tables.gather_metrics(tmp_path)
-    assert {name: [told["seed"] for told in seeds] for name, seeds in runs.items()} == {
+    assert {name: [numbers["seed"] for numbers in seeds] for name, seeds in runs.items()} == {
         "unitrim": [0, 1],
         "unitrim_raw": [0],
     }
@@ -106,7 +112,7 @@ def test_nouns_and_verbs_are_marked_and_text_is_escaped():
 
 def test_the_keyframe_is_outlined_and_its_row_sum_is_told():
     similarity_matrix = np.array([[1, 0.5, 0.2], [0.5, 1, 0.6], [0.2, 0.6, 1]])
-    drawn = page.keyframe("v", [b"x"] * 3, np.array([0.5, 1.5, 2.5]), similarity_matrix, 1)
+    drawn = page.keyframe("v", [page.Shot(b"x")] * 3, np.array([0.5, 1.5, 2.5]), similarity_matrix, 1)
     assert "Frame 2 of 3, at 1.50 s" in drawn and "2.100" in drawn and drawn.count('class="shot chosen"') == 1
 
 
@@ -117,25 +123,91 @@ def test_a_matrix_of_any_size_has_squares_and_bars(frames):
     assert min(sizes) > 0 and drawn.count("<rect") == frames * frames + frames + 1
 
 
+def test_chance_by_hand():
+    whole = {"queries": 20, "gallery": 10}
+    numbers = {
+        "t2v": whole,
+        "joint": {"queries": 20, "gallery": 20, "both": {"queries": 20, "gallery": 20}},
+        "t2v_group": whole | {"in_group_chance": 25.0},
+    }
+    assert facts.chance(numbers, ("t2v",), "R@1") == 10 and facts.chance(numbers, ("t2v",), "R@10") == 100
+    assert facts.chance(numbers, ("joint",), "R@1") == 10, "two of twenty are right"
+    assert facts.chance(numbers, ("joint", "both"), "R@10") == pytest.approx(100 * 10 * 9 / (20 * 19))
+    assert facts.chance(numbers, ("t2v_group",), "in_group") == 25
+    assert [facts.format_chance(value) for value in (33.33, 0.33, 0.025)] == ["33.3", "0.3", "0.025"]
+
+
+def test_a_headline_has_the_baseline_and_chance_beside_it():
+    runs = {"zero_shot": [metrics(20, method="zero_shot")], "unitrim": [metrics(40), metrics(44, 1)]}
+    first = facts.headlines("unitrim", runs)[0]
+    assert (first.label, first.value) == ("text → video R@1", "42.0 ± 2.8")
+    assert first.against == {"zero_shot": "20.0", "chance": "10.0"}
+    assert facts.headlines("zero_shot", runs)[0].against == {"chance": "10.0"}, "nothing is its own baseline"
+    shown = page.headlines([first])
+    assert "42.0 ± 2.8" in shown and "zero_shot 20.0" in shown and "chance 10.0" in shown
+
+
+def test_a_picture_opens_its_file_at_its_moment_where_it_lies_beside_the_page(tmp_path):
+    class Visual:
+        def times(self, name):
+            return np.array([0.0]) if name == "photo" else np.array([0.5, 1.25])
+
+        def jpeg(self, name, index):
+            return b"x"
+
+    paths = {"clip": "my films/a #1?.mp4", "photo": "a.png", "gone": "gone.mp4"}
+    for name in ("clip", "photo"):
+        (tmp_path / "media" / paths[name]).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "media" / paths[name]).touch()
+    source = figures.Source(Visual(), paths, {}, tmp_path / "media", tmp_path / "cache/toy/report")
+    assert source.shot("clip", 1).link == "../../../media/my%20films/a%20%231%3F.mp4#t=1.25"
+    assert source.shot("photo", 0).link == "../../../media/a.png"
+    assert source.shot("gone", 0).link is None
+    shown = page.picture(source.shot("clip", 1), 'a "name" <b>')
+    assert shown.startswith('<a href="../../../media/my%20films/') and "&quot;name&quot; &lt;b&gt;" in shown
+
+
+def draw_thumbnails(folder):
+    """Every frame of the world a small picture of one colour."""
+    for path in shard_paths(folder / "visual"):
+        tensors, attributes = worlds.taken(path, "visual")
+        drawn = []
+        for row in range(len(tensors["time"])):
+            file = io.BytesIO()
+            Image.new("RGB", (112, 112), (40 * row % 256, 120, 90)).save(file, "JPEG")
+            drawn.append(np.frombuffer(file.getvalue(), np.uint8))
+        tensors["jpeg"] = np.concatenate([np.zeros(0, np.uint8), *drawn])
+        tensors["jpeg_offset"] = np.cumsum([0, *map(len, drawn)])
+        shards.write(path, "visual", tensors, attributes)
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A dataset with two scored runs and a history."""
+    """A dataset with two seeds of one method and one of another, their settings and histories, and something rejected."""
     base = tmp_path_factory.mktemp("home")
     folder = worlds.cache(base / "cache" / "toy", videos=40)
+    draw_thumbnails(folder)
+    rejected = {"id": ["<bad>.mp4"], "stage": ["visual"], "reason": ["unreadable"], "detail": ["no moov atom"]}
+    files.write_table(folder / "visual" / "rejects.parquet", pyarrow.table(rejected))
     scores = similarity.matrices(Mean(), Cache(folder, Mean.needs), "test")
     texts = np.arange(0, len(scores.caption_id), 2)
     scores.video[texts, scores.truth("video")[texts]] = 1  # features of this world are random: let half be found
     scores.image[texts[::2], scores.truth("image")[texts[::2]]] = 1
-    for name, seed in (("mean", 0), ("mean-seed1", 1)):
-        told, columns = run.measure(scores)
+    for name, seed in (("zero_shot", 0), ("mean", 0), ("mean-seed1", 1)):
+        method = name.split("-")[0]
+        numbers, columns = run.measure(scores)
         run.save_scores(
-            folder / "scores" / name, "test", {"method": "mean", "seed": seed, "split": "test"} | told, columns
+            folder / "scores" / name, "test", {"method": method, "seed": seed, "split": "test"} | numbers, columns
         )
+        record = {"method": method, "seed": seed, "parameters": 1234567, "seconds": 12.3, "torch": "2.9.1"}
+        record |= {"config": {"batch": 48, "alignments": ["sentence_video"]}, "code": "c0de" * 8}
+        files.write(folder / "runs" / name / "run.json", json.dumps(record))
+        if method == "zero_shot":
+            continue
         lines = [
             {"phase": "alignment", "epoch": 0, "step": step, "terms": {"sentence_video": 2 - step / 9}}
             for step in range(9)
         ]
-        (folder / "runs" / name).mkdir(parents=True)
         (folder / "runs" / name / "history.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
     return base
 
@@ -149,7 +221,7 @@ def command(home, monkeypatch, *words: str) -> None:
 class Outline(html.parser.HTMLParser):
     """Every opened tag is closed again, in order."""
 
-    VOID = {"meta", "link", "img", "path", "rect", "polyline"}
+    VOID = {"meta", "link", "img", "path", "rect", "polyline", "input"}
 
     def __init__(self):
         super().__init__()
@@ -182,11 +254,119 @@ def test_the_page_is_whole_and_needs_no_network(written):
 
 
 def test_the_page_has_every_part(written):
-    for part in ("results", "queries", "joint", "keyframe", "training", "reading"):
+    for part in ("results", "queries", "joint", "keyframe", "training", "runs", "reading"):
         assert f'id="{part}"' in written and f'href="#{part}"' in written
     for said in ("text → video", "✓", "✗", "look-alike", "sentence video", "alignment", "prefers-color-scheme: dark"):
         assert said in written
     assert "over 10" in written and written.count("<polyline") == 2
+
+
+def classes(written: str, tag: str, wanted: str) -> list[dict]:
+    outline = Outline()
+    outline.feed(written)
+    return [attributes for name, attributes in outline.seen if name == tag and wanted in attributes.get("class", "")]
+
+
+def test_a_reader_switches_between_methods_without_a_script(written):
+    outline = Outline()
+    outline.feed(written)
+    radios = [attributes for tag, attributes in outline.seen if tag == "input"]
+    assert [radio["name"] for radio in radios] == ["run", "run"] and sum("checked" in radio for radio in radios) == 1
+    for index in range(2):
+        assert f"body:has(#run-{index}:checked) .of-run:not(.run-{index}) {{ display: none; }}" in written
+        assert len(classes(written, "div", f"of-run run-{index}")) == 3, "headlines, queries, joint lists"
+    blocks = re.split(r'<div class="of-run run-\d">', written)[3:5]
+    captions = [re.findall(r"caption <span class=\"id\">([^<]+)", block) for block in blocks]
+    assert captions[0] == captions[1] and len(captions[0]) == 5, "every method is asked the same"
+
+
+def test_nothing_lies_on_a_picture_and_ids_are_text(written):
+    for tile in re.findall(r'<figure class="tile.*?</figure>', written, re.S):
+        above, caption = tile.split("<figcaption>")
+        assert "mark" not in above and "look-alike" not in re.sub(r'alt="[^"]*"', "", above)
+        assert re.search(r'<span class="id" title="(video\d+)">\1</span>', caption)
+
+
+def test_a_missed_right_one_stands_beside_the_row_with_its_rank(home, written):
+    ranks = files.read_table(home / "cache/toy/scores/mean/ranks.parquet").to_pylist()
+    rank = {row["caption_id"]: row for row in ranks}
+    articles = re.findall(r'<article class="query">.*?</article>', written, re.S)
+    seen = 0
+    for article in articles:
+        row = rank[re.search(r'caption <span class="id">([^<]+)', article)[1]]
+        for kind in ("image", "video"):
+            beside = f'right, at rank {row[f"{kind}_rank"]:g}</h4><figure class="tile right {kind}">'
+            missed = row["video_id"] not in row[f"{kind}_top"][: figures.TOP]
+            assert (beside in article) == missed
+            seen += missed
+    assert seen > 0 and "right, at rank 1<" not in written
+
+
+def test_runs_settings_versions_and_rejects_have_a_place(written):
+    runs = written[written.index('id="runs"') :]
+    for shown in ("1,234,567", "2.9.1", "c0dec0dec0de", "settings of mean", "<dd>48</dd>", "sentence_video"):
+        assert shown in runs
+    assert "unreadable" in runs and "&lt;bad&gt;.mp4" in runs and "no moov atom" in runs and "<bad>" not in written
+
+
+def test_a_stale_run_is_named_above_the_numbers(home, monkeypatch, written):
+    assert '<ul class="warnings">' not in written
+    path = home / "cache/toy/scores/mean-seed1/metrics.json"
+    before = path.read_text()
+    path.write_text(json.dumps(json.loads(before) | {"run": {"config": {"batch": 7}}}))
+    try:
+        command(home, monkeypatch, "--dataset", "toy")
+        said = (home / "cache/toy/report/index.html").read_text()
+    finally:
+        path.write_text(before)
+    assert said.index('<ul class="warnings">') < said.index('class="facts"')
+    assert "left out: mean-seed1 was trained again since it was scored" in said
+
+
+def test_a_table_scrolls_by_itself_and_says_so(written):
+    tables_shown, scrollers = written.count("<table"), classes(written, "div", "scroll")
+    assert tables_shown and written.count('class="hint"') == len(scrollers) == tables_shown + 1  # the matrix too
+    assert all(each["tabindex"] == "0" and each["aria-label"] for each in scrollers)
+
+
+MEASURE = """<script>
+addEventListener("load", () => {
+  const outside = [...document.querySelectorAll("body *")].filter(
+    (each) => each.getBoundingClientRect().right > innerWidth + 1 && !each.closest(".scroll, .switch"));
+  const meets = (a, b) => a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 1 && b.top < a.bottom - 1;
+  const box = (each) => each.getBoundingClientRect();
+  const collisions = [...document.querySelectorAll(".tile")].filter((tile) => {
+    const parts = [...tile.querySelectorAll("img, .place, .score, .same, .id")].filter((each) => box(each).width);
+    return parts.some((a, i) => parts.slice(i + 1).some((b) => meets(box(a), box(b))));
+  });
+  const visible = [...document.querySelectorAll("#queries .of-run")].filter((each) => each.offsetHeight).length;
+  const broken = [...document.images].filter((each) => !each.naturalWidth).length;
+  document.documentElement.dataset.found = JSON.stringify({
+    width: innerWidth, wide: document.documentElement.scrollWidth, outside: outside.length,
+    collisions: collisions.length, visible, broken,
+    five: new Set([...document.querySelectorAll("#queries .of-run:not([hidden]) .tiles")]
+      .filter((each) => each.offsetHeight).map((each) => getComputedStyle(each).gridTemplateColumns.split(" ").length)).size,
+  });
+});
+</script>"""
+
+
+@pytest.mark.parametrize("width", [1280, 768, 390])
+def test_a_browser_shows_it_without_errors_overflow_or_overlap(written, tmp_path, width):
+    names = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "chrome-headless-shell")
+    browser = next(filter(None, map(shutil.which, names)), None)
+    if browser is None:
+        warnings.warn("no Chromium on the PATH: nobody has looked at the report in a browser", stacklevel=1)
+        pytest.skip("no Chromium on the PATH")
+    (tmp_path / "index.html").write_text(written.replace("</body>", f"{MEASURE}</body>"))
+    words = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]
+    words += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=3000", f"--window-size={width},900"]
+    done = subprocess.run([*words, f"file://{tmp_path}/index.html"], capture_output=True, text=True, timeout=120)
+    assert "CONSOLE" not in done.stderr, done.stderr
+    found = json.loads(html.unescape(re.search(r'data-found="([^"]*)"', done.stdout)[1]))
+    assert found["width"] == width and found["wide"] <= width
+    assert (found["outside"], found["collisions"], found["broken"]) == (0, 0, 0)
+    assert found["visible"] == 1 and found["five"] == 1
 
 
 def test_the_same_files_make_the_same_page(home, monkeypatch, written):
