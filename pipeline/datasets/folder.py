@@ -19,7 +19,7 @@ ALIAS = {"validation": "val", "validate": "val", "valid": "val", "dev": "val"}
 MOVING = (".webp", ".png", ".apng", ".avif")
 HEADER = 1 << 16  # bytes in which a moving picture says that it is one
 ANIMATED = 0x02  # flag in the header of an extended WebP
-GUESSES = 100  # unknown names for which the nearest one is looked up
+GUESSES = 20  # unknown names for which the nearest one is looked up
 
 
 def read(config: dict[str, Any]) -> tuple[list[Item], list[Caption]]:
@@ -158,7 +158,8 @@ class Names:
         self.exact: dict[str, set[str]] = {}
         self.alike: dict[str, set[str]] = {}
         self.loose: dict[str, set[str]] = {}
-        self.number: dict[int, set[str]] = {}
+        self.number: dict[str, set[str]] = {}
+        self.found: dict[str, set[str]] = {}
         for path in paths:
             for name in {Path(path).name, Path(path).stem, str(Path(path).with_suffix(""))}:
                 self.exact.setdefault(name, set()).add(path)
@@ -167,7 +168,7 @@ class Names:
             self.alike.setdefault(composed(name), set()).update(meant)
             self.loose.setdefault(composed(name).casefold(), set()).update(meant)
             if name.isascii() and name.isdigit():
-                self.number.setdefault(int(name), set()).update(meant)
+                self.number.setdefault(name.lstrip("0"), set()).update(meant)
         for path in paths:
             self.alike[composed(path)] = {
                 other for other in self.alike[composed(path)] if composed(other) == composed(path)
@@ -176,6 +177,12 @@ class Names:
 
     def find(self, name: str) -> set[str]:
         """The files that a name may mean: none, one, or several."""
+        if name not in self.found:
+            self.found[name] = self.look_up(name)
+        return self.found[name]
+
+    def look_up(self, name: str) -> set[str]:
+        """The same, not remembered."""
         spellings = list(dict.fromkeys(self.spellings(name)))
         for table, form in (
             (self.exact, str),
@@ -185,8 +192,12 @@ class Names:
             for spelling in spellings:
                 if meant := table.get(form(spelling)):
                     return meant
-        if name.isascii() and name.isdigit() and len(meant := self.number.get(int(name), set())) == 1:
-            return meant
+        stem, ending = os.path.splitext(name)
+        if stem.isascii() and stem.isdigit():
+            meant = {
+                path for path in self.number.get(stem.lstrip("0"), ()) if ending.lower() in ("", media.suffix(path))
+            }
+            return meant if len(meant) == 1 else set()
         return set()
 
     def spellings(self, name: str) -> Iterator[str]:
@@ -196,7 +207,10 @@ class Names:
                 yield path.removeprefix("./").removeprefix(f"{self.root}/")
                 if os.path.isabs(path):
                     folder, last = os.path.split(path)
-                    yield os.path.relpath(os.path.join(os.path.realpath(folder), last), self.real)
+                    try:
+                        yield os.path.relpath(os.path.join(os.path.realpath(folder), last), self.real)
+                    except ValueError:  # no path can be called that
+                        continue
                 else:
                     yield os.path.normpath(path) if path else path
 

@@ -162,7 +162,8 @@ def videos(root: Path) -> dict[str, list[str]]:
 
 def annotation(root: Path, name: str) -> Path:
     """`root/name`, or `root/*/name`."""
-    places = [root / name, *sorted(root.glob(f"*/{name}"))]
+    inside = [path for path in sorted(root.glob(f"*/{name}")) if path.parent.name.lower() not in SYSTEM]
+    places = [root / name, *inside]
     for place in places:
         if place.is_file():
             return place

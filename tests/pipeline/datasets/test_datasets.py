@@ -507,8 +507,14 @@ def test_names_match_as_people_and_programs_write_them(library):
 
 
 def test_a_number_without_its_zeros_means_the_file_where_only_one_fits(library):
-    assert named(library, "1", "01") == ["0001.mp4", "0001.mp4"]
-    assert named(library, "0012", "12") == ["0012.mp4", "unknown id"]  # 0012.mp4 or 012.jpg
+    assert named(library, "1", "01", "1.mp4", "1.MP4", "1.jpg") == ["0001.mp4"] * 4 + ["unknown id"]
+    assert named(library, "0012", "12", "12.jpg") == ["0012.mp4", "unknown id", "012.jpg"]  # 0012.mp4 or 012.jpg
+    assert named(library, "9" * 5000, "0") == ["unknown id", "unknown id"]
+
+
+def test_a_name_that_no_file_can_have_is_unknown(library):
+    odd = ["/a\0b/c.mp4", "/\ud83d/x.mp4", "", ".", "..", "/", "%", "\\", "../root/0001.mp4/.."]
+    assert named(library, *odd) == ["unknown id"] * len(odd)
 
 
 def test_paths_through_a_link_to_the_root_match(library, tmp_path):
@@ -566,6 +572,13 @@ def test_a_table_that_cannot_be_read_says_the_line_and_guesses_nothing(photos, c
 
 
 # --- finding files
+
+
+def test_annotations_in_a_folder_of_the_system_are_not_those(tmp_path):
+    for name in ("@eaDir", "real"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "list.txt").write_text(name)
+    assert media.annotation(tmp_path, "list.txt") == tmp_path / "real" / "list.txt"
 
 
 def test_folders_of_the_system_are_left_out_and_counted(tmp_path):
