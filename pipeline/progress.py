@@ -60,7 +60,7 @@ def progress(items: Iterable[Any], name: str, unit: str = "item", total: int | N
 
 
 class WaitMeter:
-    """Where the time goes, and the progress line that says so."""
+    """Measures what the main thread waits for (decoding, encoding, the disk) and says so in the progress line."""
 
     def __init__(self, total: int):
         self.meter = Progress(total, "visual", "item")

@@ -35,10 +35,10 @@ INTERPRETED = {  # how a text begins that names other files, or that a program m
 
 @dataclass
 class Scan:
-    """What the packets of one video stream say, in decoding order."""
+    """What the packets of one video stream say, in decoding order: entry i of each list is of packet i."""
 
     clock: Fraction  # seconds a tick
-    packet: list[av.Packet | None] = field(default_factory=list)  # None once more than HELD_BYTES bytes have gone by
+    packet: list[av.Packet | None] = field(default_factory=list)  # None for those past the first HELD_BYTES
     pts: list[int | None] = field(default_factory=list)
     dts: list[int | None] = field(default_factory=list)
     key: list[bool] = field(default_factory=list)
@@ -60,9 +60,8 @@ class Scan:
         times.sort()
         if not is_rising(times):
             raise PlanError("repeated timestamps")
-        if (
-            self.cut and self.dts[-1] is not None
-        ):  # pictures shown after the last packet's turn may have lost a neighbour
+        if self.cut and self.dts[-1] is not None:
+            # a picture shown after the last whole packet was decoded may have lost one that should be shown before it
             times = [time for time in times if time <= self.dts[-1]] or times[:1]
         return times
 
@@ -104,7 +103,7 @@ def find_stream(container: av.container.InputContainer) -> av.VideoStream:
         context = stream.codec_context
         if context is not None and not stream.disposition & still and context.name not in TEXT_CODECS:
             stream.thread_type = "NONE"
-            context.thread_count = 1
+            context.thread_count = 1  # workers share the cores; threads would also delay frames and keep more of them
             context.options = {"err_detect": "explode"}  # say so where data is damaged, instead of painting over it
             return stream
     if any(stream.codec_context is None for stream in container.streams.video):
@@ -127,7 +126,7 @@ def scan(container: av.container.InputContainer, stream: av.VideoStream) -> Scan
         found.duration.append(packet.duration or 0)
         found.held += packet.size
         found.packet.append(packet if found.held <= HELD_BYTES else None)
-    if found.corrupt and found.corrupt[-1]:
+    if found.corrupt and found.corrupt[-1]:  # half a packet at the end of a file that was cut off; the rest is whole
         found.cut = True
         for column in (found.packet, found.pts, found.dts, found.key, found.shown, found.corrupt, found.duration):
             column.pop()
@@ -135,7 +134,7 @@ def scan(container: av.container.InputContainer, stream: av.VideoStream) -> Scan
 
 
 def read_packets(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
-    """Packets with something in them; what cannot be read any more is the end."""
+    """Packets that hold data. A file that cannot be read on ends there; whether too early, `promised_duration` says."""
     try:
         for packet in container.demux(stream):
             if packet.size:
@@ -159,9 +158,10 @@ def is_hidden_vp8(packet: av.Packet) -> bool:
 def promised_duration(
     container: av.container.InputContainer, stream: av.VideoStream, found: Scan, times: list, end: Fraction
 ) -> Fraction:
-    """The end by the header where the file stops clearly short of it; else `end`, the one found."""
+    """When the video should end: by its header if the file stops clearly short of that, else `end`, which its packets say."""
     if 0 < stream.frames <= len(found.pts) and not found.cut:
         return end  # all are there, be they shown or not
+    # a header counts from the start of the stream, which may lie before the first frame shown
     start = times[0] if stream.start_time is None else min(times[0], stream.start_time)
     if stream.duration:
         late = start + Fraction(stream.duration)

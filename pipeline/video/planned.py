@@ -1,8 +1,11 @@
 """Decode only what is needed: the groups of pictures that hold a wanted frame, as far as that frame.
 
-A group of pictures starts at a key frame. Between wanted frames the decoder leaves out pictures that no other picture refers
-to, which is exact. Where the packets do not say enough, or one is damaged, everything is decoded in order.
+A group of pictures starts at a key frame, from which a decoder can begin. Between wanted frames it skips pictures that no other
+picture refers to, which changes no pixel of the others. Where the packets do not say enough, or one is damaged, PlanError is
+raised and the caller decodes everything in order.
 """
+
+# Terms: pts, when a frame is shown; dts, when its packet is decoded; both integers in the stream's own clock.
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -15,25 +18,6 @@ from pipeline.video.demux import HELD_BYTES, Scan, reread
 from pipeline.video.request import FrameRequest, SampledFrames
 from pipeline.video.resize import Canvas
 from pipeline.video.timeline import to_seconds
-
-
-def decode_by_plan(path: str | os.PathLike, want: FrameRequest, headed: bool) -> SampledFrames:
-    """Decode only the groups of pictures that hold a wanted frame. `headed`: an MP4, whose header tells all about it."""
-    with demux.open_container(path, headed) as container:
-        stream = demux.find_stream(container)
-        require_plannable(container, stream)
-        found = demux.scan(container, stream)
-        times = found.times()
-        stop = found.end(times)
-        chosen, notes = timeline.choose_frames(
-            times, stop, demux.promised_duration(container, stream, found, times, stop), want, found.clock
-        )
-        slots = {times[index]: slot for slot, index in enumerate(chosen)}
-        canvas = Canvas(len(slots), want.size)
-        for picture in plan_packets(stream.codec_context, found, set(slots), lambda: reread(path)):
-            canvas.add(slots[picture.pts], picture)
-    return SampledFrames(canvas.convert(), to_seconds(times, chosen, found.clock), demux.pyav_version(), notes)
-
 
 # Codecs whose key frames are true entry points. Anything else is decoded from its first packet.
 ENTRY_CODECS = {
@@ -55,8 +39,26 @@ ENTRY_CODECS = {
 SKIP_CODECS = {"h264", "mpeg4", "mpeg1video", "mpeg2video"}
 
 
+def decode_by_plan(path: str | os.PathLike, want: FrameRequest, headed: bool) -> SampledFrames:
+    """Decode only the groups of pictures that hold a wanted frame. `headed`: an MP4, whose header tells all about it."""
+    with demux.open_container(path, headed) as container:
+        stream = demux.find_stream(container)
+        require_plannable(container, stream)
+        found = demux.scan(container, stream)
+        times = found.times()
+        stop = found.end(times)
+        chosen, notes = timeline.choose_frames(
+            times, stop, demux.promised_duration(container, stream, found, times, stop), want, found.clock
+        )
+        slots = {times[index]: slot for slot, index in enumerate(chosen)}
+        canvas = Canvas(len(slots), want.size)
+        for picture in plan_packets(stream.codec_context, found, set(slots), lambda: reread(path)):
+            canvas.add(slots[picture.pts], picture)
+    return SampledFrames(canvas.convert(), to_seconds(times, chosen, found.clock), demux.pyav_version(), notes)
+
+
 def require_plannable(container: av.container.InputContainer, stream: av.VideoStream) -> None:
-    """PlanError where a format does not say enough, whatever its packets say."""
+    """PlanError where a codec or container is known not to say enough, so that its packets need not be asked."""
     codec = stream.codec_context.codec.canonical_name
     if codec not in ENTRY_CODECS:
         raise PlanError(f"{codec} has no sure entry points")
@@ -67,10 +69,10 @@ def require_plannable(container: av.container.InputContainer, stream: av.VideoSt
 def plan_runs(found: Scan, wanted: set[int]) -> list[tuple[int, int]]:
     """Ranges [first, last] of packets to feed so that every wanted time comes out, in decoding order.
 
-    From its key frame to the last wanted picture of each group; also the whole group before where a wanted picture is
-    shown before its own key frame (an open group of pictures refers backwards).
+    That is from the key frame of each group to its last wanted picture. A picture that comes after its key frame in the file
+    and is shown before it belongs to an open group of pictures: it also refers to the group before, which is then fed whole.
     """
-    keys, needed = [0], {}
+    keys, needed = [0], {}  # packets at which decoding can begin; {begin: last packet needed}
     for index, pts in enumerate(found.pts):
         if found.key[index] and index:
             keys.append(index)
@@ -79,7 +81,9 @@ def plan_runs(found: Scan, wanted: set[int]) -> list[tuple[int, int]]:
             needed[entry] = index
             if len(keys) > 1 and pts < found.pts[entry]:
                 needed[keys[-2]] = entry - 1
-    merged: list[tuple[int, int]] = []
+    merged: list[
+        tuple[int, int]
+    ] = []  # neighbouring ranges become one, so that the decoder is not flushed between them
     for first, last in sorted(needed.items()):
         if merged and merged[-1][1] + 1 == first:
             merged[-1] = (merged[-1][0], last)
@@ -91,16 +95,18 @@ def plan_runs(found: Scan, wanted: set[int]) -> list[tuple[int, int]]:
 def plan_packets(
     context: av.VideoCodecContext, found: Scan, wanted: set[int], again: Callable[[], Iterable[av.Packet]]
 ) -> Iterator[av.VideoFrame]:
-    """Frames with the wanted times, by decoding as little as possible; PlanError if the file does not keep its promises.
+    """Frames with the wanted times, by decoding as little as possible; PlanError if the file is not as its packets said.
 
     `again` reads the packets once more, for a file too large to be held.
     """
     spare = context.codec.canonical_name in SKIP_CODECS
     packets = enumerate(found.packet if found.held <= HELD_BYTES else again())
+    # `ahead` is what skip_frame was last set to; `order` holds the time of the frame before in a list of one, so that
+    # match_times can replace it
     ahead, missing, order = None, set(wanted), [-(1 << 63)]
     for number, (first, last) in enumerate(plan_runs(found, wanted)):
         if number:
-            context.flush_buffers()
+            context.flush_buffers()  # forget the pictures before the gap: nothing behind it may refer to them
         for position, packet in packets:
             if position >= first:
                 keep = found.pts[position] in wanted
@@ -112,7 +118,9 @@ def plan_packets(
                 yield from match_times(decode_run(context, packet), missing, order)
             if position == last:
                 break
-        yield from match_times(decode_run(context, None), missing, order)
+        yield from match_times(
+            decode_run(context, None), missing, order
+        )  # what the decoder still holds back for its order
     if missing:
         raise PlanError(f"{len(missing)} wanted frames did not come out")
 
@@ -128,7 +136,7 @@ def decode_run(context: av.VideoCodecContext, packet: av.Packet | None) -> list[
 
 
 def match_times(frames: list[av.VideoFrame], missing: set[int], order: list[int]) -> Iterator[av.VideoFrame]:
-    """The frames still missing. `order` holds the time of the frame before: a decoder presents frames in order."""
+    """Of these frames, those still missing. `order` holds the time of the frame before: a decoder presents frames in order."""
     for frame in frames:
         if frame.pts is None or frame.pts <= order[0]:
             raise PlanError("timestamps do not follow the order of presentation")

@@ -48,7 +48,7 @@ def decode_in_order(path: str | os.PathLike, want: FrameRequest) -> SampledFrame
 
 
 def damaged_times(found: Scan) -> list[int]:
-    """When the frames of a damaged file should be shown; without sound timestamps nobody can tell which ones are lost."""
+    """When the frames of a damaged file should be shown, by its packets; without trustworthy times it must be refused."""
     try:
         return found.times()
     except PlanError as reason:
@@ -63,7 +63,7 @@ def in_time_order(path: str | os.PathLike) -> Iterator[tuple[av.VideoFrame, bool
 
 
 def clock_times(pts: list[int | None], found: Scan, rate: Fraction) -> list:
-    """Times of frames in order of presentation: their own, else the decoding times in order, else the frame rate."""
+    """Times of frames in order of presentation: their own; else the packets' decoding times, sorted; else by the frame rate."""
     if None not in pts and timeline.is_rising(pts):
         return pts
     dts = sorted(time for time in found.dts if time is not None)

@@ -23,7 +23,7 @@ def frame_ends(times: list, duration: int = 0) -> Fraction:
 
 
 def describe_length(found: Fraction, length: Fraction, clock: Fraction) -> str:
-    """How much is there of what was promised."""
+    """How much of the promised length is there, for a person."""
     return f"holds {float(found * clock):.2f} of {float(length * clock):.2f} s"
 
 
@@ -40,6 +40,7 @@ def choose_frames(
     if first >= last:
         length = float((end - origin) * clock)
         raise DecodeError("outside", f"nothing between {want.start} and {want.end} s; it lasts {length:.2f} s")
+    # the last of N equal segments has its centre half a segment before the end: what stops before it lacks a wanted frame
     if last - (last - first) / (2 * want.frames) > stop:
         raise DecodeError("truncated", describe_length(stop - origin, end - origin, clock))
     notes = [f"truncated: {describe_length(stop - origin, end - origin, clock)}"] if end > stop else []
