@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.files import MissingError
+from pipeline.shards.layout import everything_command
 from train import checkpoint, data
 
 
@@ -17,7 +18,7 @@ def load_run(run: Path, shards: Path, device: str) -> tuple[Any, Any, dict[str, 
         method = run.name.split("-seed")[0]
         raise MissingError(
             f"{run} is no finished run; run: python -m train.run --shards {shards} --method {method}"
-            f"   (or dvc repro train@{shards.name})"
+            f"   (or dvc repro train@{shards.name}-{method})"
         )
     record = json.loads(record_path.read_text())
     try:
@@ -27,11 +28,12 @@ def load_run(run: Path, shards: Path, device: str) -> tuple[Any, Any, dict[str, 
         raise MissingError(str(error)) from None
     if record.get("clip_sha256", cache.clip_sha256) != cache.clip_sha256:
         raise MissingError(
-            f"{run} was trained on features of another CLIP than {shards} holds; train again or encode again"
+            f"{run} was trained on features of another CLIP than {shards} holds; run: {everything_command(shards.name)}"
         )
     if cache.frames > method.config.frames:
         raise MissingError(
-            f"{run} was trained for {method.config.frames} frames a video, {shards} has up to {cache.frames}"
+            f"{run} was trained for {method.config.frames} frames a video, {shards} has up to {cache.frames}; "
+            f"for a cache of as many set datasets.{shards.name}.frames in params.yaml and type: dvc repro inputs@{shards.name}"
         )
     return method, cache, record
 

@@ -145,16 +145,11 @@ def require_root(config: dict[str, Any]) -> None:
 
 def update_manifest(config: dict[str, Any], folder: Path) -> None:
     """Write the manifest, unless nothing changed since the last time."""
-    memory = memo_folder(config)
-    # all of the package, not a list of what the stage uses: a list is forgotten when a rule moves to another file, and a run
-    # that was not needed costs a second and writes the same bytes
-    code = sorted(Path(__file__).parent.rglob("*.py"))
-    outputs = [folder / name for name in OUTPUTS]
-    standing = RunMemo(memory / "manifest.state", config, Path(config["root"]), code + outputs)
+    standing = memo_of(config, folder)
     if standing.unchanged():
         print("manifest: nothing changed", file=sys.stderr)
         return
-    memo = HashMemo(memory / "manifest.json")
+    memo = HashMemo(memo_folder(config) / "manifest.json")
     manifest, facts = collect(config, memo)
     if trouble := explain_unmatched(manifest):
         write_rejects(folder, "manifest", list_rejects(manifest))
@@ -170,6 +165,33 @@ def update_manifest(config: dict[str, Any], folder: Path) -> None:
         print(f"manifest: {line}", file=sys.stderr)
 
 
+def memo_of(config: dict[str, Any], folder: Path) -> RunMemo:
+    """Whether anything is otherwise than when the manifest last ended well."""
+    # all of the package, not a list of what the stage uses: a list is forgotten when a rule moves to another file, and a run
+    # that was not needed costs a second and writes the same bytes
+    code = sorted(Path(__file__).parent.rglob("*.py"))
+    outputs = [folder / name for name in OUTPUTS]
+    return RunMemo(memo_folder(config) / "manifest.state", config, Path(config["root"]), code + outputs)
+
+
+def explain_item(config: dict[str, Any], name: str) -> list[str]:
+    """What --why of a later stage says first: whether the manifest left the item or caption out, and whether it is of today."""
+    folder = params.cache_folder(config["name"], "manifest")
+    table = folder / "rejects.parquet"
+    rows = files.read_table(table).to_pylist() if table.exists() else []
+    lines = [
+        f"{row['id']} was left out by the manifest: {row['reason']}{': ' * bool(row['detail'])}{row['detail'] or ''}"
+        for row in rows
+        if name in (row["id"], row["id"].split("#")[0])
+    ]
+    if not memo_of(config, folder).unchanged():
+        lines.append(
+            "files, captions, params or code have changed and the manifest has not run since; what follows speaks of its last "
+            f"run, type: dvc repro report@{config['name']}"
+        )
+    return lines
+
+
 def print_check(config: dict[str, Any], look: bool) -> int:
     """Print how the dataset stands against its protocol; 0 if it is as it should be, else 1."""
     reader = datasets.load(config["reader"])
@@ -183,7 +205,8 @@ def print_check(config: dict[str, Any], look: bool) -> int:
     surplus = sorted(set(found.paths) - {item.path for item in items})
     if memo:
         memo.save()
-    lines, differences = protocol.compare(datasets.expected(reader, config), items, manifest, surplus)
+    counts = reader.expected(config) if hasattr(reader, "expected") else None
+    lines, differences = protocol.compare(counts, items, manifest, surplus)
     print(f"{config['name']}: reader {config['reader']}, split {config.get('split') or 'its own'}, {root}")
     print("\n".join([*lines, *spell_skipped(found.skipped())]))
     return 1 if differences else 0

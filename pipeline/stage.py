@@ -2,6 +2,8 @@
 
 import argparse
 import functools
+import importlib
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +22,13 @@ def command(main: Callable[[], None]) -> Callable[[], None]:
     @functools.wraps(main)
     def run() -> None:
         try:
-            main()
+            try:
+                main()
+            finally:
+                sys.stdout.flush()
+        except BrokenPipeError:  # `... | head` has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(0) from None
         except ValueError as error:
             raise SystemExit(str(error)) from None
         except OSError as error:
@@ -55,6 +63,12 @@ def join_ids(words: list[str], takers: list[str], flags: list[str]) -> list[str]
         else:
             joined.append(word)
     return joined
+
+
+def explain_upstream(config: dict[str, Any], name: str) -> list[str]:
+    """What the manifest says of an item or a caption, before a later stage speaks of its own rows."""
+    # Found by name: readers are no code of the stages that ask here, and must not make them run again.
+    return importlib.import_module("pipeline.manifest").explain_item(config, name)
 
 
 def require(path: Path, stage: str, name: str) -> Path:

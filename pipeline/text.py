@@ -36,6 +36,8 @@ def main() -> None:
     encoder = TextEncoder(clip.parent, arguments.device, config)
     captions = join_phrases(files.read_table(manifest), files.read_table(parsed, ["caption_id", "phrases"]))
     if arguments.why:
+        for line in stage.explain_upstream(config, arguments.why):
+            print(line)
         print(explain_text(folder, captions, encoder, arguments.why))
         return
     with files.lock(folder):

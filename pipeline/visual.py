@@ -44,6 +44,8 @@ def main() -> None:
     encoder = ImageEncoder(clip.parent, arguments.device, config)
     encoder.keep_tail(read_standing_tail(folder))
     if arguments.why:
+        for line in stage.explain_upstream(config, arguments.why):
+            print(line)
         print(explain_visual(folder, items, encoder.recipe, arguments.why))
         return
     with lock(folder):

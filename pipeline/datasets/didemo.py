@@ -6,6 +6,8 @@ from typing import Any
 from pipeline.datasets import SPLITS, Caption, Item, media
 
 END = 31.0  # seconds: videos were cut to 30 s for annotation (CLIP4Clip takes 0 to 31)
+DATA = "in data/ of https://github.com/LisaAnne/LocalizingMoments"
+LISTS = "see misc/datasets/didemo of https://github.com/albanie/collaborative-experts"
 EXPECTED = {"train": 8392, "val": 1065, "test": 1004}  # the lists that papers use
 
 
@@ -29,6 +31,9 @@ def read(config: dict[str, Any]) -> tuple[list[Item], list[Caption]]:
     root = Path(config["root"])
     found = media.videos(root)
     items, captions = [], []
+    data = {f"{split}_data.json": DATA for split in parts(config)}
+    lists = {f"{split}_list.txt": LISTS for split in parts(config)}
+    media.require_annotations(root, data | lists)
     for split in parts(config):
         said = descriptions(media.annotation(root, f"{split}_data.json"))
         for name in media.read_lines(media.annotation(root, f"{split}_list.txt")):

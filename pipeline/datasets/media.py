@@ -160,6 +160,20 @@ def videos(root: Path) -> dict[str, list[str]]:
     return found
 
 
+def require_annotations(root: Path, wanted: dict[str, str]) -> None:
+    """ValueError that names every annotation file that is not there, each with where it is to be had."""
+    missing = [
+        f"{name}: {where}"
+        for name, where in wanted.items()
+        if not any(path.is_file() for path in (root / name, *root.glob(f"*/{name}")))
+    ]
+    if missing:
+        raise ValueError(
+            f"{len(missing)} of {len(wanted)} annotation files are neither in {root} nor in a folder of it: "
+            f"{'; '.join(missing)}. Put them there, or set `root` in params.yaml"
+        )
+
+
 def annotation(root: Path, name: str) -> Path:
     """`root/name`, or `root/*/name`."""
     inside = [path for path in sorted(root.glob(f"*/{name}")) if path.parent.name.lower() not in SYSTEM]

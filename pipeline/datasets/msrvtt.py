@@ -16,6 +16,12 @@ LISTS = {
     "1k-B": ("train_list_miech.txt", "test_list_miech.txt", "first"),
     "full": (None, None, "all"),  # the split field of the JSON; every test caption is a query
 }
+ARCHIVE = "in https://github.com/ArrowLuo/CLIP4Clip/releases/download/v0.0/msrvtt_data.zip"
+SOURCES = {
+    "MSRVTT_train.csv": "yours to make: a CSV whose column video_id lists the train videos",
+    "train_list_miech.txt": "in the MSR-VTT archive of https://github.com/albanie/collaborative-experts",
+    "test_list_miech.txt": "in the MSR-VTT archive of https://github.com/albanie/collaborative-experts",
+}
 EXPECTED = {
     "9k": {"train": (9000, 180_000), "test": (1000, 1000)},
     "7k": {"train": (7010, 140_200), "test": (1000, 1000)},
@@ -51,6 +57,7 @@ def name(config: dict[str, Any]) -> str:
 def read(config: dict[str, Any]) -> tuple[list[Item], list[Caption]]:
     """Every video of the split with its file, if one is there, and its captions."""
     root, split = Path(config["root"]), name(config)
+    media.require_annotations(root, {name: SOURCES.get(name, ARCHIVE) for name in (JSON, *LISTS[split][:2]) if name})
     path = media.annotation(root, JSON)
     videos, captions = annotations(path)
     members, sentences = lists(root, split, videos)

@@ -7,6 +7,7 @@ from typing import Any
 from pipeline.datasets import SPLITS, Caption, Item, media
 
 CAPTIONS = "raw-captions.pkl"
+ARCHIVE = "in https://github.com/ArrowLuo/CLIP4Clip/releases/download/v0.0/msvd_data.zip"
 MAPPING = "youtube_mapping.txt"  # optional: `<id> vidN`, for video folders that use the short names
 EXPECTED = {"train": (1200, 48_774), "val": (100, 4290), "test": (670, 27_763)}
 PLAIN = {"list", "dict", "tuple", "set", "frozenset", "str", "int", "float", "bytes", "bytearray", "bool"}
@@ -20,6 +21,8 @@ def expected(config: dict[str, Any]) -> dict[str, dict[str, int]]:
 def read(config: dict[str, Any]) -> tuple[list[Item], list[Caption]]:
     """Every listed video with its file, if one is there, and all its captions."""
     root = Path(config["root"])
+    lists = [f"{split}_list.txt" for split in SPLITS]
+    media.require_annotations(root, dict.fromkeys([CAPTIONS, *lists], ARCHIVE))
     path = media.annotation(root, CAPTIONS)
     texts, found, short = captions(path), media.videos(root), names(root)
     items, spoken = [], []

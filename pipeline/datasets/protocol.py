@@ -10,15 +10,16 @@ SHOWN = 5  # examples of each finding
 
 
 def compare(
-    expected: dict[str, dict[str, int]], items: list[Item], manifest: Manifest, surplus: list[str]
+    expected: dict[str, dict[str, int]] | None, items: list[Item], manifest: Manifest, surplus: list[str]
 ) -> tuple[list[str], list[str]]:
     """Lines to print, and among them those that say where the protocol is not met.
 
-    `items` is what the annotations list. Without expected counts the annotations are the protocol: then every reject
-    is a difference.
+    `items` is what the annotations list. Where no counts are expected the annotations are the protocol: then every reject
+    is a difference. None is a folder that has no protocol, from which nothing can differ.
     """
     counted = {
-        "videos": Counter(item.split for item, _, _ in manifest.items),
+        "videos": Counter(item.split for item, _, _ in manifest.items if item.kind != "image"),
+        "photos": Counter(item.split for item, _, _ in manifest.items if item.kind == "image"),
         "captions": Counter(split for _, split in manifest.captions),
     }
     differences = []
@@ -26,15 +27,18 @@ def compare(
     for split in SPLITS:
         for kind, found in counted.items():
             wanted = expected.get(split, {}).get(kind, 0) if expected else None
+            if kind == "photos":
+                wanted = wanted or None
             if wanted or found[split]:
                 lines.append(f"{split:8}{kind:10}{'-' if wanted is None else wanted:>10}{found[split]:>10}")
             if wanted not in (None, found[split]):
                 differences.append(f"{split} {kind}: expected {wanted}, found {found[split]}")
     rejects = [*manifest.rejected_items, *manifest.rejected_captions]
-    if not expected and rejects:
+    if expected == {} and rejects:
         differences.append(f"{len(rejects)} rejects, and no protocol that allows for any")
     lines += list_findings(manifest, items, surplus)
-    verdict = [f"DIFFERS: {difference}" for difference in differences] or ["as the protocol says"]
+    fine = "as the protocol says" if expected is not None else f"no protocol to differ from; {len(rejects)} left out"
+    verdict = [f"DIFFERS: {difference}" for difference in differences] or [fine]
     return lines + verdict, differences
 
 
@@ -60,9 +64,11 @@ def list_findings(manifest: Manifest, items: list[Item], surplus: list[str]) -> 
         mine = [text for text, own in texts if own == split]
         if repeated := len(mine) - len(set(mine)):
             lines.append(f"{split}: {len(mine)} captions, {len(mine) - repeated} distinct")
-    without = Counter(item.split for item, _, _ in manifest.items)
-    without.subtract(Counter(split for _, split in {(c.video_id, split) for c, split in manifest.captions}))
-    return lines + [f"{split}: {count} videos without a caption" for split, count in sorted(without.items()) if count]
+    told = {caption.video_id for caption, _ in manifest.captions}
+    for kind, what in (("video", "videos"), ("image", "photos")):
+        without = Counter(i.split for i, _, _ in manifest.items if i.kind == kind and i.video_id not in told)
+        lines += [f"{split}: {count} {what} without a caption" for split, count in sorted(without.items())]
+    return lines
 
 
 def find_shared(pairs: Iterable[tuple[Hashable, str]]) -> list:

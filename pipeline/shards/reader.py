@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline.files import ShardError
 from pipeline.shards import layout
-from pipeline.shards.layout import cache_of, rebuild_command
+from pipeline.shards.layout import cache_of, everything_command, rebuild_command
 from pipeline.shards.rows import checksum, fingerprint, row_checksums
 from pipeline.shards.schema import (
     FORMAT,
@@ -231,8 +231,8 @@ def require_one_clip(shards: Iterable[Shard]) -> str | None:
         if one != two:
             names = f"{first.attributes['clip']} ({one[:12]})", f"{shard.attributes['clip']} ({two[:12]})"
             raise ShardError(
-                f"{first.path} was made by CLIP {names[0]} and {shard.path} by {names[1]}; run: "
-                f"{rebuild_command(first.path)} {rebuild_command(shard.path).split()[-1]}"
+                f"{first.path} was made by CLIP {names[0]} and {shard.path} by {names[1]}; "
+                f"run: {everything_command(cache_of(first.path).name)}"
             )
     return first.attributes["clip_sha256"] if first else None
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from pipeline import datasets, manifest
 from pipeline.datasets import Caption, Item, media, validate
 from pipeline.datasets.enable import enable_dataset
 from pipeline.datasets.hashes import HashMemo, Unreadable
+from pipeline.params import read_dataset
 
 ROOT = Path(__file__).parents[2]
 LONG = " ".join(f"word{number}" for number in range(3000))
@@ -457,3 +459,43 @@ def test_check_finds_what_splits_share(project, monkeypatch, capsys):
 def test_annotations_alone_make_no_manifest(project, monkeypatch):
     with pytest.raises(SystemExit, match="goes with --check"):
         run(monkeypatch, "--annotations-only")
+
+
+def test_check_of_a_folder_counts_photos_apart_and_has_no_protocol(project, monkeypatch, capsys, tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (32, 32)).save(project / "photo.png")
+    (project / "broken.mp4").touch()
+    (tmp_path / "params.yaml").write_text(f"datasets: {{small: {{reader: folder, root: {project}, max_rejects: 1}}}}")
+    code, said = checked(monkeypatch, capsys)
+    assert code == 0 and "rejected: empty file: 1" in said
+    assert re.search(r"^test +videos +- +8$", said, re.MULTILINE) and re.search(
+        r"^test +photos +- +1$", said, re.MULTILINE
+    )
+    assert "test: 8 videos without a caption" in said and "test: 1 photos without a caption" in said
+    assert "no protocol to differ from; 1 left out" in said
+
+
+def test_all_missing_annotation_files_are_named_at_once_each_with_where_it_is_to_be_had(project, monkeypatch):
+    for path in project.glob("MSRVTT_*"):
+        path.unlink()
+    with pytest.raises(SystemExit) as end:
+        run(monkeypatch, "--check")
+    said = str(end.value)
+    assert "\n" not in said and "3 of 3 annotation files" in said and "MSRVTT_train.csv: yours to make" in said
+    for name in ("MSRVTT_data.json", "MSRVTT_JSFUSION_test.csv"):
+        assert f"{name}: in https://github.com/ArrowLuo/CLIP4Clip/releases/download/v0.0/msrvtt_data.zip" in said
+
+
+def test_what_the_manifest_left_out_and_whether_it_is_of_today_is_said_to_whom_asks_why(project, monkeypatch):
+    (project / "videos/video6.mp4").write_bytes(b"")
+    params(Path("."), max_rejects=0.5)
+    run(monkeypatch)
+    config = read_dataset("small")
+    assert (
+        manifest.explain_item(config, "video6")[0]
+        == "video6 was left out by the manifest: empty file: videos/video6.mp4: 0 bytes"
+    )
+    assert manifest.explain_item(config, "video1") == []
+    annotate(project, more=[{"video_id": "video1", "caption": "one more"}])
+    assert "the manifest has not run since" in manifest.explain_item(config, "video1")[0]

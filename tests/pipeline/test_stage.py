@@ -181,3 +181,12 @@ def test_an_items_error_comes_back_from_another_process_as_it_was(error):
 def test_the_errors_are_one_tree():
     kinds = {one for one in vars(files).values() if isinstance(one, type) and issubclass(one, Exception)}
     assert all(issubclass(one, files.UniTriMError) for one in kinds) and issubclass(files.UniTriMError, ValueError)
+
+
+def test_a_reader_that_has_seen_enough_gets_no_traceback(tmp_path):
+    loop = "@stage.command\ndef main():\n    for number in range(100000): print(number)\nmain()"
+    code = f"from pipeline import stage\n{loop}"
+    done = subprocess.run(
+        f"{sys.executable} -c '{code}' | head -1", shell=True, cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert (done.stdout, done.stderr) == ("0\n", "")
