@@ -21,8 +21,8 @@ def parameter_groups(
     groups: list[dict] = []
     for rate in sorted(set(own.values()), reverse=True):
         kinds: dict[str, list[nn.Parameter]] = {"matrix": [], "plain": [], "scalar": []}
-        for name, parameter in parameters({name: modules[name] for name in modules if own[name] == rate}):
-            kinds[kind(name, parameter)].append(parameter)
+        for parameter, decays in iterate_parameters({name: modules[name] for name in modules if own[name] == rate}):
+            kinds[parameter_kind(parameter, decays)].append(parameter)
         settings = {
             "matrix": (rate, config.weight_decay),
             "plain": (rate, 0.0),
@@ -41,29 +41,29 @@ def parameter_groups(
     return groups
 
 
-def parameters(modules: dict[str, nn.Module]) -> Iterator[tuple[str, nn.Parameter]]:
-    """Every parameter of some modules once, with its name."""
+def iterate_parameters(modules: dict[str, nn.Module]) -> Iterator[tuple[nn.Parameter, bool]]:
+    """Every parameter of some modules once, and whether its layer lets it decay (`undecayed` names those that must not)."""
     seen: set[int] = set()
-    for name, module in modules.items():
-        for path, parameter in module.named_parameters(prefix=name):
-            if id(parameter) not in seen:
-                seen.add(id(parameter))
-                yield path, parameter
+    for module in modules.values():
+        for layer in module.modules():
+            for name, parameter in layer.named_parameters(recurse=False):
+                if id(parameter) not in seen:
+                    seen.add(id(parameter))
+                    yield parameter, name not in getattr(layer, "undecayed", ())
 
 
-def kind(name: str, parameter: nn.Parameter) -> str:
+def parameter_kind(parameter: nn.Parameter, decays: bool) -> str:
     """Which optimizer group a parameter belongs to: scalar, plain or matrix."""
     if parameter.ndim == 0:
         return "scalar"
-    started_as_identity = name.split(".")[-1].startswith("mix")  # layers name them so: decay would pull them to zero
-    return "plain" if parameter.ndim == 1 or started_as_identity else "matrix"
+    return "matrix" if parameter.ndim > 1 and decays else "plain"
 
 
 class AdamW:
     """AdamW over groups of parameters; torch's own class takes seconds to import what it needs to be compiled."""
 
     def __init__(self, groups: list[dict[str, Any]], betas: tuple[float, float] = (0.9, 0.98), eps: float = 1e-6):
-        self.groups, self.betas, self.eps = groups, betas, eps
+        self.param_groups, self.betas, self.eps = groups, betas, eps
         for group in groups:
             group["mean"] = [torch.zeros_like(parameter) for parameter in group["params"]]
             group["square"] = [torch.zeros_like(parameter) for parameter in group["params"]]
@@ -72,7 +72,7 @@ class AdamW:
     @torch.no_grad()
     def step(self) -> None:
         """Move every parameter that has a gradient, in one pass over its memory."""
-        for group in self.groups:
+        for group in self.param_groups:
             rows = zip(group["params"], group["mean"], group["square"], group["steps"])
             found = [(row[0], row[0].grad, *row[1:]) for row in rows if row[0].grad is not None]
             if not found:
@@ -84,19 +84,19 @@ class AdamW:
                 weight_decay=group["weight_decay"], eps=self.eps, amsgrad=False, maximize=False,
             )  # fmt: skip
 
-    def forget(self) -> None:
+    def zero_grad(self) -> None:
         """Drop all gradients."""
-        for group in self.groups:
+        for group in self.param_groups:
             for parameter in group["params"]:
                 parameter.grad = None
 
-    def state(self) -> list[dict[str, list[Tensor]]]:
+    def state_dict(self) -> list[dict[str, list[Tensor]]]:
         """What a resume needs; learning rates follow from the step."""
-        return [{name: group[name] for name in ("mean", "square", "steps")} for group in self.groups]
+        return [{name: group[name] for name in ("mean", "square", "steps")} for group in self.param_groups]
 
-    def load(self, state: list[dict[str, list[Tensor]]]) -> None:
+    def load_state_dict(self, state: list[dict[str, list[Tensor]]]) -> None:
         """Take up a state."""
-        for group, saved in zip(self.groups, state, strict=True):
+        for group, saved in zip(self.param_groups, state, strict=True):
             for name, tensors in saved.items():
                 torch._foreach_copy_(group[name], tensors)
 

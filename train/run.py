@@ -6,17 +6,15 @@ settings, shards or code have changed. On a GPU the steps run under bf16 autocas
 """
 
 import argparse
-import contextlib
-import fcntl
 import hashlib
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from pipeline.files import explain_storage, sign, storage
+from pipeline import files
+from pipeline.files import explain_storage
 from pipeline.shards import identity
 from train import checkpoint, methods
 from train.data import Cache, Loader
@@ -50,9 +48,9 @@ def main() -> None:
     folder = args.out or args.shards / "runs" / f"{args.method}{suffix}"
     try:
         settings = read_stored_settings(args.shards, args.method, methods.load(args.method).needs) | dict(args.set)
-        with lock(folder):
+        with files.lock(folder):
             print(run(args.shards, folder, args.method, args.seed, settings, resume=args.resume))
-    except (ValueError, BlockingIOError) as error:
+    except ValueError as error:
         raise SystemExit(f"train: {error}") from None
     except OSError as error:
         if (said := explain_storage(error, None)) is None:
@@ -161,24 +159,6 @@ def load_resume(folder: Path, model: Method, same: bool, history: History) -> di
     size = history.size() if history.path.exists() else 0
     ended = {"phase": len(model.phases()), "epoch": 0, "optimizer": None, "history": size, "seconds": 0.0}
     return content["training"] or ended  # the last checkpoint was written, and the run killed before it could say so
-
-
-@contextlib.contextmanager
-def lock(folder: Path) -> Iterator[None]:
-    """Hold the run's lock, beside its folder; the kernel drops it with the process. A second holder gets BlockingIOError."""
-    path = folder.parent / ".locks" / folder.name
-    with storage(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a+")  # noqa: SIM115
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip()
-            raise BlockingIOError(f"{folder} is being trained by process {holder}; wait for it to end") from None
-        sign(file)
-        yield
 
 
 if __name__ == "__main__":

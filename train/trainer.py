@@ -45,7 +45,7 @@ class Trainer:
         optimizer = AdamW(parameter_groups(modules, self.model.config, phase.learning_rate, phase.learning_rates))
         first = 0
         if resume is not None and resume["optimizer"] is not None:
-            optimizer.load(resume["optimizer"])
+            optimizer.load_state_dict(resume["optimizer"])
             first = resume["epoch"]
         freeze_except(self.model, modules)
         self.model.train()
@@ -58,9 +58,9 @@ class Trainer:
                 terms = self.step(phase, modules, optimizer, batch, done, total)
                 meter.add()
                 if done % EVERY == 0 or done == total - 1:
-                    self.history.add(meter.line(epoch, done, optimizer.groups[0]["lr"], terms))
+                    self.history.add(meter.line(epoch, done, optimizer.param_groups[0]["lr"], terms))
             if epoch + 1 < phase.epochs:
-                at = {"phase": number, "epoch": epoch + 1, "optimizer": optimizer.state()}
+                at = {"phase": number, "epoch": epoch + 1, "optimizer": optimizer.state_dict()}
             else:
                 at = {"phase": number + 1, "epoch": 0, "optimizer": None}
             at |= {"history": self.history.size(), "seconds": time.monotonic() - began}
@@ -79,11 +79,11 @@ class Trainer:
         """One update; the terms of its loss."""
         config = self.model.config
         factor = schedule(done, total, config.warmup)
-        for group in optimizer.groups:
+        for group in optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             terms = phase.loss(batch, done / total)
-        optimizer.forget()
+        optimizer.zero_grad()
         sum(terms.values()).backward()
         for module in modules.values():  # each its own: a loss that reaches one module must not shrink another's step
             nn.utils.clip_grad_norm_(module.parameters(), config.max_grad_norm)

@@ -127,8 +127,8 @@ def check(samples: formats.Samples, folder: Path) -> None:
     """What the loader gives is what was written."""
     cache = Cache(folder, NEEDS)
     loader = Loader(cache, "train", BATCH, seed=0, dtype=torch.float16)
-    for step, batch in zip(range(5), loader.epoch(0)):
-        for at, row in enumerate(loader.rows(0, step).tolist()):
+    for _, batch, rows in zip(range(5), loader.epoch(0), loader.rows(0)):
+        for at, row in enumerate(rows.tolist()):
             assert np.array_equal(batch["patch"][at], samples.tensors["patch"][samples.video_of[row]])
             assert np.array_equal(batch["sentence"][at], samples.tensors["sentence"][row])
             length = int(batch["word_mask"][at].sum())

@@ -148,7 +148,7 @@ def step(model: Method, loss: Callable, features: Features, optimizer: AdamW | N
     total.backward()
     if optimizer is not None:
         optimizer.step()
-        optimizer.forget()
+        optimizer.zero_grad()
     return total.detach()
 
 

@@ -62,9 +62,9 @@ def train(method: Method, phase_index: int, features: Features, steps: int, seed
         module.requires_grad_(True)
     method.train()
     for step in range(steps):
-        for group in optimizer.groups:
+        for group in optimizer.param_groups:
             group["lr"] = group["base_lr"] * schedule(step, steps, 0.1)
-        optimizer.forget()
+        optimizer.zero_grad()
         sum(phase.loss(features, step / steps).values()).backward()
         optimizer.step()
     method.eval()

@@ -61,22 +61,22 @@ def copy(batch):
     return {name: tensor.clone() for name, tensor in batch.items()}
 
 
-@pytest.mark.parametrize("resident, kept", [(False, 0), (False, 1 << 13), (False, None), (True, None)])
-def test_a_batch_holds_what_the_shards_hold_and_zeros_elsewhere(folder, resident, kept):
-    loader = Loader(Cache(folder, ALL), "train", 6, seed=0, resident=resident, kept=kept)
-    for step, batch in enumerate(loader.epoch(0)):
-        for at, row in enumerate(loader.rows(0, step)):
+@pytest.mark.parametrize("resident, resident_bytes", [(False, 0), (False, 1 << 13), (False, None), (True, None)])
+def test_a_batch_holds_what_the_shards_hold_and_zeros_elsewhere(folder, resident, resident_bytes):
+    loader = Loader(Cache(folder, ALL), "train", 6, seed=0, resident=resident, resident_bytes=resident_bytes)
+    for batch, rows in zip(loader.epoch(0), loader.rows(0), strict=True):
+        for at, row in enumerate(rows):
             video = loader.cache.video_of[row]
             truth = plainly(folder, loader.cache.caption_id[row], loader.cache.video_id[video])
             assert batch["label"][at] == video
             for name, value in truth.items():
-                rows = batch[name][at].numpy()
+                found = batch[name][at].numpy()
                 if name in ("sentence", "image"):
-                    assert np.array_equal(rows, value)
+                    assert np.array_equal(found, value)
                 else:
                     mask = batch["frame_mask" if name in ("frame", "patch") else f"{name}_mask"][at]
                     assert mask.sum() == len(value) and mask[: len(value)].all()
-                    assert np.array_equal(rows[: len(value)], value) and not rows[len(value) :].any()
+                    assert np.array_equal(found[: len(value)], value) and not found[len(value) :].any()
         assert batch["word_mask"].any(0).all() and batch["triplet_mask"].any(0).all()  # no longer than the longest
 
 
@@ -93,11 +93,11 @@ def test_a_long_sentence_keeps_its_last_word(folder):
 
 def test_an_epoch_shows_every_caption_once_and_each_epoch_another_order(folder):
     loader = Loader(Cache(folder, ["sentence"]), "train", 8, seed=3)
-    first, second = (np.concatenate([loader.rows(epoch, step) for step in range(loader.steps)]) for epoch in (0, 1))
+    first, second = (np.concatenate(list(loader.rows(epoch))) for epoch in (0, 1))
     assert sorted(first) == sorted(loader.cache.captions("train")) == sorted(second)
     assert not np.array_equal(first, second)
     other = Loader(Cache(folder, ["sentence"]), "train", 8, seed=4)
-    assert not np.array_equal(first[:8], other.rows(0, 0))
+    assert not np.array_equal(first[:8], next(other.rows(0)))
 
 
 def test_any_step_resumes_without_the_steps_before(folder):
@@ -114,9 +114,8 @@ def test_ranks_share_the_same_global_batch(folder, world):
     cache = Cache(folder, ["sentence"])
     whole = Loader(cache, "train", 7, seed=0)
     ranks = [Loader(cache, "train", 7, seed=0, rank=rank, world=world) for rank in range(world)]
-    for step in range(whole.steps):
-        parts = [rank.rows(5, step) for rank in ranks]
-        assert np.array_equal(np.concatenate(parts), whole.rows(5, step)) and min(map(len, parts)) >= 1
+    for together, *parts in zip(*(loader.rows(5) for loader in (whole, *ranks)), strict=True):
+        assert np.array_equal(np.concatenate(parts), together) and min(map(len, parts)) >= 1
 
 
 def test_a_batch_stays_whole_until_the_next_but_one_is_asked_for(folder):
@@ -131,14 +130,14 @@ def test_a_batch_stays_whole_until_the_next_but_one_is_asked_for(folder):
 
 @pytest.mark.parametrize("state", ["cold", "no nowait", "half"])
 def test_the_same_comes_from_the_disk_as_from_memory(folder, state, monkeypatch):
-    expected = [copy(batch) for batch in Loader(Cache(folder, ALL), "train", 8, seed=0, kept=0).epoch(0)]
+    expected = [copy(batch) for batch in Loader(Cache(folder, ALL), "train", 8, seed=0, resident_bytes=0).epoch(0)]
     if state == "no nowait":  # as on a system without it
         monkeypatch.setattr(ragged, "NOWAIT", 0)
     if state == "half":  # the kernel may give a part of what was asked for
         preadv = os.preadv
         short = lambda handle, views, at, flags=0: preadv(handle, [views[0][: len(views[0]) // 2 + 1]], at)  # noqa: E731
         monkeypatch.setattr(os, "preadv", short)
-    loader = Loader(Cache(folder, ALL), "train", 8, seed=0, kept=0)
+    loader = Loader(Cache(folder, ALL), "train", 8, seed=0, resident_bytes=0)
     if state == "cold":
         drop(folder)
     assert all(same(one, two) for one, two in zip(expected, loader.epoch(0), strict=True))
@@ -148,9 +147,9 @@ def test_the_smallest_tensors_stay_in_memory_as_far_as_allowed(folder):
     cache = Cache(folder, ALL)
     sizes = {name: feature.column.nbytes for name, feature in cache.features.items()}
     largest = max(sizes, key=sizes.get)
-    loader = Loader(cache, "train", 4, seed=0, kept=cache.nbytes() - 1)
+    loader = Loader(cache, "train", 4, seed=0, resident_bytes=cache.nbytes() - 1)
     next(loader.epoch(0))
-    held = {name for name, feature in cache.features.items() if feature.column.held is not None}
+    held = {name for name, feature in cache.features.items() if feature.column.resident is not None}
     assert held == ALL - {largest}
     assert len(pickle.dumps(loader)) < cache.nbytes()  # a worker fills its own
 
@@ -159,12 +158,12 @@ def test_a_sentence_cut_short_is_the_same_from_memory(folder):
     few = Cache(folder, ["word", "triplet"], words=5, triplets=2)
     rows = few.captions("train")[:9]
     read = few.text(rows)
-    few.hold(torch.device("cpu"))
+    few.preload(torch.device("cpu"))
     assert same(read, few.text(rows)) and read["word"].shape[1] == 5
 
 
 def test_buffers_are_reused(folder):
-    loader = Loader(Cache(folder, ["patch"]), "train", 4, seed=0, kept=0)
+    loader = Loader(Cache(folder, ["patch"]), "train", 4, seed=0, resident_bytes=0)
     places = {batch["patch"].data_ptr() for epoch in range(6) for batch in loader.epoch(epoch)}
     assert len(places) <= loader.threads + 3
 
@@ -220,10 +219,10 @@ def in_a_worker(loader, answers):
     answers.put([{name: tensor.numpy().copy() for name, tensor in batch.items()} for batch in loader.epoch(0)])
 
 
-@pytest.mark.parametrize("kept", [0, None])
+@pytest.mark.parametrize("resident_bytes", [0, None])
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_a_worker_reads_without_h5py(folder, method, kept):
-    loader = Loader(Cache(folder, ALL), "train", 6, seed=0, kept=kept)
+def test_a_worker_reads_without_h5py(folder, method, resident_bytes):
+    loader = Loader(Cache(folder, ALL), "train", 6, seed=0, resident_bytes=resident_bytes)
     here = [copy(batch) for batch in loader.epoch(0)]  # files are open when the worker starts
     context = multiprocessing.get_context(method)
     answers = context.Queue()
@@ -254,9 +253,9 @@ def test_a_cut_shard_is_noticed(scratch):
         Cache(scratch, ["sentence"])
 
 
-@pytest.mark.parametrize("kept", [0, None])
-def test_a_shard_cut_while_training_stops_the_step(scratch, kept):
-    loader = Loader(Cache(scratch, ["patch"]), "train", 2, seed=0, kept=kept)
+@pytest.mark.parametrize("resident_bytes", [0, None])
+def test_a_shard_cut_while_training_stops_the_step(scratch, resident_bytes):
+    loader = Loader(Cache(scratch, ["patch"]), "train", 2, seed=0, resident_bytes=resident_bytes)
     for path in shards.shard_paths(scratch / "visual"):
         os.truncate(path, 100)
     with pytest.raises(ValueError, match="ends before its tensor patch does"):

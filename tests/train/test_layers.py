@@ -48,7 +48,7 @@ def similarity(request):
 def test_packed_blocks_equal_the_pair_by_pair_form(similarity, monkeypatch, block, narrow):
     monkeypatch.setattr(token_similarity, "NARROW", narrow)
     monkeypatch.setattr(blocks, "BLOCK", block)
-    monkeypatch.setattr(token_similarity, "HELD", block)
+    monkeypatch.setattr(token_similarity, "PAIRS_AT_ONCE", block)
     text, video = tokens(7), tokens(4, longest=5, seed=1)
     expected = plain(similarity, *text, *video)
     assert torch.allclose(similarity(*text, *video), expected, atol=1e-5)

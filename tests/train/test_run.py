@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline import files
 from pipeline.shards import identity, shard_paths, write
 from tests.support import worlds
 from train import checkpoint, methods, trainer
@@ -210,10 +211,10 @@ def test_the_second_phase_can_be_trained_alone(shards, tmp_path):
 
 
 def test_a_second_trainer_is_told_who_has_the_run(tmp_path):
-    with train_run.lock(tmp_path / "run"):
-        with pytest.raises(BlockingIOError, match=f"process {os.getpid()}"), train_run.lock(tmp_path / "run"):
+    with files.lock(tmp_path / "run"):
+        with pytest.raises(files.LockedError, match=f"process {os.getpid()}"), files.lock(tmp_path / "run"):
             pass
-    with train_run.lock(tmp_path / "run"):
+    with files.lock(tmp_path / "run"):
         pass
 
 

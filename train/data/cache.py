@@ -1,4 +1,4 @@
-"""Shards as batches: what a step needs, read ahead of the step into reused memory, in an order that needs no memory."""
+"""One dataset's shards as rows of captions and videos, and the features of any of them."""
 
 # Axes: B batch, N frames, P patches, L words, M triplets, D embedding.
 
@@ -12,16 +12,16 @@ import torch
 from pipeline.files import read_table
 from pipeline.shards import Shard, ShardError, prove_shards, rebuild_command, require_one_clip, shard_paths
 from train.data.ragged import Indexed, Memory, Ragged, ShardColumn, collect
+from train.method import Features
 
-Features = dict[str, torch.Tensor]
 TEXT = ("sentence", "word", "triplet")
 VIDEO = ("frame", "patch", "hidden")
 IMAGE = ("image", "image_hidden")
 SINGLE = ("sentence", "image", "image_hidden")  # one row a sample: no length axis, no mask
 
 
-def allocate(name: str, shape: tuple[int, ...], most: int) -> torch.Tensor:
-    """Memory of one's own."""
+def allocate(name: str, shape: tuple[int, ...], limit: int) -> torch.Tensor:
+    """A fresh float16 tensor; nothing is reused."""
     return torch.empty(shape, dtype=torch.float16)
 
 
@@ -63,7 +63,7 @@ class Cache:
         return np.flatnonzero(self.video_split == split)
 
     def text(self, rows: np.ndarray, dtype: torch.dtype = torch.float32) -> Features:
-        """Those of sentence (B, D), word (B, L, D), triplet (B, M, D) that are needed, with masks, in memory of their own."""
+        """Those of sentence (B, D), word (B, L, D), triplet (B, M, D) that are needed, with masks, each in fresh memory."""
         return self.collect(TEXT, rows, allocate, dtype)
 
     def video(self, rows: np.ndarray, dtype: torch.dtype = torch.float32) -> Features:
@@ -103,15 +103,15 @@ class Cache:
         """Bytes of everything needed."""
         return sum(column.nbytes for column in self.columns())
 
-    def hold(self, device: torch.device, most: int | None = None) -> None:
-        """Bring everything needed to the device, or the smallest columns that take at most `most` bytes together."""
+    def preload(self, device: torch.device, limit: int | None = None) -> None:
+        """Bring everything needed to the device, or the smallest columns that take at most `limit` bytes together."""
         for column in self.columns():
-            if most is not None:
-                most -= column.nbytes
-                if most < 0:
+            if limit is not None:
+                limit -= column.nbytes
+                if limit < 0:
                     return
-            if column.held is None:
-                column.hold(device)
+            if column.resident is None:
+                column.preload(device)
 
     # --- opening
 
@@ -173,15 +173,15 @@ class Cache:
         start, count = _ragged(visual, "offset")
         start, self.frame_count = start[self.visual_row], count[self.visual_row]
         column = ShardColumn("frame", visual)
-        most = int(self.frame_count.max(initial=1))
+        longest = int(self.frame_count.max(initial=1))
         if "frame" in self.needs:
-            self.features["frame"] = Ragged(column, start, self.frame_count, most)
+            self.features["frame"] = Ragged(column, start, self.frame_count, longest)
         if "patch" in self.needs:
-            self.features["patch"] = Ragged(ShardColumn("patch", visual), start, self.frame_count, most)
+            self.features["patch"] = Ragged(ShardColumn("patch", visual), start, self.frame_count, longest)
         if self.needs & {"hidden", "image_hidden"}:
             hidden = self._hidden(visual)
         if "hidden" in self.needs:
-            self.features["hidden"] = Ragged(hidden, start, self.frame_count, most)
+            self.features["hidden"] = Ragged(hidden, start, self.frame_count, longest)
         keyframe = start + self._keyframe() if self.needs & set(IMAGE) else start
         if "image" in self.needs:
             self.features["image"] = Ragged(column, keyframe, np.ones_like(start), 1)

@@ -1,4 +1,7 @@
-"""Stream shuffled batches from the shards: prefetched by threads into reused buffers."""
+"""Stream shuffled batches from the shards: prefetched by threads into reused buffers.
+
+The order is a pure function of (seed, epoch).
+"""
 
 import os
 import time
@@ -9,10 +12,12 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 import numpy as np
 import torch
 
-from train.data.cache import IMAGE, SINGLE, TEXT, VIDEO, Cache, Features, allocate
+from train.data.cache import IMAGE, SINGLE, TEXT, VIDEO, Cache, allocate
 from train.data.ragged import READERS, Memory
+from train.method import Features
 
-KEPT = 1 << 30  # bytes that may stay in memory, or a sixteenth of it: small rows cost more in calls than in bytes
+# The smallest tensors stay in RAM, up to 1 GiB or 1/16 of it: for small rows the system calls cost more than the bytes.
+RESIDENT_BYTES = 1 << 30
 
 
 class BatchBuffer:
@@ -21,9 +26,9 @@ class BatchBuffer:
     def __init__(self, pinned: bool):
         self.pinned, self.memory, self.copied = pinned, {}, None
 
-    def take(self, name: str, shape: tuple[int, ...], most: int, dtype: torch.dtype = torch.float16) -> torch.Tensor:
-        """A tensor (B, L, ...) in the slot's memory, which has room for `most` instead of L."""
-        room = shape[0] * max(most, shape[1]) * int(np.prod(shape[2:]))
+    def take(self, name: str, shape: tuple[int, ...], limit: int, dtype: torch.dtype = torch.float16) -> torch.Tensor:
+        """A tensor (B, L, ...) in the buffer's memory, which has room for `limit` instead of L."""
+        room = shape[0] * max(limit, shape[1]) * int(np.prod(shape[2:]))
         have = self.memory.get((name, dtype))
         if have is None or have.numel() < room:
             have = self.memory[name, dtype] = torch.empty(room, dtype=dtype, pin_memory=self.pinned)
@@ -37,7 +42,7 @@ class Loader:
     pure function of (seed, epoch, step), so a run resumes at any step, on any number of ranks, without replaying. The
     samples left over at the end of an epoch wait for another epoch's order.
 
-    The smallest tensors stay in memory as long as they take at most `kept` bytes together (a GiB, or a sixteenth of the
+    The smallest tensors stay in memory as long as they take at most `resident_bytes` bytes together (a GiB, or a sixteenth of the
     memory); the others are read ahead for every batch.
 
     On a CPU a batch lies in reused memory: it is valid until the batch after the next is asked for.
@@ -56,7 +61,7 @@ class Loader:
         dtype: torch.dtype = torch.float32,
         resident: str | bool = "auto",
         threads: int = 2,
-        kept: int | None = None,
+        resident_bytes: int | None = None,
     ):
         self.cache, self.split, self.seed, self.dtype = cache, split, seed, dtype
         self.device, self.rank, self.world, self.threads = torch.device(device), rank, world, threads
@@ -67,15 +72,19 @@ class Loader:
         if self.batch < world:
             raise ValueError(f"a batch of {self.batch} cannot be shared by {world} ranks")
         self.steps = len(self.samples) // self.batch
-        self.kept = min(KEPT, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 16) if kept is None else kept
-        self.waited = 0.0  # seconds that `epoch` has kept its caller waiting
-        self._slots: list[BatchBuffer] | None = None
+        self.resident_bytes = (
+            min(RESIDENT_BYTES, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 16)
+            if resident_bytes is None
+            else resident_bytes
+        )
+        self.waited = 0.0  # seconds that `epoch` has resident_bytes its caller waiting
+        self._buffers: list[BatchBuffer] | None = None
         self.resident = self._fits() if resident == "auto" else bool(resident)
         if self.resident:
-            cache.hold(self.device)
+            cache.preload(self.device)
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"_slots": None}
+        return self.__dict__ | {"_buffers": None}
 
     def _fits(self) -> bool:
         """Whether everything needed takes at most half of the GPU memory that is free now."""
@@ -83,19 +92,16 @@ class Loader:
             return False
         return self.cache.nbytes() < torch.cuda.mem_get_info(self.device)[0] // 2
 
-    def rows(self, epoch: int, step: int) -> np.ndarray:
-        """Caption rows of one step for this rank."""
+    def rows(self, epoch: int, start: int = 0) -> Iterator[np.ndarray]:
+        """Caption rows of this rank for each step of an epoch from step `start` on: a pure function of seed and epoch."""
         order = np.random.Generator(np.random.Philox(key=[self.seed, epoch])).permutation(len(self.samples))
-        return self._slice(order, step)
-
-    def _slice(self, order: np.ndarray, step: int) -> np.ndarray:
-        first, last = (step * self.batch + self.batch * rank // self.world for rank in (self.rank, self.rank + 1))
-        return self.samples[order[first:last]]
+        for step in range(start, self.steps):
+            first, last = (step * self.batch + self.batch * rank // self.world for rank in (self.rank, self.rank + 1))
+            yield self.samples[order[first:last]]
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Features]:
         """The batches of one epoch from step `start` on: features, masks, and `label`, the row of each sample's video."""
-        order = np.random.Generator(np.random.Philox(key=[self.seed, epoch])).permutation(len(self.samples))
-        steps = (self._slice(order, step) for step in range(start, self.steps))
+        steps = self.rows(epoch, start)
         if self.resident:
             batches = (self._batch(rows, allocate, self.dtype) for rows in steps)
         else:
@@ -121,45 +127,42 @@ class Loader:
 
     def _ahead(self, steps: Iterator[np.ndarray]) -> Iterator[tuple[Features, BatchBuffer]]:
         """Batches in order, each filled by a background thread while the earlier ones are used."""
-        self.cache.hold(torch.device("cpu"), self.kept)
-        slots = self._slots or [BatchBuffer(self.device.type == "cuda") for _ in range(self.threads + 3)]
-        self._slots = None  # a second iteration running beside this one makes its own
-        free, used, coming = (
-            deque(slots[:-1]),
-            deque(slots[-1:]),
-            deque(),
-        )  # the last epoch's last batch is still in use
+        self.cache.preload(torch.device("cpu"), self.resident_bytes)
+        buffers = self._buffers or [BatchBuffer(self.device.type == "cuda") for _ in range(self.threads + 3)]
+        self._buffers = None  # a second iteration running beside this one makes its own
+        # the last epoch's last batch is still in use
+        free, used, coming = deque(buffers[:-1]), deque(buffers[-1:]), deque()
         with ThreadPoolExecutor(READERS, "reader") as readers, ThreadPoolExecutor(self.threads, "batch") as batches:
             try:
                 while True:
                     while len(used) >= 2:
                         free.append(used.popleft())
                     while free and (rows := next(steps, None)) is not None:
-                        slot = free.popleft()
-                        coming.append((batches.submit(self._fill, rows, slot, readers), slot))
+                        buffer = free.popleft()
+                        coming.append((batches.submit(self._fill, rows, buffer, readers), buffer))
                     if not coming:
                         return
-                    future, slot = coming.popleft()
-                    used.append(slot)
-                    yield future.result(), slot
+                    future, buffer = coming.popleft()
+                    used.append(buffer)
+                    yield future.result(), buffer
             finally:
                 _cancel(future for future, _ in coming)
-                self._slots = [*free, *(slot for _, slot in coming), *used]
+                self._buffers = [*free, *(buffer for _, buffer in coming), *used]
 
-    def _fill(self, rows: np.ndarray, slot: BatchBuffer, readers: Executor) -> Features:
-        """Read one batch into its slot; on a CPU also widen it there."""
-        if slot.copied is not None:
-            slot.copied.synchronize()
-        batch = self._batch(rows, slot.take, torch.float16, readers)
+    def _fill(self, rows: np.ndarray, buffer: BatchBuffer, readers: Executor) -> Features:
+        """Read one batch into its buffer; on a CPU also widen it there."""
+        if buffer.copied is not None:
+            buffer.copied.synchronize()
+        batch = self._batch(rows, buffer.take, torch.float16, readers)
         if self.device.type == "cuda" or self.dtype == torch.float16:
             return batch
-        return {name: self._widen(name, tensor, slot) for name, tensor in batch.items()}
+        return {name: self._widen(name, tensor, buffer) for name, tensor in batch.items()}
 
-    def _widen(self, name: str, tensor: torch.Tensor, slot: BatchBuffer) -> torch.Tensor:
+    def _widen(self, name: str, tensor: torch.Tensor, buffer: BatchBuffer) -> torch.Tensor:
         if tensor.dtype != torch.float16:
             return tensor
         shape = tensor.shape if name not in SINGLE else (len(tensor), 1, *tensor.shape[1:])
-        wide = slot.take(name, shape, self.cache.features[name].most, self.dtype).view(tensor.shape)
+        wide = buffer.take(name, shape, self.cache.features[name].limit, self.dtype).view(tensor.shape)
         return wide.copy_(tensor)
 
 
@@ -177,23 +180,23 @@ class CudaPrefetcher:
     def run(self, batches: Iterator[tuple[Features, BatchBuffer]]) -> Iterator[Features]:
         """Batches on the device, one copied ahead."""
         ahead: tuple[Features, torch.cuda.Event] | None = None
-        for batch, slot in batches:
-            coming = self.copy(batch, slot)
+        for batch, buffer in batches:
+            coming = self.copy(batch, buffer)
             if ahead is not None:
-                yield self.arrived(*ahead)
+                yield self.wait_for(*ahead)
             ahead = coming
         if ahead is not None:
-            yield self.arrived(*ahead)
+            yield self.wait_for(*ahead)
 
-    def copy(self, batch: Features, slot: BatchBuffer) -> tuple[Features, torch.cuda.Event]:
-        """Start the copy; the slot may be refilled once the event has passed."""
+    def copy(self, batch: Features, buffer: BatchBuffer) -> tuple[Features, torch.cuda.Event]:
+        """Start the copy; the buffer may be refilled once the event has passed."""
         with torch.cuda.stream(self.stream):
             moved = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
-            slot.copied = self.stream.record_event()
+            buffer.copied = self.stream.record_event()
             moved = {name: part.to(self.dtype) if part.dtype == torch.float16 else part for name, part in moved.items()}
             return moved, self.stream.record_event()
 
-    def arrived(self, batch: Features, event: torch.cuda.Event) -> Features:
+    def wait_for(self, batch: Features, event: torch.cuda.Event) -> Features:
         """Make the computing stream wait for the copy, and keep its memory until that stream is done with it."""
         current = torch.cuda.current_stream(self.device)
         current.wait_event(event)

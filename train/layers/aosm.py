@@ -16,6 +16,8 @@ class AOSM(nn.Module):
     The paper's equation has no W, its code has (xuguohai/X-CLIP, modules/modeling_xclip.py).
     """
 
+    undecayed = ("mix",)  # weight decay would pull it from the identity to zero
+
     def __init__(self, size: int, temperature: float = 0.01):
         super().__init__()
         self.temperature = temperature

@@ -11,6 +11,8 @@ from train.layers.precision import full_precision
 class ISA(nn.Module):
     """ISA: similarities weigh themselves by softmax(W softmax(c / inner) / outer), W learned from the identity (3.2.2)."""
 
+    undecayed = ("mix",)  # weight decay would pull it from the identity to zero
+
     def __init__(self, size: int, inner: float, outer: float):
         super().__init__()
         self.inner, self.outer = inner, outer

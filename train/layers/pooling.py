@@ -41,7 +41,9 @@ class GatedMean(nn.Module):
 
 
 class IdentityLinear(nn.Module):
-    """A square learned matrix that starts as the identity; the optimizer does not decay it."""
+    """A square learned matrix that starts as the identity."""
+
+    undecayed = ("mix",)  # weight decay would pull it from the identity to zero
 
     def __init__(self, size: int):
         super().__init__()

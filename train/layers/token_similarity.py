@@ -11,7 +11,7 @@ from train.layers.isa import BiISA
 from train.layers.precision import full_precision
 
 NARROW = 48  # fewer video tokens than this are laid out as columns
-HELD = 1 << 25  # padded token similarities held at once when no gradient is wanted
+PAIRS_AT_ONCE = 1 << 25  # padded token similarities held at once when no gradient is wanted
 
 
 class TokenSimilarity(nn.Module):
@@ -30,7 +30,7 @@ class TokenSimilarity(nn.Module):
         """(T, L, D) and (V, K, D) tokens with their masks -> (T, V)."""
         if torch.is_grad_enabled():
             return self.block(text, text_mask, video, video_mask)
-        some = max(1, HELD // max(1, text_mask.numel() * video.shape[1]))
+        some = max(1, PAIRS_AT_ONCE // max(1, text_mask.numel() * video.shape[1]))
         parts = zip(video.split(some), video_mask.split(some))
         return torch.cat([self.block(text, text_mask, part, mask) for part, mask in parts], 1)
 
