@@ -46,6 +46,8 @@ class ImageEncoder:
         }
         if self.tail:
             self.recipe["tail"] = self.tail
+        if config["thumbnail"] > self.size:
+            self.recipe["thumbnail_of"] = "the file, not of what CLIP sees"
 
     def load(self) -> None:
         """Load the tower unless it is there; another thread may do so ahead."""

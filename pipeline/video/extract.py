@@ -35,8 +35,13 @@ class FrameExtractor:
         frames = 1 if item["kind"] == "image" else self.frames
         span = {"start": item["start"], "end": item["end"]}
         clip = decode(path, frames, self.size, sampling=self.sampling, decoder=self.decoder, **span)
-        frame = clip.frame.numpy()
-        jpeg = [make_thumbnail(picture, self.thumbnail) for picture in frame]
+        frame = shown = clip.frame.numpy()
+        if self.thumbnail > self.size:
+            # only a CLIP that was trained here sees so little; decoding its small world twice costs next to nothing
+            shown = decode(
+                path, frames, self.thumbnail, sampling=self.sampling, decoder=self.decoder, **span
+            ).frame.numpy()
+        jpeg = [make_thumbnail(picture, self.thumbnail) for picture in shown]
         return {"frame": frame, "time": clip.time, "jpeg": jpeg, "decoder": clip.decoder, "notes": clip.notes}
 
 

@@ -1,5 +1,6 @@
 """The visual stage: rows are kept, redone and rejected for the right reasons, and a rerun equals a clean run, byte for byte."""
 
+import io
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ from pipeline.encoders.image import ImageEncoder
 from pipeline.encoders.tail import write_tail
 from pipeline.encoders.towers import FrozenCLIP
 from pipeline.video.decode import decode
+from pipeline.video.extract import FrameExtractor
 from tests.support import tiny, torture
 from train.layers.clip_blocks import Tower, read_header
 
@@ -151,6 +153,19 @@ def test_thumbnails_are_small_jpegs_of_the_frames(clean):
     (clean.folder / "thumbnail.jpg").write_bytes(bytes(shard["jpeg"][first:last]))
     with Image.open(clean.folder / "thumbnail.jpg") as image:
         assert image.format == "JPEG" and image.size == (32, 32)
+
+
+@pytest.mark.parametrize("name", ["photo.jpg", "film00.mp4"])
+def test_a_thumbnail_larger_than_what_clip_sees_is_of_the_file(made, name):
+    item = {"path": name, "size": (made / name).stat().st_size, "start": None, "end": None}
+    item["kind"] = "image" if name == "photo.jpg" else "video"
+    small, large = (FrameExtractor(str(made), 4, 16, "uniform", "pyav", side)(item) for side in (16, 48))
+    np.testing.assert_array_equal(small["frame"], large["frame"], "what CLIP sees is the same")
+    shown = decode(made / name, 1 if item["kind"] == "image" else 4, 48).frame.numpy()
+    for jpeg, picture in zip(large["jpeg"], shown, strict=True):
+        with Image.open(io.BytesIO(jpeg)) as image:
+            assert image.size == (48, 48)
+            assert np.abs(np.asarray(image).astype(int) - picture).mean() < 6
 
 
 def test_a_second_run_decodes_nothing_and_changes_nothing(clean, capsys):
