@@ -1,5 +1,7 @@
 """The frozen text encoder as the text stage uses it."""
 
+# Axes: L words of a text, D embedding.
+
 import json
 from pathlib import Path
 from typing import Any

@@ -1,5 +1,7 @@
 """What a CLIP trained here learns from: a dataset's train frames and captions."""
 
+# Axes: B batch, S image side.
+
 import re
 from collections import Counter
 from collections.abc import Iterator

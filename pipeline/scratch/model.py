@@ -1,5 +1,7 @@
 """The small CLIP's architecture, tokenizer and initial weights."""
 
+# Axes: B batch, L words, P patches, D embedding, S image side.
+
 import json
 import math
 from typing import Any

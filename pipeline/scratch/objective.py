@@ -1,5 +1,7 @@
 """The losses of a CLIP trained here."""
 
+# Axes: B batch, L words, P patches, D embedding.
+
 from typing import Any
 
 import torch

@@ -1,5 +1,7 @@
 """Frame times: which frame is on screen at a wanted second, and until when."""
 
+# Axes: N frames taken.
+
 from fractions import Fraction
 
 import numpy as np

@@ -4,7 +4,6 @@
 Val and test are told in wordings of their own, which no train caption uses.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -168,8 +167,3 @@ def encode(path: Path, container: str, pictures: list[Any], clip: Clip) -> None:
         for picture in pictures:
             file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         file.mux(stream.encode(None))
-
-
-def fingerprint(config: dict[str, Any]) -> str:
-    """What the world of a config is made from, as one string."""
-    return hashlib.sha256(json.dumps([world.VERSION, *groups(config)], sort_keys=True).encode()).hexdigest()
