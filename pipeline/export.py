@@ -36,7 +36,7 @@ def export(folder: Path, dataset: str) -> str:
     small = 0
     visual = shards.VideoReader(cache)
     for video_id in progress.progress(visual.videos, "export", "image"):
-        image = square(root / items[video_id]["path"], chosen[video_id]["time"])
+        image = read_square(root / items[video_id]["path"], chosen[video_id]["time"])
         small += image is None
         files.write(folder / image_name(video_id), image or visual.jpeg(video_id, chosen[video_id]["index"]))
     captions = [
@@ -55,14 +55,14 @@ def export(folder: Path, dataset: str) -> str:
     )
 
 
-def square(path: Path, time: float) -> bytes | None:
+def read_square(path: Path, time: float) -> bytes | None:
     """The centre square of what the file shows at `time` seconds, as JPEG; None where the file cannot be decoded."""
     from PIL import Image
 
     from pipeline.video.decode import decode
 
     try:
-        frame = decode(path, 1, side(path), start=time, end=time + MOMENT).frame[0]
+        frame = decode(path, 1, read_side(path), start=time, end=time + MOMENT).frame[0]
     except DecodeError:
         return None
     sink = io.BytesIO()
@@ -70,7 +70,7 @@ def square(path: Path, time: float) -> bytes | None:
     return sink.getvalue()
 
 
-def side(path: Path) -> int:
+def read_side(path: Path) -> int:
     """Pixels of the shorter side of a video or photo. Raises DecodeError."""
     from PIL import Image
 

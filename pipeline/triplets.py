@@ -37,24 +37,24 @@ SCHEMA = pyarrow.schema(
     ]
 )
 # FACTUAL's habits and lemmas for text files, so that rows can be held against human scene graphs
-TEXT = {"conventions": "factual", "form": "lemma", "cap": 1000}
+TEXT_SETTINGS = {"conventions": "factual", "form": "lemma", "cap": 1000}
 
 
 @stage.command
 def main() -> None:
-    args = arguments()
+    args = parse_arguments()
     try:
         if args.dataset:
-            run(args.dataset, args.parser)
+            update_triplets(args.dataset, args.parser)
         elif args.text:
-            text(Path(args.text), Path(args.out), TEXT | chosen(args))
+            write_rows(Path(args.text), Path(args.out), TEXT_SETTINGS | read_choices(args))
         else:
-            show(args.show, chosen(args))
+            print_sentence(args.show, read_choices(args))
     except ServerError as error:
         raise SystemExit(str(error)) from None
 
 
-def arguments() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--dataset", help="a name under `datasets` in params.yaml")
@@ -73,11 +73,11 @@ def arguments() -> argparse.Namespace:
     return args
 
 
-def chosen(args: argparse.Namespace) -> dict[str, Any]:
+def read_choices(args: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(args, name) for name in CHOICES if getattr(args, name)}
 
 
-def run(name: str, parser: str | None = None) -> None:
+def update_triplets(name: str, parser: str | None = None) -> None:
     """The stage: cache/<name>/manifest/captions.parquet -> cache/<name>/triplets.parquet."""
     config = scene_graph.settings(
         params.read_dataset(name).get("triplets", {}) | ({"parser": parser} if parser else {})
@@ -88,13 +88,13 @@ def run(name: str, parser: str | None = None) -> None:
     store = params.CACHE / ".parses" / "parses.sqlite"
     begin = time.monotonic()
     with files.lock(output), Trees(config["parser"], store) as trees:
-        prepare(trees, (line for parts in captions["parts"].to_pylist() for line in scene_graph.lines(parts)))
-        table = derive(captions, trees, config)
+        parse_lines(trees, (line for parts in captions["parts"].to_pylist() for line in scene_graph.lines(parts)))
+        table = derive_rows(captions, trees, config)
         files.write_table(output, table)
-        print(coverage(table, trees, time.monotonic() - begin))
+        print(describe_coverage(table, trees, time.monotonic() - begin))
 
 
-def prepare(trees: Trees, lines: Iterator[str]) -> None:
+def parse_lines(trees: Trees, lines: Iterator[str]) -> None:
     """Parse what no earlier run has, with progress."""
     distinct = list(dict.fromkeys(lines))
     meter = None
@@ -105,7 +105,7 @@ def prepare(trees: Trees, lines: Iterator[str]) -> None:
         meter.close()
 
 
-def derive(captions: pyarrow.Table, trees: Trees, config: dict[str, Any]) -> pyarrow.Table:
+def derive_rows(captions: pyarrow.Table, trees: Trees, config: dict[str, Any]) -> pyarrow.Table:
     """One row a caption, in the manifest's order; captions with the same words share the work."""
     batches, known = [], {}
     for batch in captions.to_batches(max_chunksize=5000):
@@ -113,21 +113,21 @@ def derive(captions: pyarrow.Table, trees: Trees, config: dict[str, Any]) -> pya
         for row in batch.to_pylist():
             key = (row["text"], *row["parts"])
             if key not in known:
-                known[key] = columns(describe(row["text"], row["parts"], trees, config))
+                known[key] = to_columns(describe(row["text"], row["parts"], trees, config))
             rows.append({"caption_id": row["caption_id"], "video_id": row["video_id"]} | known[key])
         batches.append(pyarrow.RecordBatch.from_pylist(rows, schema=SCHEMA))
     return pyarrow.Table.from_batches(batches, schema=SCHEMA)
 
 
-def columns(said: dict[str, Any]) -> dict[str, Any]:
-    return said | {"triplets": [triplet._asdict() for triplet in said["triplets"]]}
+def to_columns(found: dict[str, Any]) -> dict[str, Any]:
+    return found | {"triplets": [triplet._asdict() for triplet in found["triplets"]]}
 
 
-def coverage(table: pyarrow.Table, trees: Trees, seconds: float) -> str:
+def describe_coverage(table: pyarrow.Table, trees: Trees, seconds: float) -> str:
     """The line that ends a run: speed, backends, share without triplets, how many triplets a caption has."""
     parsers = table["parser"].to_pylist()
     counts = sorted(
-        0 if empty else len(said) for empty, said in zip(table["fallback"].to_pylist(), table["phrases"].to_pylist())
+        0 if empty else len(found) for empty, found in zip(table["fallback"].to_pylist(), table["phrases"].to_pylist())
     )
     total = max(len(counts), 1)
     backends = ", ".join(f"{name} {parsers.count(name)}" for name in ("corenlp", "shallow") if name in parsers)
@@ -139,7 +139,7 @@ def coverage(table: pyarrow.Table, trees: Trees, seconds: float) -> str:
     )
 
 
-def text(source: Path, output: Path, config: dict[str, Any]) -> None:
+def write_rows(source: Path, output: Path, config: dict[str, Any]) -> None:
     """A row a line of a text file; a blank line is a row without triplets."""
     config = scene_graph.settings(config)
     if not source.is_file():
@@ -148,15 +148,15 @@ def text(source: Path, output: Path, config: dict[str, Any]) -> None:
     captions = captions[:-1] if captions[-1] == "" else captions
     captions = [caption.rstrip("\r") for caption in captions]
     with Trees(config["parser"]) as trees, files.replacing(output) as part:
-        prepare(trees, (line for caption in captions for line in scene_graph.lines([caption])))
+        parse_lines(trees, (line for caption in captions for line in scene_graph.lines([caption])))
         with open(part, "w", encoding="utf-8") as file:
             for caption in captions:
-                said = columns(describe(caption, [caption], trees, config))
-                row = {"caption": caption} | {name: said[name] for name in ("parser", "triplets", "nouns", "verbs")}
+                found = to_columns(describe(caption, [caption], trees, config))
+                row = {"caption": caption} | {name: found[name] for name in ("parser", "triplets", "nouns", "verbs")}
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def show(caption: str, config: dict[str, Any]) -> None:
+def print_sentence(caption: str, config: dict[str, Any]) -> None:
     """Print what the parser sees."""
     config = scene_graph.settings(config)
     with Trees(config["parser"]) as trees:
@@ -169,12 +169,12 @@ def show(caption: str, config: dict[str, Any]) -> None:
                 print(
                     f"  {index + 1:3} {word:16} {tree.lemma[index]:14} {tree.tag[index]:5} {tree.relation[index]:12} {head}"
                 )
-        said = describe(caption, [caption], trees, config)
-    for triplet in said["triplets"]:
+        found = describe(caption, [caption], trees, config)
+    for triplet in found["triplets"]:
         print(f"  {triplet.kind:10} ({triplet.subject}, {triplet.relation}, {triplet.object})")
-    print("  phrases    " + " | ".join(said["phrases"]))
-    print("  nouns      " + " | ".join(caption[start:end] for start, end in said["nouns"]))
-    print("  verbs      " + " | ".join(caption[start:end] for start, end in said["verbs"]))
+    print("  phrases    " + " | ".join(found["phrases"]))
+    print("  nouns      " + " | ".join(caption[start:end] for start, end in found["nouns"]))
+    print("  verbs      " + " | ".join(caption[start:end] for start, end in found["verbs"]))
 
 
 if __name__ == "__main__":

@@ -147,9 +147,9 @@ def test_export_takes_the_picture_from_the_video_itself(cache, monkeypatch, tmp_
 
 def test_a_photo_is_exported_in_its_own_resolution(tmp_path):
     Image.new("RGB", (300, 200), "red").save(tmp_path / "a.png")
-    image = Image.open(io.BytesIO(export.square(tmp_path / "a.png", 0.0)))
+    image = Image.open(io.BytesIO(export.read_square(tmp_path / "a.png", 0.0)))
     assert image.size == (200, 200) and image.getpixel((100, 100))[0] > 250
-    assert export.square(tmp_path / "gone.png", 0.0) is None
+    assert export.read_square(tmp_path / "gone.png", 0.0) is None
 
 
 def test_image_names_are_safe_whatever_the_video_is_called():

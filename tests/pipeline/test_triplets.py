@@ -193,7 +193,7 @@ def test_corenlp_parses_once_and_the_bytes_depend_on_nothing_else(project, monke
         project("--dataset", "toy", parser="corenlp")  # every parse is kept
         assert output().read_bytes() == first
         Path("params.yaml").write_text((PARAMS % "corenlp").replace("corenlp}", "corenlp, rules: stanford}"))
-        triplets.run("toy")  # other rules, same parses
+        triplets.update_triplets("toy")  # other rules, same parses
         assert output().read_bytes() != first
 
     shutil.rmtree("cache/.parses")
