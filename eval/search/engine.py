@@ -145,8 +145,13 @@ class Search:
         """The frame of a video that fits best, each scored as an image."""
         import torch
 
-        frame = torch.from_numpy(self.visual.frame(name)).to(self.device)
-        return int(self.method.score_images(text, self.method.encode_image({"image": frame}))[0].argmax())
+        of = {"image": "frame", "image_patch": "patch"}
+        frames = {
+            image: torch.from_numpy(np.asarray(self.visual.videos[name][tensor], np.float32)).to(self.device)
+            for image, tensor in of.items()
+            if image in self.method.needs
+        }
+        return int(self.method.score_images(text, self.method.encode_image(frames))[0].argmax())
 
 
 def count_parameters(name: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pyarrow.parquet
 
 from pipeline.shards import layout, reader
 
-NEEDS = ("sentence", "word", "triplet", "frame", "patch", "hidden", "image")  # the features there are
+NEEDS = ("sentence", "word", "triplet", "frame", "patch", "hidden", "image", "image_patch")  # the features there are
 
 
 def identity(folder: Path, needs: Iterable[str] = NEEDS) -> dict[str, str]:
@@ -33,7 +33,7 @@ def identity(folder: Path, needs: Iterable[str] = NEEDS) -> dict[str, str]:
             reader.Shard(path, "visual").attributes.get("tail", 0) for path in layout.shard_paths(folder / "visual")
         }
         parts["tail"] = [[(tail,) for tail in tails]]  # the hidden states of two tails differ where the rows do not
-    if needs & {"image", "image_hidden"}:
+    if needs & {"image", "image_patch", "image_hidden"}:
         keyframes = pyarrow.parquet.read_table(folder / "keyframes.parquet", columns=["video_id", "index"]).to_pydict()
         parts["image"] = [zip(keyframes["video_id"], keyframes["index"])]
     return {name: digest_rows(rows) for name, rows in parts.items() if name != "triplet" or "triplet" in needs}

@@ -34,6 +34,7 @@ def batch(count: int = 4, seed: int = 0, sizes: dict[str, int] = SIZES) -> Featu
         "frame_mask": frame_mask,
         "patch": patch,
         "image": frame[:, 0],
+        "image_patch": patch[:, 0],
         "label": torch.arange(count),
     }
 

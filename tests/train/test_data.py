@@ -15,7 +15,7 @@ from tests.bench.loader import drop
 from tests.support import worlds
 from train.data import Cache, Loader, ragged
 
-ALL = {"sentence", "word", "triplet", "frame", "patch", "image"}
+ALL = {"sentence", "word", "triplet", "frame", "patch", "image", "image_patch"}
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,8 @@ def plainly(folder, caption, video):
                 row = ids.index(video)
                 span = slice(*file["offset"][row : row + 2])
                 found |= {"frame": file["frame"][span], "patch": file["patch"][span]}
-                found["image"] = found["frame"][keyframe["index"][keyframe["video_id"].index(video)]]
+                index = keyframe["index"][keyframe["video_id"].index(video)]
+                found |= {"image": found["frame"][index], "image_patch": found["patch"][index]}
     return {name: value.astype(np.float32) for name, value in found.items()}
 
 
@@ -71,7 +72,7 @@ def test_a_batch_holds_what_the_shards_hold_and_zeros_elsewhere(folder, resident
             assert batch["label"][at] == video
             for name, value in truth.items():
                 found = batch[name][at].numpy()
-                if name in ("sentence", "image"):
+                if name in ("sentence", "image", "image_patch"):
                     assert np.array_equal(found, value)
                 else:
                     mask = batch["frame_mask" if name in ("frame", "patch") else f"{name}_mask"][at]

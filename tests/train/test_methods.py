@@ -267,6 +267,18 @@ def test_eercf_scores_a_pair_as_its_equations_say():
     assert method.score_videos(text, video)[0, 0] == pytest.approx(expected.item(), abs=1e-5)
 
 
+@torch.no_grad()
+def test_max_sim_averages_each_words_best_patch():
+    """Two frames of two patches along the axes; the words of the first text are one seen in frame 1 and one nowhere."""
+    axis = torch.eye(4)
+    patch, words = torch.stack([axis[[0, 1]], axis[[2, 1]]])[None], torch.stack([axis[0], axis[2], axis[3]])[None]
+    seen = {"patch": patch, "frame_mask": torch.tensor([[True, True]]), "image_patch": patch[:, 0]}
+    said = {"word": words, "word_mask": torch.tensor([[True, True, True]])}  # the first is the start, which is left out
+    video, image = scores(build("max_sim"), said, seen)
+    assert video.item() == 0.5 and image.item() == 0
+    assert scores(build("max_sim"), said, seen | {"frame_mask": torch.tensor([[True, False]])})[0].item() == 0
+
+
 def test_padding_votes_in_a_faithful_xclip_only():
     features, short = batch(2), batch(2)
     short["word_mask"] = features["word_mask"] & (torch.arange(10) < 4)

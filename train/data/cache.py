@@ -16,8 +16,8 @@ from train.method import Features
 
 TEXT = ("sentence", "word", "triplet")
 VIDEO = ("frame", "patch", "hidden")
-IMAGE = ("image", "image_hidden")
-SINGLE = ("sentence", "image", "image_hidden")  # one row a sample: no length axis, no mask
+IMAGE = ("image", "image_patch", "image_hidden")
+SINGLE = ("sentence", "image", "image_patch", "image_hidden")  # one row a sample: no length axis, no mask
 
 
 def allocate(name: str, shape: tuple[int, ...], limit: int) -> torch.Tensor:
@@ -71,7 +71,7 @@ class Cache:
         return self.collect(VIDEO, rows, allocate, dtype)
 
     def image(self, rows: np.ndarray, dtype: torch.dtype = torch.float32) -> Features:
-        """Those of image (B, D), image_hidden (B, 1 + P, W) that are needed: the keyframe of each video."""
+        """Those of image (B, D), image_patch (B, P, D), image_hidden (B, 1 + P, W) that are needed: of the keyframe."""
         return self.collect(IMAGE, rows, allocate, dtype)
 
     def collect(
@@ -176,8 +176,9 @@ class Cache:
         longest = int(self.frame_count.max(initial=1))
         if "frame" in self.needs:
             self.features["frame"] = Ragged(column, start, self.frame_count, longest)
+        patches = ShardColumn("patch", visual) if self.needs & {"patch", "image_patch"} else None
         if "patch" in self.needs:
-            self.features["patch"] = Ragged(ShardColumn("patch", visual), start, self.frame_count, longest)
+            self.features["patch"] = Ragged(patches, start, self.frame_count, longest)
         if self.needs & {"hidden", "image_hidden"}:
             hidden = self._hidden(visual)
         if "hidden" in self.needs:
@@ -185,6 +186,8 @@ class Cache:
         keyframe = start + self._keyframe() if self.needs & set(IMAGE) else start
         if "image" in self.needs:
             self.features["image"] = Ragged(column, keyframe, np.ones_like(start), 1)
+        if "image_patch" in self.needs:
+            self.features["image_patch"] = Ragged(patches, keyframe, np.ones_like(start), 1)
         if "image_hidden" in self.needs:
             self.features["image_hidden"] = Ragged(hidden, keyframe, np.ones_like(start), 1)
 
