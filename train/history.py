@@ -42,8 +42,8 @@ class History:
         return self.path.stat().st_size
 
 
-class Lines:
-    """Where there is no terminal, a plain line now and then in place of a bar that is drawn over itself."""
+class LineWriter:
+    """What tqdm writes to where there is no terminal: a plain line every ten seconds, not a bar drawn over itself."""
 
     def write(self, text: str) -> None:
         """Print what is not mere cursor movement."""
@@ -51,7 +51,7 @@ class Lines:
             print(text.strip(), file=sys.stderr, flush=True)
 
     def flush(self) -> None:
-        """Nothing waits."""
+        """No-op: every line is flushed as it is written."""
 
 
 class Meter:
@@ -59,7 +59,7 @@ class Meter:
 
     def __init__(self, phase: Phase, loader: Loader, first: int):
         self.phase, self.loader = phase, loader
-        plain = {} if sys.stderr.isatty() else {"file": Lines(), "mininterval": 10.0, "bar_format": LINE}
+        plain = {} if sys.stderr.isatty() else {"file": LineWriter(), "mininterval": 10.0, "bar_format": LINE}
         total, done = phase.epochs * loader.steps, first * loader.steps
         self.bar = tqdm(total=total, initial=done, desc=phase.name, unit="step", **({"mininterval": 1.0} | plain))
         self.waited, self.since, self.steps = loader.waited, time.monotonic(), 0
@@ -71,6 +71,7 @@ class Meter:
 
     def line(self, epoch: int, done: int, rate: float, terms: dict[str, Tensor]) -> dict[str, Any]:
         """One line of history; the figures are of the steps since the last."""
+        # one transfer for all terms: each .item() of its own would stall a GPU
         numbers = {name: round(value, 6) for name, value in zip(terms, torch.stack(list(terms.values())).tolist())}
         passed = time.monotonic() - self.since
         line = {

@@ -29,6 +29,7 @@ class SigLIPLoss(nn.Module):
     def calibrate(self, score: Tensor, positive: Tensor) -> None:
         """Set the bias so that the mean predicted probability equals the share of positives: learning starts from the prior."""
         logit, share = score * self.t.exp(), positive.float().mean()
+        # at 20 beyond the extremes every probability is 0 or 1 in float32, so the answer lies between
         low, high = -logit.max() - 20, 20 - logit.min()
         for _ in range(40):  # bisection, on the device
             middle = (low + high) / 2
@@ -38,7 +39,7 @@ class SigLIPLoss(nn.Module):
 
 
 def same_video(label: Tensor) -> Tensor:
-    """(B, B) True where two samples of a batch show the same video: several captions of a video are all right."""
+    """(B, B) True where two samples show the same video: its other captions are positives too."""
     return label[:, None] == label[None]
 
 

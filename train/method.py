@@ -1,4 +1,4 @@
-"""What every retrieval method offers: encoders, scores, and the phases it is trained in."""
+"""The interface of a retrieval method: its encoders, its scores, and the phases in which it is trained."""
 
 # Axes: B batch, T texts, V videos, I images, D embedding.
 
@@ -122,7 +122,7 @@ class Method(nn.Module):
 
     @full_precision
     def score_images(self, text: Features, image: Features) -> Tensor:
-        """(T, I) scores of encoded texts against encoded images: cosine with the sentence, unless a method knows better."""
+        """(T, I) scores of encoded texts against encoded images: by default the cosine with the sentence embedding."""
         return text["sentence"] @ image["image"].T
 
     def phases(self) -> list[Phase]:

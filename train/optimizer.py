@@ -78,6 +78,7 @@ class AdamW:
             if not found:
                 continue
             parameter, grad, mean, square, steps = map(list, zip(*found))
+            # the kernel of torch.optim.AdamW(fused=True), called directly
             torch._foreach_add_(steps, 1)
             torch._fused_adamw_(
                 parameter, grad, mean, square, [], steps, lr=group["lr"], beta1=self.betas[0], beta2=self.betas[1],

@@ -54,6 +54,7 @@ class Trainer:
             for step, batch in enumerate(loader.epoch(before + epoch)):
                 done = epoch * loader.steps + step
                 total = phase.epochs * loader.steps
+                # a seed a step: a resumed run draws what the whole run would have drawn here
                 torch.manual_seed((self.seed * 1_000_003 + (before * loader.steps + done)) % 2**63)
                 terms = self.step(phase, modules, optimizer, batch, done, total)
                 meter.add()

@@ -185,7 +185,7 @@ def test_more_frames_than_positions_are_refused():
 
 
 def test_heads_divide_the_dimension():
-    assert [layers.heads(size) for size in (16, 128, 192, 512)] == [1, 2, 3, 8]
+    assert [layers.count_heads(size) for size in (16, 128, 192, 512)] == [1, 2, 3, 8]
 
 
 def test_pooling_never_sees_padding():

@@ -15,7 +15,7 @@ from train.layers.pooling import (
 )
 from train.layers.precision import full_precision, widen
 from train.layers.selector import FrameSelector, PatchSelector, PerturbedTopK
-from train.layers.temporal import TemporalEncoder, TransformerBlock, heads
+from train.layers.temporal import TemporalEncoder, TransformerBlock, count_heads
 from train.layers.token_similarity import TokenSimilarity
 
 __all__ = [
@@ -34,7 +34,7 @@ __all__ = [
     "TokenSimilarity",
     "TransformerBlock",
     "full_precision",
-    "heads",
+    "count_heads",
     "mask_out",
     "masked_max",
     "masked_mean",

@@ -22,14 +22,14 @@ def axis_chunks(hidden: Tensor) -> list[slice]:
 
 
 def drop_full_mask(mask: Tensor) -> Tensor | None:
-    """The mask, or None where a look is free (on a CPU) and shows that all is valid."""
+    """None for an all-true mask, which saves the masking; checked on a CPU only: on a GPU the check would synchronise."""
     return None if on_cpu(mask) and bool(mask.all()) else mask
 
 
 def length_blocks(mask: Tensor, width: int) -> list[tuple[Tensor, int, bool]]:
     """Blocks of texts of similar length: (rows, longest length, whether all are that long).
 
-    On a GPU in training it is one padded block: no look at the lengths, which would stall the queue.
+    On a GPU in training it is one padded block: reading the lengths would force a device sync in every step.
     """
     texts, longest = mask.shape
     if not on_cpu(mask) and torch.is_grad_enabled():
@@ -44,7 +44,7 @@ def length_blocks(mask: Tensor, width: int) -> list[tuple[Tensor, int, bool]]:
 
 
 def split_blocks(lengths: list[int], limit: int) -> Iterator[tuple[int, int, int, bool]]:
-    """Cut rising lengths into runs of at most `limit` padded tokens, at least one text each."""
+    """Cut rising lengths into blocks of at most `limit` padded tokens, at least one text each."""
     first = 0
     for last in range(1, len(lengths) + 1):
         if last == len(lengths) or (last + 1 - first) * lengths[last] > limit:

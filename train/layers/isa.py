@@ -35,6 +35,7 @@ class ISAFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx, c: Tensor, mix: Tensor, mask: Tensor | None, axis: int, inner: float, outer: float) -> Tensor:
         """Reduce `axis` of c."""
+        # masked again before the second softmax: W spreads weight to masked places too
         first = mask_out(c / inner, mask).softmax(axis)
         second = matmul_axis(mix, first, axis)
         if outer != 1:
@@ -65,6 +66,7 @@ def _isa_gradients(
 ) -> tuple[Tensor, Tensor]:
     """Gradients of c and W from what the forward pass kept."""
     grad = grad.unsqueeze(axis)
+    # d score / d logit of the second softmax is weight · (c - score); computed in place, for these are the largest tensors
     logit = (c - score.unsqueeze(axis)).mul_(second).mul_(grad if outer == 1 else grad / outer)
     to_mix = outer_over_axis(logit, first, axis)
     to_c = torch._softmax_backward_data(matmul_axis(mix.T, logit, axis), first, axis, first.dtype)
@@ -80,7 +82,7 @@ def matmul_axis(matrix: Tensor, tensor: Tensor, axis: int) -> Tensor:
 
 
 def outer_over_axis(one: Tensor, other: Tensor, axis: int) -> Tensor:
-    """Sum over all places of the products of two tensors' values along an axis: the gradient of `along`'s matrix."""
+    """Sum over all places of the products of two tensors' values along an axis: the gradient of the matrix in `matmul_axis`."""
     if axis == one.ndim - 1:
         return one.flatten(0, -2).T @ other.flatten(0, -2)
     one, other = (tensor.reshape(-1, tensor.shape[axis], tensor.shape[axis + 1 :].numel()) for tensor in (one, other))
@@ -101,7 +103,9 @@ class BiISA(nn.Module):
     def forward(self, similarity: Tensor, text_mask: Tensor | None, video_mask: Tensor | None, axis: int) -> Tensor:
         """(T, L, K, V) token similarities -> (T, V); with `axis` 3 they are (T, L, V, K). The video's mask lies likewise."""
         text = None if text_mask is None else text_mask[:, :, None]  # (T, L, 1)
-        whole = None if text is None else text[..., None]
+        whole = None if text is None else text[..., None]  # (T, L, 1, 1)
+        # (T, L, K, V) -> over the text (T, K, V) -> over the video (T, V)
         by_text = self.video_last(self.text(similarity, whole, 1), video_mask, axis - 1)
+        # (T, L, K, V) -> over the video (T, L, V) -> over the text (T, V)
         by_video = self.text_last(self.video(similarity, video_mask, axis), text, 1)
         return (by_text + by_video) / 2

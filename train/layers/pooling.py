@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from train.layers.precision import full_precision
 
-MASKED = -1e4  # a masked similarity, before a softmax; finite, so that a fully masked row stays a number
+# Logit of a masked position; finite, so that a softmax over a fully masked row does not become NaN.
+MASKED = -1e4
 
 
 @full_precision
@@ -56,8 +57,10 @@ class IdentityLinear(nn.Module):
 
 
 def mlp(*sizes: int) -> nn.Sequential:
-    """Linear layers with GELU between them and none after the last: cosines need signed outputs (notes: the paper's GELU
-    after every layer would leave nothing below -0.17)."""
+    """Linear layers with GELU between them and none after the last.
+
+    The paper puts a GELU after every layer: no output would be below -0.17, and cosines need both signs.
+    """
     layers: list[nn.Module] = []
     for before, after in zip(sizes, sizes[1:]):
         layers += [nn.Linear(before, after), nn.GELU()]
@@ -71,7 +74,7 @@ def mean_video(frame: Tensor, mask: Tensor) -> Tensor:
 
 
 def mask_out(similarity: Tensor, mask: Tensor | None) -> Tensor:
-    """Similarities with the masked ones out of any softmax's reach, in place."""
+    """Set masked similarities, in place, so low that a softmax gives them no weight; the mask is broadcast."""
     return similarity if mask is None else similarity.masked_fill_(~mask, MASKED)
 
 

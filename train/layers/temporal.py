@@ -27,7 +27,7 @@ class TransformerBlock(nn.Module):
         """(B, N, D) tokens that look at the valid ones of (B, N) each other."""
         batch, count, dimension = token.shape
         qkv = self.qkv(self.norm_attention(token)).view(batch, count, 3, self.heads, -1)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # (B, heads, N, D / heads) each
         seen = F.scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None, None])
         token = token + self.out(seen.transpose(1, 2).reshape(batch, count, dimension))
         wide = self.wide(self.norm_mlp(token))
@@ -43,7 +43,7 @@ class TemporalEncoder(nn.Module):
     def __init__(self, dimension: int, layers: int = 4, positions: int = 77):
         super().__init__()
         self.position = nn.Parameter(0.01 * torch.randn(positions, dimension))
-        self.blocks = nn.ModuleList(TransformerBlock(dimension, heads(dimension)) for _ in range(layers))
+        self.blocks = nn.ModuleList(TransformerBlock(dimension, count_heads(dimension)) for _ in range(layers))
 
     def forward(self, frame: Tensor, mask: Tensor) -> Tensor:
         """(B, N, D) unit frames that know their neighbours and their place."""
@@ -58,6 +58,6 @@ class TemporalEncoder(nn.Module):
         return F.normalize(plain + widen(token), dim=-1)
 
 
-def heads(dimension: int) -> int:
+def count_heads(dimension: int) -> int:
     """Attention heads: 64 dimensions each, where that divides."""
     return next(count for count in range(max(1, dimension // 64), 0, -1) if dimension % count == 0)

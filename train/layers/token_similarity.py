@@ -10,7 +10,8 @@ from train.layers.blocks import drop_full_mask, length_blocks
 from train.layers.isa import BiISA
 from train.layers.precision import full_precision
 
-NARROW = 48  # fewer video tokens than this are laid out as columns
+# Fewer video tokens than this are laid out as columns: a softmax over few neighbouring numbers is slow, over columns it is not.
+NARROW = 48
 PAIRS_AT_ONCE = 1 << 25  # padded token similarities held at once when no gradient is wanted
 
 
@@ -39,16 +40,17 @@ class TokenSimilarity(nn.Module):
         videos, tokens, _ = video.shape
         video_mask = drop_full_mask(video_mask)
         axis = 2 if tokens < NARROW else 3
-        if axis == 2:  # (K, V): a softmax over few neighbouring numbers is slow, over columns it is not
-            video, video_mask = video.transpose(0, 1), None if video_mask is None else video_mask.T
+        if axis == 2:  # the token axis before the videos
+            video, video_mask = video.transpose(0, 1), None if video_mask is None else video_mask.T  # (K, V, D), (K, V)
         blocks = length_blocks(text_mask, videos * tokens)
         place = torch.arange(text.shape[1], device=text.device)
         index = [(rows[:, None] * text.shape[1] + place[:length]).flatten() for rows, length, _ in blocks]
         packed = text.flatten(0, 1).index_select(0, torch.cat(index))
         similarity = packed @ video.flatten(0, 1).T  # (R, KV), one product for all blocks
-        scores = []
+        scores = []  # each (texts of the block, V)
         for (rows, length, even), part in zip(blocks, similarity.split([len(rows) for rows in index])):
             mask = None if even else text_mask[rows, :length]
             scores.append(self.interact(part.view(len(rows), length, *video.shape[:2]), mask, video_mask, axis))
+        # back from the order of lengths to the caller's
         order = torch.cat([rows for rows, _, _ in blocks])
         return torch.cat(scores)[order.argsort()]

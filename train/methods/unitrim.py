@@ -1,4 +1,4 @@
-"""UniTriM (papers/unitrim): five alignments of text and video granularities, and a text disentangler for images.
+"""UniTriM (Electronics 2026, 15, 1424): five alignments of text and video granularities, and a text disentangler for images.
 
 Phase `alignment` learns text-video similarity; phase `disentanglement` learns what of a text an image can show. CLIP is
 frozen, so the two do not touch each other: their order does not matter, and `epochs=0` leaves out the first.
