@@ -19,6 +19,7 @@ from pipeline.encoders.image import ImageEncoder
 from pipeline.files import RejectsError, lock, read_table
 from pipeline.progress import WaitMeter
 from pipeline.shards.update_visual import VisualPlan, VisualRow, VisualWriter, explain_visual, read_standing_tail
+from pipeline.video.decode import describe_decoders
 from pipeline.video.extract import FrameExtractor
 
 ITEM_SECONDS, ITEM_MEMORY = 120.0, 3 << 30  # what one item may take, before its worker is killed
@@ -41,7 +42,7 @@ def main() -> None:
     )
     clip = stage.require(params.cache_folder(config["name"], "clip", "clip.json"), "clip", config["name"])
     items = read_table(manifest).to_pylist()
-    encoder = ImageEncoder(clip.parent, arguments.device, config)
+    encoder = ImageEncoder(clip.parent, arguments.device, config, describe_decoders(config["decoder"]))
     encoder.keep_tail(read_standing_tail(folder))
     if arguments.why:
         for line in stage.explain_upstream(config, arguments.why):

@@ -12,16 +12,18 @@ import torch
 
 from pipeline.encoders import towers
 from pipeline.encoders.tail import tail_blocks
-from pipeline.video import decode
 
 VERSION = "3"
 RESIZE = "shorter side, bicubic antialias, centre crop"
 
 
 class ImageEncoder:
-    """The vision tower, loaded when the first frame needs it; `recipe` is known without it."""
+    """The vision tower, loaded when the first frame needs it; `recipe` is known without it.
 
-    def __init__(self, folder: Path, device: str | None, config: dict[str, Any]):
+    `decoders` names what made the frames, for the recipe: an encoder knows pixels, not files.
+    """
+
+    def __init__(self, folder: Path, device: str | None, config: dict[str, Any], decoders: dict[str, str]):
         record = json.loads((folder / "clip.json").read_text())
         self.folder, self.device = folder, device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.size, self.patches, self.dimension = record["image_size"], record["patches"], record["dimension"]
@@ -37,9 +39,7 @@ class ImageEncoder:
             "frames": config["frames"],
             "size": self.size,
             "sampling": config["sampling"],
-            "decoder": decode.decoder_version(config["decoder"]),
-            "pictures": decode.decoder_version("pillow"),
-            "photos": decode.photo_version(),
+            **decoders,
             "resize": RESIZE,
             "thumbnail": config["thumbnail"],
             "version": VERSION,

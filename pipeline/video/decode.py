@@ -58,6 +58,11 @@ def decoder_version(decoder: str) -> str:
     return images.pillow_version() if decoder == "pillow" else backends.backend_version(decoder)
 
 
+def describe_decoders(decoder: str) -> dict[str, str]:
+    """What frames depend on beside their file: the releases that decode videos and pictures, and how photos are read."""
+    return {"decoder": decoder_version(decoder), "pictures": decoder_version("pillow"), "photos": photo_version()}
+
+
 def read_head(path: str | os.PathLike) -> bytes:
     """The first bytes of a regular file, or DecodeError in words a person understands."""
     name = Path(path).name

@@ -162,7 +162,7 @@ def stage(place: Path, towers, videos: int) -> float:
 
     config = read_dataset("bench")
     items = pyarrow.parquet.read_table("cache/bench/manifest/items.parquet").to_pylist()[:videos]
-    encoder = image.ImageEncoder(place / "cache/bench/clip", "cpu", config)
+    encoder = image.ImageEncoder(place / "cache/bench/clip", "cpu", config, {})
     encoder.towers = towers
     frame = np.random.default_rng(0).integers(0, 255, (FRAMES, SIZE, SIZE, 3), np.uint8)
     alone = [rate(lambda: len(encoder(frame, "video")[:1]), 10.0, time.perf_counter)]

@@ -141,7 +141,7 @@ def test_every_item_has_its_row_with_the_tokens_of_its_own_frames(clean):
 
 def test_the_tower_is_read_before_the_first_frame(clean):
     """The stage does so beside the start of its workers; what is left to the first frame would keep everything waiting."""
-    encoder = ImageEncoder(clean.cache / "clip", "cpu", clean.settings)
+    encoder = ImageEncoder(clean.cache / "clip", "cpu", clean.settings, {})
     encoder.load()
     assert {"image"} == {"image", "text", "tokenizer"} & set(vars(encoder.towers))
 
