@@ -9,6 +9,7 @@ export PATH := $(CURDIR)/$(bin):$(PATH)
 export DVC_NO_ANALYTICS := 1
 export TOKENIZERS_PARALLELISM := false
 run := $(bin)/python -m
+rwlock := test -s .dvc/tmp/rwlock || rm -f .dvc/tmp/rwlock # a killed DVC may leave it empty, and then refuses to start
 
 .PHONY: all environment parser demo table seeds dataset remove test check clean
 
@@ -28,6 +29,7 @@ parser: environment
 
 # one dataset's failure is no other's: `make` asks for demo's report alone, `dvc repro --keep-going` for all that are enabled
 demo: environment parser
+	@$(rwlock)
 	@dvc repro report@demo
 
 table:
@@ -38,6 +40,7 @@ table:
 NAME ?= demo
 seeds: environment parser
 	@$(run) pipeline.datasets.enable $(NAME) --seeds 1 2
+	@$(rwlock)
 	@dvc repro report@$(NAME)
 	@$(run) eval.report --dataset $(NAME) --table
 
@@ -46,6 +49,7 @@ seeds: environment parser
 quoted = '$(subst ','\'',$(value $(1)))'
 dataset: environment parser
 	@$(run) pipeline.datasets.enable $(NAME) --root $(call quoted,ROOT)
+	@$(rwlock)
 	@dvc repro report@$(NAME)
 	@$(run) eval.report --dataset $(NAME) --table
 

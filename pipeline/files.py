@@ -233,6 +233,11 @@ def open_to_others(folder: Path) -> None:
         path.chmod(0o666 & ~mask)
 
 
+def leads_out(name: str) -> bool:
+    """Whether a path that should lie below a folder does not."""
+    return Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name
+
+
 def sync(path: Path) -> None:
     """Flush one file or folder to disk."""
     handle = os.open(path, os.O_RDONLY)

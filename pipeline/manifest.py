@@ -162,7 +162,7 @@ def update_manifest(config: dict[str, Any], folder: Path) -> None:
     write_manifest(folder, manifest, facts)
     standing.save()
     for line in closing_lines(manifest, len(memo.hashed), facts["skipped"]):
-        print(f"manifest: {line}", file=sys.stderr)
+        print(f"manifest: {stage.visible(line)}", file=sys.stderr)
 
 
 def memo_of(config: dict[str, Any], folder: Path) -> RunMemo:
@@ -208,7 +208,7 @@ def print_check(config: dict[str, Any], look: bool) -> int:
     counts = reader.expected(config) if hasattr(reader, "expected") else None
     lines, differences = protocol.compare(counts, items, manifest, surplus)
     print(f"{config['name']}: reader {config['reader']}, split {config.get('split') or 'its own'}, {root}")
-    print("\n".join([*lines, *spell_skipped(found.skipped())]))
+    print(stage.visible("\n".join([*lines, *spell_skipped(found.skipped())])))
     return 1 if differences else 0
 
 

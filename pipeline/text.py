@@ -37,8 +37,8 @@ def main() -> None:
     captions = join_phrases(files.read_table(manifest), files.read_table(parsed, ["caption_id", "phrases"]))
     if arguments.why:
         for line in stage.explain_upstream(config, arguments.why):
-            print(line)
-        print(explain_text(folder, captions, encoder, arguments.why))
+            print(stage.visible(line))
+        print(stage.visible(explain_text(folder, captions, encoder, arguments.why)))
         return
     with files.lock(folder):
         shards.remove_parts(folder)

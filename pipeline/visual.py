@@ -46,8 +46,8 @@ def main() -> None:
     encoder.keep_tail(read_standing_tail(folder))
     if arguments.why:
         for line in stage.explain_upstream(config, arguments.why):
-            print(line)
-        print(explain_visual(folder, items, encoder.recipe, arguments.why))
+            print(stage.visible(line))
+        print(stage.visible(explain_visual(folder, items, encoder.recipe, arguments.why)))
         return
     with lock(folder):
         shards.remove_parts(folder)

@@ -1,11 +1,11 @@
 """The page of a dataset without scores, as a folder without captions: what is in it, what was left out, how to search."""
 
 import json
-from html import escape
 from pathlib import Path
 
 from eval.report import facts, page
 from eval.report.figures import Source, figure_five, open_source
+from eval.report.text import escape
 from eval.stale import skipped_lines
 from pipeline.shards import read_columns
 

@@ -1,10 +1,11 @@
 """SVG charts of the report."""
 
-from html import escape
 from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
+
+from eval.report.text import escape
 
 
 def heatmap(similarity: NDArray, chosen: int) -> str:

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from eval.report import charts, page
 from pipeline import params
-from pipeline.files import ParamsError, read_table
+from pipeline.files import ParamsError, leads_out, read_table
 from pipeline.shards import VideoReader, read_columns
 
 SHOWN = 6  # queries
@@ -55,7 +55,8 @@ class Source:
     def shot(self, name: str, index: int) -> page.Shot:
         """One frame, linked to the file at its moment; a photo has none."""
         times = self.visual.times(name)
-        file = self.root / self.path[name] if self.root and name in self.path else None
+        here = self.root and name in self.path and not leads_out(self.path[name])
+        file = self.root / self.path[name] if here else None
         link = None
         if file is not None and file.exists():
             link = quote(os.path.relpath(os.path.abspath(file), os.path.abspath(self.page)))

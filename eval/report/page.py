@@ -2,11 +2,11 @@
 
 import base64
 from dataclasses import dataclass
-from html import escape
 
 from numpy.typing import NDArray
 
 from eval.report.charts import heatmap
+from eval.report.text import escape
 from eval.tables import Cell, Table
 
 PERCENT = ("R@", "group R@", "in-group", "images in 10")
@@ -78,7 +78,7 @@ def result(each: Tile, kind: str) -> str:
     alike = '<span class="same">look-alike</span>' if each.mark == "alike" else ""
     name = f'<span class="id" title="{text(each.name)}">{text(each.name)}</span>'
     return (
-        f'<figure class="tile {each.mark} {kind}">{picture(each.shot, f"{kind} {each.name}, place {place}: {meaning}")}'
+        f'<figure class="tile {each.mark} {text(kind)}">{picture(each.shot, f"{kind} {each.name}, place {place}: {meaning}")}'
         + (f'<div class="strip">{strip}</div>' if strip else "")
         + f'<figcaption><span class="place">{place} <b class="mark" aria-hidden="true">{sign}</b></span> {score} '
         f"{alike} {name}</figcaption></figure>"
@@ -134,7 +134,7 @@ def query(each: Query, letter: str) -> str:
 def joint(each: Query, letter: str) -> str:
     """The ten best of images and videos together."""
     tiles = "".join(
-        f'<div class="kind"><span class="badge {kind}">{kind}</span>{result(tile, kind)}</div>'
+        f'<div class="kind"><span class="badge {text(kind)}">{text(kind)}</span>{result(tile, kind)}</div>'
         for kind, tile in each.joint
     )
     head = f'<h3><span class="letter">{letter}</span>{escape(each.text)}</h3>'

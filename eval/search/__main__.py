@@ -14,13 +14,14 @@ from typing import Any
 
 from eval.search.engine import Search
 from pipeline import stage
+from pipeline.stage import visible
 
 SPLITS = ("all", "train", "val", "test")
 
 
 def format_answer(answer: dict[str, Any]) -> str:
     """Results as a person reads them."""
-    lines = [f"“{answer['query']}”"]
+    lines = [f"“{answer['query']}”".replace("\n", " ")]
     if answer["phrases"]:
         lines.append(f"  {' · '.join(answer['phrases'])}")
     for kind in ("images", "videos"):
@@ -31,10 +32,12 @@ def format_answer(answer: dict[str, Any]) -> str:
                 "keyframe": f"  keyframe at {format_clock(one['time'])}",
                 "video": f"  best at {format_clock(one['time'])}",
             }
-            lines.append(f"{one['rank']:>3}  {one['score']:6.3f}  {one['path']}{where[one['kind']]}")
+            lines.append(
+                f"{one['rank']:>3}  {one['score']:6.3f}  {one['path'].replace(chr(10), ' ')}{where[one['kind']]}"
+            )
         if not answer[kind]:
             lines.append("     none")
-    return "\n".join(lines)
+    return visible("\n".join(lines))
 
 
 def format_clock(seconds: float | None) -> str:
@@ -89,7 +92,7 @@ def refuse(query: str, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"query": shown, "error": why}, ensure_ascii=False), flush=True)
     else:
-        print(f"“{shown}”: {why}", file=sys.stderr)
+        print(f"“{visible(shown)}”: {why}", file=sys.stderr)
 
 
 def read_queries() -> Any:

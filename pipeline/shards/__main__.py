@@ -62,7 +62,7 @@ def main() -> None:
         if next(open_cache(folder), None) is None:
             raise MissingError(f"{folder} has no shards; run: dvc repro visual@{folder.name} text@{folder.name}")
     lines = {"info": info, "diff": diff, "repair": repair, "verify": report_problems}[options.do](*options.cache)
-    print("\n".join(lines))
+    print(stage.visible("\n".join(lines)))
     if options.do == "verify" and lines[-1].startswith("{"):
         raise SystemExit(1)
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipeline.files import Reject
+from pipeline.files import Reject, leads_out
 from pipeline.video.decode import decode
 
 QUALITY = 85  # of the thumbnails' JPEG
@@ -30,7 +30,7 @@ class FrameExtractor:
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         """frame (N, S, S, 3) uint8, time (N,) seconds, N jpegs, the decoder and its notes. Raises Reject."""
-        path = Path(self.root, item["path"])
+        path = locate(Path(self.root), item["path"])
         require_unchanged(path, item["size"])
         frames = 1 if item["kind"] == "image" else self.frames
         span = {"start": item["start"], "end": item["end"]}
@@ -43,6 +43,13 @@ class FrameExtractor:
             ).frame.numpy()
         jpeg = [make_thumbnail(picture, self.thumbnail) for picture in shown]
         return {"frame": frame, "time": clip.time, "jpeg": jpeg, "decoder": clip.decoder, "notes": clip.notes}
+
+
+def locate(root: Path, name: str) -> Path:
+    """An item's file. Reject for a name that leads out of the dataset's root, which no manifest made here has."""
+    if leads_out(name):
+        raise Reject("outside", f"{name!r} leads out of the dataset's root; run the manifest stage again")
+    return root / name
 
 
 def require_unchanged(path: Path, size: int) -> None:
