@@ -32,7 +32,11 @@ each kind within the query (how far an item stands out from its own kind). <b>Ei
 <b>both</b>: the two of them within K. <b>images in 10</b>: percentage of images among the first ten.</li>
 <li><b>look-alikes</b>: items made to differ in one thing only (what happens, or which thing does it). <b>group R@K</b>: any of
 them counts. <b>in-group</b>: how often the right one leads its look-alikes; <b>chance</b> beside it.</li>
-<li><b>n</b>: queries over gallery size. <b>±</b>: sample standard deviation over seeds. <b>Bold</b>: the best of a column.</li>
+<li><b>✓</b> and a green frame: the right one. <b>✗</b>: another one; <b>look-alike</b>: of the same look-alikes as the right
+one. Under each picture its place, its score and its id. A picture opens its file at its moment, where the files are at hand.
+<b>chance</b> under a large figure: what drawing at random would get.</li>
+<li><b>n</b>: queries over gallery size. <b>±</b>: sample standard deviation over seeds. <b>Bold</b>: the best of a column, if
+anything was found at all.</li>
 </ul>"""
 
 

@@ -111,29 +111,29 @@ def test_a_photo_is_among_the_images_only(tmp_path):
     pyarrow.parquet.write_table(table.set_column(table.schema.get_field_index("kind"), "kind", [kind]), path)
     scores = similarity.matrices(Mean(), Cache(folder, Mean.needs), "test")
     assert "video0003" not in scores.video_id and "video0003" in scores.image_id
-    told, columns = run.measure(scores)
-    assert told["n"] == {"texts": 12, "videos": 5, "images": 6}
-    assert told["t2v"]["queries"] == 10 and told["t2i"]["queries"] == 12
-    assert told["joint"]["gallery"] == 11 and told["joint"]["both"]["queries"] == 10
+    measured, columns = run.measure(scores)
+    assert measured["n"] == {"texts": 12, "videos": 5, "images": 6}
+    assert measured["t2v"]["queries"] == 10 and measured["t2i"]["queries"] == 12
+    assert measured["joint"]["gallery"] == 11 and measured["joint"]["both"]["queries"] == 10
     assert columns["video_rank"][columns["video_id"].index("video0003")] is None
 
 
 def test_a_dataset_of_photos_alone_has_images_and_no_videos(cache):
     scores = similarity.matrices(Mean(), cache, "test")
     scores.video, scores.video_id = scores.video[:, :0], scores.video_id[:0]
-    told, columns = run.measure(scores)
-    assert "t2v" not in told and told["t2i"]["queries"] == 30 and told["joint"]["images@10"] == 100
-    assert "both" not in told["joint"] and columns["video_top"] == [[]] * 30
-    assert "text → image" in tables.to_text([tables.run_table(told)])
+    measured, columns = run.measure(scores)
+    assert "t2v" not in measured and measured["t2i"]["queries"] == 30 and measured["joint"]["images@10"] == 100
+    assert "both" not in measured["joint"] and columns["video_top"] == [[]] * 30
+    assert "text → image" in tables.to_text([tables.run_table(measured)])
 
 
 @pytest.fixture(scope="module")
-def told(scores):
+def measured(scores):
     return run.measure(scores)
 
 
-def test_numbers_stand_in_every_direction(told):
-    numbers, _ = told
+def test_numbers_stand_in_every_direction(measured):
+    numbers, _ = measured
     for direction in ("t2v", "v2t", "t2i", "i2t", "joint"):
         assert {"R@1", "R@5", "R@10", "MdR", "MnR", "Rsum", "queries", "gallery"} <= set(numbers[direction])
     assert numbers["n"] == {"texts": 30, "videos": 10, "images": 10}
@@ -143,8 +143,8 @@ def test_numbers_stand_in_every_direction(told):
     assert numbers["t2v_group"]["in_group_chance"] == 50
 
 
-def test_the_ten_best_agree_with_the_rank(told, scores):
-    _, columns = told
+def test_the_ten_best_agree_with_the_rank(measured, scores):
+    _, columns = measured
     for owner, rank, top, score in zip(
         columns["video_id"], columns["video_rank"], columns["video_top"], columns["video_score"]
     ):
@@ -155,17 +155,17 @@ def test_the_ten_best_agree_with_the_rank(told, scores):
         assert place == min(int(rank) - 1, 10)
 
 
-def test_a_table_says_n_beside_every_number(told):
-    text = tables.to_text([tables.run_table(told[0])])
+def test_a_table_says_n_beside_every_number(measured):
+    text = tables.to_text([tables.run_table(measured[0])])
     assert "text → video" in text and "30 over 10" in text and "10 over 10" in text and "30 over 20" in text
     assert "joint gallery, both" in text and "look-alike videos" in text and "seeds" not in text
     shown = {line[:24].strip(): line[24:].split() for line in text.splitlines()}
     assert shown["joint gallery, both"][0] == "–", "two items are not found at rank 1"
-    assert float(shown["text → video"][0]) == round(told[0]["t2v"]["R@1"], 1)
+    assert float(shown["text → video"][0]) == round(measured[0]["t2v"]["R@1"], 1)
 
 
-def test_files_are_the_same_bytes_twice_and_other_splits_keep_apart(tmp_path, told):
-    numbers, columns = told
+def test_files_are_the_same_bytes_twice_and_other_splits_keep_apart(tmp_path, measured):
+    numbers, columns = measured
     run.save_scores(tmp_path, "test", numbers, columns)
     first = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     run.save_scores(tmp_path, "test", numbers, columns)
