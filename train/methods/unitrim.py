@@ -39,9 +39,8 @@ class Config(Config):
     fusion: str = "mean"  # of the scores of a pair, or t_weighted: by their learned temperatures
     alignments: list[str] = field(default_factory=lambda: list(ALIGNMENTS))
     image_text: str = "disentangled"  # how a text looks for images: one of IMAGE_TEXT
-    unified: str = (
-        "max"  # T = sentence + pooled triplets + pooled words, by elementwise max (the paper), mean, or gated mean
-    )
+    # T = sentence + pooled triplets + pooled words, pooled by elementwise max (the paper), mean, or gated mean
+    unified: str = "max"
     residual: bool = False  # E_spat(T) is added to a linear map of the sentence, from 0, instead of standing alone
     disentangler_hidden: int = 2048  # 2048 meets the paper's count of 172.87 M parameters
     w_orth: float = 0.1
@@ -127,15 +126,11 @@ class UniTriM(Method):
         if "map_global" in self._modules:
             text["sentence"] = unit(self.map_global(text["sentence"]))
         if {"triplet_frame", "triplet_video"} & set(self.scale):
-            text["triplet"], text["triplet_mask"] = (
-                unit(self.map_global(unit(features["triplet"]))),
-                features["triplet_mask"],
-            )
+            text["triplet"] = unit(self.map_global(unit(features["triplet"])))
+            text["triplet_mask"] = features["triplet_mask"]
         if "word_patch" in self.scale:
-            text["word"], text["word_mask"] = (
-                unit(self.map_local(unit(features["word"][:, 1:]))),
-                features["word_mask"][:, 1:],
-            )
+            text["word"] = unit(self.map_local(unit(features["word"][:, 1:])))
+            text["word_mask"] = features["word_mask"][:, 1:]
         return text
 
     def encode_video(self, features: Features) -> Features:
