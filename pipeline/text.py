@@ -64,6 +64,7 @@ def update_text(folder: Path, captions: list[dict[str, Any]], encoder: TextEncod
     attributes = encoder.identity | {"dataset": config["name"]}
     spare = folder.parent / ".phrases"
     fresh = update_phrases(folder / "phrases.h5", spare, distinct, encoder, attributes)
+    # every shard number has a group, also an empty one: a shard that has lost its last caption must be written empty
     groups: dict[int, list[dict[str, Any]]] = {shard: [] for shard in range(config["shards"])}
     for row in sorted(captions, key=lambda row: row["caption_id"]):
         groups[shards.shard_number(row["video_id"], config["shards"])].append(row)
@@ -80,9 +81,9 @@ def update_text(folder: Path, captions: list[dict[str, Any]], encoder: TextEncod
         meter.add(len(rows))
     meter.close()
     for path in shards.shard_paths(folder):
-        if int(path.stem) >= config["shards"]:
+        if int(path.stem) >= config["shards"]:  # left by a run with more shards; its rows are in others now
             path.unlink()
-    shutil.rmtree(spare, ignore_errors=True)
+    shutil.rmtree(spare, ignore_errors=True)  # phrases.h5 holds them all
     return (
         f"text: {len(captions)} captions = {kept} kept + {len(captions) - kept} encoded; "
         f"{len(distinct)} phrases = {len(distinct) - fresh} kept + {fresh} encoded; {written} of {len(groups)} shards written"

@@ -118,12 +118,14 @@ class Supervisor(threading.Thread):
         """Give idle workers items, unless enough results wait; a suspect runs in a fresh worker with nothing beside it."""
         busy = [worker for worker in self.workers if worker.index is not None]
         if self.suspects:
+            # wait until nothing else runs: if the item fails again, it cannot have been a neighbour's memory or time
             if not busy:
                 for worker in self.workers:
                     worker.end()
                 self.workers = [self.start_worker()]
                 self.workers[0].send(self.suspects[0], self.items[self.suspects[0]])
             return
+        # as many workers as there is work for; a worker that is never needed is never started
         while len(self.workers) < self.count and len(self.workers) < len(busy) + len(self.waiting):
             self.workers.append(self.start_worker())
         for worker in self.workers:

@@ -212,6 +212,7 @@ def read_sound(path: Path, kind: str, **expected: Any) -> Shard | None:
         seen = (shard.path.absolute(), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
         if seen not in _whole:
             shard.check()
+            # of a file written a moment ago, a second write might leave the times as they are
             if time.time() - max(stat.st_mtime, stat.st_ctime) > SETTLED:
                 _whole.add(seen)
     except (ShardError, FileNotFoundError):

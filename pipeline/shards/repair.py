@@ -18,6 +18,7 @@ def repair(folder: Path) -> list[str]:
     done = []
     for stage in ("visual", "text"):
         if any(problem.stage == stage for problem in problems):
+            # under the stage's own lock, given back before the stage runs: it takes the lock itself
             with lock(folder / stage):
                 layout.remove_parts(folder / stage)
                 done += [

@@ -87,6 +87,7 @@ def is_same(old: reader.Shard | None, tensors: dict[str, Any], attributes: dict[
         old is not None
         and all(old.attributes.get(name) == value for name, value in attributes.items())
         and all(old[name] == tensors[name] for name in ("caption_id", "video_id", "fingerprint"))
+        # triplets come from a parser, not from the text alone, so that no fingerprint speaks for them
         and all(np.array_equal(old[name], tensors[name]) for name in ("triplet_offset", "triplet"))
     )
 
@@ -109,8 +110,8 @@ def update_phrases(
     for chunk in split_chunks(missing, PHRASES_PER_CHUNK):
         rows = np.stack([word[-1] for _, word in encoder(chunk)])
         have |= dict(zip(chunk, rows))
-        if len(missing) > PHRASES_PER_CHUNK:
-            name = fingerprint(*chunk)[:16]
+        if len(missing) > PHRASES_PER_CHUNK:  # a single chunk is in phrases.h5 a moment later
+            name = fingerprint(*chunk)[:16]  # by content: a rerun with other chunks overwrites nothing it still needs
             writer.write(spare / f"{name}.h5", "phrases", phrase_tensors(chunk, rows), attributes)
         meter.add(len(chunk))
     meter.close()

@@ -63,10 +63,11 @@ def write(path: Path, kind: str, tensors: Mapping[str, Any], attributes: Mapping
             said = {name: _to_attribute(value) for name, value in attributes.items() if value is not None}
             said |= {"format": FORMAT, "kind": kind}
             checksums = {name: file[name].attrs["blake2b"] for name in names}
+            # the seal covers what the tensors' checksums do not: the attributes, and the checksums themselves
             for name, value in sorted((said | {"seal": fingerprint(said, checksums)}).items()):
                 file.attrs[name] = value
         _drop_from_page_cache(part)
-        Shard(part, kind).check()
+        Shard(part, kind).check()  # read from the disk, not from the cache of what was just written
 
 
 def _room(pieces: Mapping[str, list[Any]]) -> int:
