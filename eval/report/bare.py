@@ -46,7 +46,7 @@ def pictures(source: Source, names: list[str]) -> str:
     """Keyframes beside each other, each over its id."""
     shown = "".join(
         f'<figure class="shot">{page.picture(source.shot(name, source.visual.keyframe.get(name, 0)), name)}'
-        f'<figcaption class="id">{page.text(name)}</figcaption></figure>'
+        f'<figcaption class="id">{escape(name)}</figcaption></figure>'
         for name in names
     )
     return f'<div class="shots">{shown}</div>'

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.report import page
+from eval.report.text import escape
 from eval.stale import skipped_lines, stale_lines
 from eval.tables import format_cell, read_section
 from pipeline.files import read_table
@@ -63,8 +64,8 @@ def dataset_line(folder: Path, metrics: dict[str, Any]) -> str:
     clip = read_json(folder / "clip" / "clip.json")
     count = metrics["n"]
     return (
-        f"{page.text(folder.name)}: {len(items):,} items ({splits}); frozen CLIP "
-        f"<code>{page.text(Path(str(clip.get('name'))).name)}</code>; {page.text(metrics['split'])} split: "
+        f"{escape(folder.name)}: {len(items):,} items ({splits}); frozen CLIP "
+        f"<code>{escape(Path(str(clip.get('name'))).name)}</code>; {escape(metrics['split'])} split: "
         f"{count['texts']:,} texts, {count['videos']:,} videos, {count['images']:,} images."
     )
 

@@ -57,16 +57,11 @@ class Headline:
     against: dict[str, str]
 
 
-def text(value: str) -> str:
-    """Text as HTML shows it, quotes too."""
-    return escape(value, quote=True)
-
-
 def picture(shot: Shot, label: str) -> str:
     """An image as part of the page itself, which opens its file at its moment."""
     data = base64.b64encode(shot.jpeg).decode()
-    shown = f'<img alt="{text(label)}" src="data:image/jpeg;base64,{data}">'
-    return shown if shot.link is None else f'<a href="{text(shot.link)}">{shown}</a>'
+    shown = f'<img alt="{escape(label)}" src="data:image/jpeg;base64,{data}">'
+    return shown if shot.link is None else f'<a href="{escape(shot.link)}">{shown}</a>'
 
 
 def result(each: Tile, kind: str) -> str:
@@ -76,9 +71,9 @@ def result(each: Tile, kind: str) -> str:
     strip = "".join(picture(shot, "") for shot in each.strip)
     score = "" if each.score is None else f'<span class="score">{each.score:.3f}</span>'
     alike = '<span class="same">look-alike</span>' if each.mark == "alike" else ""
-    name = f'<span class="id" title="{text(each.name)}">{text(each.name)}</span>'
+    name = f'<span class="id" title="{escape(each.name)}">{escape(each.name)}</span>'
     return (
-        f'<figure class="tile {each.mark} {text(kind)}">{picture(each.shot, f"{kind} {each.name}, place {place}: {meaning}")}'
+        f'<figure class="tile {each.mark} {escape(kind)}">{picture(each.shot, f"{kind} {each.name}, place {place}: {meaning}")}'
         + (f'<div class="strip">{strip}</div>' if strip else "")
         + f'<figcaption><span class="place">{place} <b class="mark" aria-hidden="true">{sign}</b></span> {score} '
         f"{alike} {name}</figcaption></figure>"
@@ -127,14 +122,14 @@ def query(each: Query, letter: str) -> str:
     return (
         f'<article class="query"><h3><span class="letter">{letter}</span>{marked(each.text, each.nouns, each.verbs)}</h3>'
         f'{chips(each.triplets)}<div class="both">{answers(each, "image")}{answers(each, "video")}</div>'
-        f'<p class="quiet">caption <span class="id">{text(each.name)}</span></p></article>'
+        f'<p class="quiet">caption <span class="id">{escape(each.name)}</span></p></article>'
     )
 
 
 def joint(each: Query, letter: str) -> str:
     """The ten best of images and videos together."""
     tiles = "".join(
-        f'<div class="kind"><span class="badge {text(kind)}">{text(kind)}</span>{result(tile, kind)}</div>'
+        f'<div class="kind"><span class="badge {escape(kind)}">{escape(kind)}</span>{result(tile, kind)}</div>'
         for kind, tile in each.joint
     )
     head = f'<h3><span class="letter">{letter}</span>{escape(each.text)}</h3>'
@@ -163,42 +158,42 @@ def table(each: Table) -> str:
 
 def plain_table(title: str, head: list[str], rows: list[list[str]]) -> str:
     """A table of words, the first column its rows' names."""
-    top = "".join(f'<th scope="col">{text(label)}</th>' for label in head)
+    top = "".join(f'<th scope="col">{escape(label)}</th>' for label in head)
     body = "".join(
-        f'<tr><th scope="row">{text(first)}</th>{"".join(f"<td>{text(cell)}</td>" for cell in rest)}</tr>'
+        f'<tr><th scope="row">{escape(first)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in rest)}</tr>'
         for first, *rest in rows
     )
     inner = f'<table class="plain"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
-    return scroller(title, f"<h3>{text(title)}</h3>", inner)
+    return scroller(title, f"<h3>{escape(title)}</h3>", inner)
 
 
 def scroller(name: str, head: str, inner: str) -> str:
     """A card whose table scrolls sideways where it is too wide, and says so; the keyboard can scroll it too."""
     return (
         f'<section class="card">{head}<p class="hint" aria-hidden="true">scroll sideways for all columns →</p>'
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{text(name)}">{inner}</div></section>'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(name)}">{inner}</div></section>'
     )
 
 
 def details(title: str, body: str) -> str:
     """Something folded away."""
-    return f'<details class="card"><summary>{text(title)}</summary>{body}</details>'
+    return f'<details class="card"><summary>{escape(title)}</summary>{body}</details>'
 
 
 def pairs(values: dict[str, str]) -> str:
     """Names and values."""
-    rows = "".join(f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>" for name, value in values.items())
+    rows = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in values.items())
     return f'<dl class="pairs">{rows}</dl>'
 
 
 def quiet(words: str) -> str:
     """A small remark."""
-    return f'<p class="quiet">{text(words)}</p>'
+    return f'<p class="quiet">{escape(words)}</p>'
 
 
 def warnings(lines: list[str]) -> str:
     """What a reader must know before the numbers."""
-    return f'<ul class="warnings">{"".join(f"<li>{text(line)}</li>" for line in lines)}</ul>'
+    return f'<ul class="warnings">{"".join(f"<li>{escape(line)}</li>" for line in lines)}</ul>'
 
 
 def number(one: Cell | None, label: str) -> str:
@@ -223,7 +218,7 @@ def keyframe(name: str, shots: list[Shot], times: NDArray, similarity: NDArray, 
         f'<div class="shots">{drawn}</div><div class="matrix"><div><p class="hint" aria-hidden="true">scroll sideways for '
         f'the sums →</p><div class="scroll" tabindex="0" role="region" aria-label="similarity of the frames">'
         f'{heatmap(similarity, chosen)}</div></div><p class="quiet">Each square is the '
-        f'cosine similarity of two frames of <span class="id">{text(name)}</span>, the stronger the more alike; each bar is '
+        f'cosine similarity of two frames of <span class="id">{escape(name)}</span>, the stronger the more alike; each bar is '
         f"the sum of its row. Frame {chosen + 1} of {len(shots)}, at {times[chosen]:.2f} s, has the largest sum "
         f"({similarity.sum(1)[chosen]:.3f}): it is the most like all others, and becomes the video's image.</p></div>"
     )
@@ -238,9 +233,9 @@ def headlines(facts: list[Headline]) -> str:
     """Large figures, each over what it is to be held against."""
     blocks = []
     for each in facts:
-        against = " ".join(f"<span>{text(name)} {text(value)}</span>" for name, value in each.against.items())
+        against = " ".join(f"<span>{escape(name)} {escape(value)}</span>" for name, value in each.against.items())
         blocks.append(
-            f'<div><dt>{text(each.label)}</dt><dd>{text(each.value)}</dd><dd class="against">{against}</dd></div>'
+            f'<div><dt>{escape(each.label)}</dt><dd>{escape(each.value)}</dd><dd class="against">{against}</dd></div>'
         )
     return f'<dl class="facts">{"".join(blocks)}</dl>'
 
@@ -251,7 +246,7 @@ def switch(names: list[str], chosen: int) -> str:
         return ""
     buttons = "".join(
         f'<label><input type="radio" name="run" id="run-{index}"{" checked" if index == chosen else ""}>'
-        f"<span>{text(name)}</span></label>"
+        f"<span>{escape(name)}</span></label>"
         for index, name in enumerate(names)
     )
     return f'<fieldset class="switch"><legend>answers of</legend>{buttons}</fieldset>'
