@@ -181,6 +181,19 @@ def test_a_method_is_one_file_that_nobody_imports():
         assert not methods, f"{name(path)} imports {methods}; use train.methods.load(name)"
 
 
+def test_the_readme_has_a_line_for_every_file_and_no_other():
+    """Read as a tree: two spaces deeper is one folder deeper."""
+    block = (ROOT / "README.md").read_text().split("## The files")[1].split("```")[1]
+    trail: list[str] = []
+    found = set()
+    for line in filter(str.strip, block.splitlines()):
+        depth = (len(line) - len(line.lstrip())) // 2
+        trail = [*trail[:depth], line.split()[0]]
+        found.add("".join(trail))
+    listed = {path for path in found if path.endswith(".py")}
+    assert listed == {name(path) for path in modules() if path.name != "__init__.py"}
+
+
 def test_there_is_no_drawer_for_odds_and_ends():
     assert not [name(path) for path in modules() if path.stem in ("utils", "helpers", "misc", "common")]
 

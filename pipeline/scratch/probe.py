@@ -32,7 +32,7 @@ def r_squared(features: Tensor, values: list[float]) -> float:
     return 1 - (error / (rest - rest.mean()).square().sum()).item()
 
 
-def print_probe(features: Tensor, labels: list[str]) -> tuple[float, float]:
+def read_out(features: Tensor, labels: list[str]) -> tuple[float, float]:
     """Share of labels that a linear map names right, and the share of the commonest label, which is chance."""
     names, half = sorted(set(labels)), len(labels) * 2 // 3
     target = F.one_hot(torch.tensor([names.index(label) for label in labels]), len(names))
@@ -50,7 +50,7 @@ def probe(folder: Path, count: int = 1500, seed: int = 1) -> list[tuple[str, str
     random, rows = Random(f"probe {seed}"), []
 
     def add(source: str, asked: str, features: Tensor, labels: list[str]) -> None:
-        right, chance = print_probe(features, labels)
+        right, chance = read_out(features, labels)
         rows.append((source, asked, f"{100 * right:.0f} %", f"{100 * chance:.0f} %"))
 
     for things, source in ((1, "frame, one thing"), (3, "frame, three things")):

@@ -208,3 +208,16 @@ def test_a_gate_starts_as_the_mean_and_learns_to_choose():
 def test_an_mlp_ends_without_an_activation():
     assert isinstance(layers.mlp(4, 8, 4)[-1], torch.nn.Linear)
     assert layers.mlp(4, 8, 4)(torch.randn(100, 4)).min() < -0.17
+
+
+def test_patches_that_learn_get_the_gradient_of_the_choice_too():
+    """The two ways of scoring give the same scores; only the one for a tuned CLIP reaches the patches."""
+    selector = PatchSelector(8, 2, hidden=16).train()
+    patch, video = torch.randn(2, 3, 5, 8), torch.nn.functional.normalize(torch.randn(2, 8), dim=-1)
+    length = patch.norm(dim=-1).reciprocal().flatten(0, 1)
+    frozen = selector.score(patch.flatten(0, 1), length, video)
+    tuned = patch.clone().requires_grad_()
+    scored = selector.score(tuned.flatten(0, 1), length, video)
+    torch.testing.assert_close(scored, frozen)
+    scored.sum().backward()
+    assert (tuned.grad != 0).any()

@@ -72,13 +72,16 @@ class PatchSelector(nn.Module):
         of_patch, of_video = self.hidden.weight.chunk(2, dim=1)
         context = F.linear(video, of_video, self.hidden.bias)  # once a video, not once a patch
         values = (patch.view(len(video), -1, patch.shape[-1]), length.view(len(video), -1, 1))
+        if patch.requires_grad and torch.is_grad_enabled():  # CLIP's blocks learn too, through what is chosen as well
+            hidden = F.relu(F.linear(values[0] * values[1], of_patch) + context[:, None])
+            return (hidden @ self.out.weight[0]).view(length.shape) + self.out.bias
         return SelectorFunction.apply(*values, context, of_patch, self.out.weight[0]).view(length.shape) + self.out.bias
 
 
 class SelectorFunction(torch.autograd.Function):
     """The selector's MLP a few videos at a time: each chunk is scaled, shifted and cut at 0 in place while it is in cache.
 
-    The patches are CLIP's and get no gradient.
+    For patches of a frozen CLIP: they get no gradient.
     """
 
     @staticmethod
