@@ -22,7 +22,7 @@ FLOORS = (
     "eval/load.py eval/similarity.py eval/tables.py",
     "eval/metrics.py eval/stale.py",
     "train/run.py",
-    "train/trainer.py train/inputs.py",
+    "train/trainer.py train/fusion.py train/inputs.py",
     "train/history.py train/settings.py",
     "train/checkpoint.py train/optimizer.py",
     "train/methods",

@@ -50,6 +50,11 @@ class Config:
     }
 
     @classmethod
+    def presets(cls) -> dict[str, dict[str, Any]]:
+        """Settings by one name, for `preset`: what is said beside it lies over them."""
+        return {}
+
+    @classmethod
     def small(cls) -> dict[str, Any]:
         """Settings with which the contract test builds and trains this method in a moment; sizes come from its batch."""
         return {"batch": 4, "learning_rate": 1e-2}
@@ -124,6 +129,18 @@ class Method(nn.Module):
     def score_images(self, text: Features, image: Features) -> Tensor:
         """(T, I) scores of encoded texts against encoded images: by default the cosine with the sentence embedding."""
         return text["sentence"] @ image["image"].T
+
+    def fused(self) -> list[str]:
+        """Names of the parts of `score_videos` whose weights are chosen on val after training; none by default."""
+        return []
+
+    def score_parts(self, text: Features, video: Features) -> dict[str, Tensor]:
+        """(T, V) scores of each part that `fused` names."""
+        raise NotImplementedError
+
+    def set_weights(self, weights: dict[str, float]) -> None:
+        """Take up the chosen weights of the parts; they are saved with the model."""
+        raise NotImplementedError
 
     def phases(self) -> list[Phase]:
         """What is trained, in order; nothing by default."""

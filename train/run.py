@@ -16,13 +16,13 @@ import torch
 from pipeline import files
 from pipeline.files import explain_storage
 from pipeline.shards import identity
-from train import checkpoint, methods
+from train import checkpoint, fusion, methods
 from train.data import Cache, Loader
 from train.data.cache import require_parts
 from train.history import History
 from train.layers.clip_blocks import read_header
 from train.method import Config, Method
-from train.settings import configure, parse_setting, read_stored_settings
+from train.settings import apply_preset, configure, parse_setting, read_stored_settings
 from train.trainer import Trainer
 
 
@@ -47,7 +47,9 @@ def main() -> None:
     suffix = f"-seed{args.seed}" if args.seed else ""
     folder = args.out or args.shards / "runs" / f"{args.method}{suffix}"
     try:
-        settings = read_stored_settings(args.shards, args.method, methods.load(args.method).needs) | dict(args.set)
+        kind = methods.load(args.method)
+        stored = read_stored_settings(args.shards, args.method, kind.needs)
+        settings = apply_preset(kind.Config, stored) | apply_preset(kind.Config, dict(args.set))
         with files.lock(folder):
             print(run(args.shards, folder, args.method, args.seed, settings, resume=args.resume))
     except ValueError as error:
@@ -92,10 +94,16 @@ def run(
     training = load_resume(folder, model, same, history) if wanted else None
     checkpoint.describe(folder, facts | {"complete": False})
     history.cut(training["history"] if training else 0)
+    split = fusion.hold_out(cache) if model.fused() else ""
     trainer = Trainer(folder, name, seed, model, device, history)
     trainer.train(Loader(cache, "train", config.batch, seed, device) if model.phases() else None, training)
+    chosen = {}
+    if split:
+        weights = fusion.choose(model, cache, split, device)
+        model.set_weights(weights)
+        chosen = {"fusion": {"chosen_on": split, "texts": len(cache.captions(split)), "weights": weights}}
     checkpoint.save(folder, name, model)
-    written = {"checkpoint": checkpoint.digest(folder / "checkpoint.pt"), "seconds": round(trainer.seconds, 1)}
+    written = chosen | {"checkpoint": checkpoint.digest(folder / "checkpoint.pt"), "seconds": round(trainer.seconds, 1)}
     checkpoint.describe(folder, facts | {"complete": True} | written)
     return f"{folder}: {facts['parameters']:,} parameters trained in {trainer.seconds:.0f} s"
 

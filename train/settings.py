@@ -43,6 +43,16 @@ def read_stored_settings(
     return settings
 
 
+def apply_preset(kind: type[Config], settings: dict[str, Any]) -> dict[str, Any]:
+    """`preset: <name>` replaced by the settings that it stands for; those beside it win."""
+    name, settings = settings.get("preset"), {key: value for key, value in settings.items() if key != "preset"}
+    if name is None:
+        return settings
+    if name not in kind.presets():
+        raise ValueError(f"no preset {name!r}; there are: {', '.join(kind.presets()) or 'none'}")
+    return kind.presets()[name] | settings
+
+
 def configure(kind: type[Config], settings: dict[str, Any]) -> Config:
     """A Config with these settings; text from the command line becomes the type that the field has."""
     default = kind()

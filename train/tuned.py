@@ -67,6 +67,18 @@ class Tuned(Method):
         """The method's own."""
         return self.inner.score_images(text, image)
 
+    def fused(self) -> list[str]:
+        """The method's own."""
+        return self.inner.fused()
+
+    def score_parts(self, text: Features, video: Features) -> dict[str, Tensor]:
+        """The method's own."""
+        return self.inner.score_parts(text, video)
+
+    def set_weights(self, weights: dict[str, float]) -> None:
+        """The method's own."""
+        self.inner.set_weights(weights)
+
     def phases(self) -> list[Phase]:
         """The method's own; those that teach text and video also move the owned blocks, the last norm and the projection."""
         rate, decay, count = self.config.tune_rate, self.config.tune_decay, len(self.tower.blocks)
@@ -77,8 +89,9 @@ class Tuned(Method):
             moves = "text_video" in phase.teaches
             learns = [f"inner.{name}" for name in phase.learns]
             loss = partial(self.loss, phase, moves)
+            inner = {f"inner.{name}": rate for name, rate in phase.learning_rates.items()}
             own = rates if moves else {}
-            phases.append(replace(phase, learns=[*learns, *own], loss=loss, learning_rates=own))
+            phases.append(replace(phase, learns=[*learns, *own], loss=loss, learning_rates=inner | own))
         return phases
 
     def loss(self, phase: Phase, moves: bool, batch: Features, progress: float) -> dict[str, Tensor]:

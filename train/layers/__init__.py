@@ -2,6 +2,7 @@
 
 from train.layers.aosm import AOSM, CrossAOSM
 from train.layers.isa import ISA, BiISA
+from train.layers.late import best_match_mean
 from train.layers.pooling import (
     MASKED,
     GatedMean,
@@ -33,6 +34,7 @@ __all__ = [
     "TemporalEncoder",
     "TokenSimilarity",
     "TransformerBlock",
+    "best_match_mean",
     "full_precision",
     "count_heads",
     "mask_out",

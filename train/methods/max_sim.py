@@ -9,7 +9,7 @@ space makes this a stronger floor than `zero_shot`: whatever is trained on patch
 import torch
 from torch import Tensor
 
-from train.layers import full_precision
+from train import layers
 from train.method import Features, Method, unit
 
 
@@ -32,22 +32,12 @@ class MaxSim(Method):
         patch = unit(features["image_patch"])
         return {"patch": patch, "patch_mask": patch.new_ones(patch.shape[:2], dtype=torch.bool)}
 
-    @full_precision
+    @layers.full_precision
     def score_videos(self, text: Features, video: Features) -> Tensor:
         """(T, V)."""
-        return best_patch_mean(text, video)
+        return layers.best_match_mean(text["word"], text["word_mask"], video["patch"], video["patch_mask"])
 
-    @full_precision
+    @layers.full_precision
     def score_images(self, text: Features, image: Features) -> Tensor:
         """(T, I)."""
-        return best_patch_mean(text, image)
-
-
-def best_patch_mean(text: Features, gallery: Features) -> Tensor:
-    """(T, G) from words (T, L, D) and patches (G, K, D); padding words are left out of the product."""
-    mask = text["word_mask"]
-    words = text["word"][mask]  # (words of all texts, D)
-    similarity = torch.einsum("wd,gkd->wgk", words, gallery["patch"])
-    best = similarity.masked_fill_(~gallery["patch_mask"], -torch.inf).amax(2)  # (words, G)
-    total = best.new_zeros(len(mask), best.shape[1]).index_add_(0, mask.nonzero()[:, 0], best)
-    return total / mask.sum(1, keepdim=True).clamp(min=1)
+        return layers.best_match_mean(text["word"], text["word_mask"], image["patch"], image["patch_mask"])

@@ -35,8 +35,11 @@ class Config(Config):
     outer: float = 1.0
     inner_video: float = 0.01  # and over frames and patches: the one that shows it counts (UCoFiA's, for both sides)
     outer_video: float = 0.01
+    map_share: float = 1.0  # of the learning rate, at which the maps learn that start as the identity
     logit_scale: float = 20.0  # of every SigLIP loss at the first step
-    fusion: str = "mean"  # of the scores of a pair, or t_weighted: by their learned temperatures
+    word_patch: str = "selected"  # or all: each word's best patch of all, averaged, with nothing learned
+    # of the scores of a pair: mean; t_weighted, by their learned temperatures; val, by weights chosen on val after training
+    fusion: str = "mean"
     alignments: list[str] = field(default_factory=lambda: list(ALIGNMENTS))
     image_text: str = "disentangled"  # how a text looks for images: one of IMAGE_TEXT
     # T = sentence + pooled triplets + pooled words, pooled by elementwise max (the paper), mean, or gated mean
@@ -53,6 +56,12 @@ class Config(Config):
         "selector": "selector_hidden",
         "disentangler": "disentangler_hidden",
     }
+
+    @classmethod
+    def presets(cls) -> dict[str, dict[str, Any]]:
+        """`paper`: as published, whatever a dataset's recipe says; these are the defaults of this class."""
+        sizes = ("dimension", "frames", "words", "triplets", "patches")
+        return {"paper": {name: value for name, value in vars(cls()).items() if name not in sizes}}
 
     @classmethod
     def small(cls) -> dict[str, Any]:
@@ -75,6 +84,7 @@ class Config(Config):
             {"image_text": "raw_sentence", "alignments": ["triplet_frame", "triplet_video"]},
             {"inner": 0.01, "outer": 0.01},
             {"unified": "gated", "residual": True, "alignments": ["sentence_video"]},
+            {"word_patch": "all", "fusion": "val"},
         ]
 
 
@@ -92,7 +102,7 @@ class UniTriM(Method):
         self.temporal = layers.TemporalEncoder(size, config.layers, max(77, config.frames))
         if wanted - {"word_patch"}:
             self.map_global = nn.Sequential(layers.IdentityLinear(size), layers.IdentityLinear(size))
-        if "word_patch" in wanted:
+        if "word_patch" in wanted and config.word_patch == "selected":
             k = min(config.k, config.patches)
             self.map_local = nn.Sequential(layers.IdentityLinear(size), layers.IdentityLinear(size))
             self.selector = layers.PatchSelector(size, k, config.selector_hidden, config.samples, config.sigma)
@@ -103,7 +113,10 @@ class UniTriM(Method):
             self.sentence_frame = layers.ISA(config.frames, *of_video)
         if "triplet_video" in wanted:
             self.triplet_video = layers.ISA(config.triplets, *of_text)
-        self.scale = nn.ModuleDict({name: losses.SigLIPLoss(config.logit_scale) for name in config.alignments})
+        learned = [name for name in config.alignments if name != "word_patch" or config.word_patch == "selected"]
+        self.scale = nn.ModuleDict({name: losses.SigLIPLoss(config.logit_scale) for name in learned})
+        if config.fusion == "val":  # equal until they are chosen
+            self.register_buffer("fusion_weight", torch.full((len(config.alignments),), 1 / len(config.alignments)))
         self.image = ImageText(config)
 
     @classmethod
@@ -128,8 +141,9 @@ class UniTriM(Method):
         if {"triplet_frame", "triplet_video"} & set(self.scale):
             text["triplet"] = unit(self.map_global(unit(features["triplet"])))
             text["triplet_mask"] = features["triplet_mask"]
-        if "word_patch" in self.scale:
-            text["word"] = unit(self.map_local(unit(features["word"][:, 1:])))
+        if "word_patch" in self.config.alignments:
+            word = unit(features["word"][:, 1:])
+            text["word"] = unit(self.map_local(word)) if "map_local" in self._modules else word
             text["word_mask"] = features["word_mask"][:, 1:]
         return text
 
@@ -140,24 +154,41 @@ class UniTriM(Method):
         encoded = layers.full_precision(self.temporal)(features["frame"], mask)
         video = {"video": layers.mean_video(encoded, mask), "frame_mask": mask}
         video["frame"] = encoded if self.config.frame_features == "after" else unit(features["frame"])
-        if "word_patch" in self.scale:
-            video["patch"] = self.selector(features["patch"], video["video"])
+        if "word_patch" in self.config.alignments:
+            chosen = "selector" in self._modules
+            patch = features["patch"]
+            video["patch"] = self.selector(patch, video["video"]) if chosen else unit(patch).flatten(1, 2)
             video["patch_mask"] = mask.repeat_interleave(video["patch"].shape[1] // mask.shape[1], 1)
         return video
 
     @layers.full_precision
     def score_videos(self, text: Features, video: Features) -> Tensor:
-        """The five scores, averaged or weighted by their learned temperatures."""
+        """The five scores, averaged or weighted by their learned temperatures or by weights chosen on val."""
         scores = self.align(text, video)
         if self.config.fusion == "mean":
             return torch.stack(list(scores.values())).mean(0)
-        weight = torch.stack([self.scale[name].t for name in scores]).softmax(0)  # exp(t') over their sum
+        if self.config.fusion == "val":
+            weight = self.fusion_weight
+        else:
+            weight = torch.stack([self.scale[name].t for name in scores]).softmax(0)  # exp(t') over their sum
         return torch.einsum("g,gtv->tv", weight, torch.stack(list(scores.values())))
 
     @layers.full_precision
     def align(self, text: Features, video: Features) -> dict[str, Tensor]:
         """(T, V) scores of each granularity."""
-        return {name: getattr(self, f"score_{name}")(text, video) for name in self.scale}
+        return {name: getattr(self, f"score_{name}")(text, video) for name in self.config.alignments}
+
+    def fused(self) -> list[str]:
+        """The granularities, where their weights are to be chosen."""
+        return list(self.config.alignments) if self.config.fusion == "val" else []
+
+    def score_parts(self, text: Features, video: Features) -> dict[str, Tensor]:
+        """(T, V) scores of each granularity."""
+        return self.align(text, video)
+
+    def set_weights(self, weights: dict[str, float]) -> None:
+        """Take up what was chosen."""
+        self.fusion_weight.copy_(torch.tensor([weights[name] for name in self.config.alignments]))
 
     def score_sentence_video(self, text: Features, video: Features) -> Tensor:
         """(T, V) cosines."""
@@ -179,7 +210,9 @@ class UniTriM(Method):
         return self.triplet_frame(text["triplet"], text["triplet_mask"], video["frame"], video["frame_mask"])
 
     def score_word_patch(self, text: Features, video: Features) -> Tensor:
-        """(T, V): Bi-ISA."""
+        """(T, V): Bi-ISA; of all patches, each word's best."""
+        if "word_patch" not in self._modules:
+            return layers.best_match_mean(text["word"], text["word_mask"], video["patch"], video["patch_mask"])
         return self.word_patch(text["word"], text["word_mask"], video["patch"], video["patch_mask"])
 
     @layers.full_precision
@@ -193,6 +226,9 @@ class UniTriM(Method):
         first = Phase(
             "alignment", self.config.epochs, list(own), self.alignment_loss, self.config.learning_rate, ("text_video",)
         )
+        if self.config.map_share != 1:
+            maps = [name for name in ("map_global", "map_local") if name in own]
+            first.learning_rates = dict.fromkeys(maps, self.config.map_share * self.config.learning_rate)
         inner = [f"image.{name}" for name, _ in self.image.named_children()]
         second = Phase(
             "disentanglement",
@@ -206,7 +242,8 @@ class UniTriM(Method):
 
     def alignment_loss(self, batch: Features, progress: float) -> dict[str, Tensor]:
         """One SigLIP loss a granularity, each with its own temperature and bias (3.4.1)."""
-        scores = self.align(self.align_text(batch), self.encode_video(batch))
+        text, video = self.align_text(batch), self.encode_video(batch)
+        scores = {name: getattr(self, f"score_{name}")(text, video) for name in self.scale}
         positive = losses.same_video(batch["label"])
         return {name: self.scale[name](score, positive, first=progress == 0) for name, score in scores.items()}
 
@@ -295,9 +332,12 @@ def check(config: Config) -> None:
     unknown = set(config.alignments) - set(ALIGNMENTS)
     if unknown or not config.alignments:
         raise ValueError(f"alignments are some of {', '.join(ALIGNMENTS)}; not {', '.join(sorted(unknown)) or 'none'}")
+    if config.word_patch == "all" and (config.alignments == ["word_patch"] or config.fusion == "t_weighted"):
+        raise ValueError("word_patch: all learns nothing: it needs another alignment beside it, and has no temperature")
     choices = {
         "frame_features": ("before", "after"),
-        "fusion": ("mean", "t_weighted"),
+        "word_patch": ("selected", "all"),
+        "fusion": ("mean", "t_weighted", "val"),
         "unified": ("max", "mean", "gated"),
     }
     for name, known in (choices | {"image_text": IMAGE_TEXT}).items():
