@@ -17,7 +17,12 @@ from torch import Tensor
 from train.layers.clip_blocks import Tower, TowerShape
 from train.method import Config, Features, Method, Phase
 
-PARTS = {"frame": "hidden", "patch": "hidden", "image": "image_hidden"}  # a feature and what it is made from
+PARTS = {
+    "frame": "hidden",
+    "patch": "hidden",
+    "image": "image_hidden",
+    "image_patch": "image_hidden",
+}  # a feature and what it is made from
 
 
 class Tuned(Method):
@@ -44,7 +49,8 @@ class Tuned(Method):
             token = self.tower(features["hidden"].flatten(0, 1)).unflatten(0, (batch, frames))  # (B, N, 1 + P, D)
             made = {"frame": token[:, :, 0].contiguous(), "patch": token[:, :, 1:].contiguous()}
         if "image_hidden" in features:
-            made["image"] = self.tower(features["image_hidden"])[:, 0]
+            token = self.tower(features["image_hidden"])
+            made |= {"image": token[:, 0], "image_patch": token[:, 1:]}
         return {**features, **{name: tensor for name, tensor in made.items() if name in self.inner.needs}}
 
     def encode_text(self, features: Features) -> Features:

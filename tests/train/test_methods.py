@@ -279,6 +279,19 @@ def test_max_sim_averages_each_words_best_patch():
     assert scores(build("max_sim"), said, seen | {"frame_mask": torch.tensor([[True, False]])})[0].item() == 0
 
 
+@torch.no_grad()
+def test_tokens_find_an_image_by_their_weights_their_best_patches_and_the_sentence():
+    unitrim = restless(build("unitrim", image_text="tokens", alignments=["sentence_video"])).eval()
+    features = batch(1) | {"word_mask": torch.ones(1, 10, dtype=torch.bool)}
+    text, image, own = unitrim.encode_text(features), unitrim.encode_image(features), unitrim.image
+    word = torch.nn.functional.normalize(features["word"][0, 1:], dim=-1)
+    weight = own.shown(word)[:, 0].softmax(0)
+    best = (text["look"][0] @ image["image_patch"][0].T).amax(1)
+    whole, share = text["spatial"][0] @ image["image"][0], own.balance.share.sigmoid()
+    expected = share * (weight * best).sum() + (1 - share) * whole
+    assert unitrim.score_images(text, image)[0, 0] == pytest.approx(expected.item(), abs=1e-5)
+
+
 def test_padding_votes_in_a_faithful_xclip_only():
     features, short = batch(2), batch(2)
     short["word_mask"] = features["word_mask"] & (torch.arange(10) < 4)

@@ -9,12 +9,18 @@ from train.layers.precision import full_precision
 
 
 @full_precision
-def best_match_mean(text: Tensor, text_mask: Tensor, gallery: Tensor, gallery_mask: Tensor) -> Tensor:
+def best_match_mean(
+    text: Tensor, text_mask: Tensor, gallery: Tensor, gallery_mask: Tensor | None, weight: Tensor | None = None
+) -> Tensor:
     """(T, G) from unit tokens (T, L, D) and (G, K, D): the mean over a text's tokens of the best cosine.
 
-    Padding of the text is left out of the product.
+    `weight` (T, L), which sums to 1, makes it a weighted mean. Padding of the text is left out of the product.
     """
     similarity = torch.einsum("wd,gkd->wgk", text[text_mask], gallery)
-    best = similarity.masked_fill_(~gallery_mask, -torch.inf).amax(2)  # (tokens of all texts, G)
+    if gallery_mask is not None:
+        similarity = similarity.masked_fill(~gallery_mask, -torch.inf)
+    best = similarity.amax(2)  # (tokens of all texts, G)
+    if weight is not None:
+        best = best * weight[text_mask][:, None]
     total = best.new_zeros(len(text), best.shape[1]).index_add_(0, text_mask.nonzero()[:, 0], best)
-    return total / text_mask.sum(1, keepdim=True).clamp(min=1)
+    return total if weight is not None else total / text_mask.sum(1, keepdim=True).clamp(min=1)

@@ -18,7 +18,7 @@ from train.layers import blocks
 from train.method import Config, Features, Method, Phase, cosines, unit
 
 ALIGNMENTS = ("sentence_video", "triplet_frame", "word_patch", "sentence_frame", "triplet_video")
-IMAGE_TEXT = ("disentangled", "spatial_only", "sentence_linear", "raw_T", "raw_sentence")
+IMAGE_TEXT = ("tokens", "disentangled", "spatial_only", "sentence_linear", "raw_T", "raw_sentence")
 
 
 @dataclass
@@ -85,6 +85,7 @@ class Config(Config):
             {"inner": 0.01, "outer": 0.01},
             {"unified": "gated", "residual": True, "alignments": ["sentence_video"]},
             {"word_patch": "all", "fusion": "val"},
+            {"image_text": "tokens", "alignments": ["sentence_video"]},
         ]
 
 
@@ -92,7 +93,7 @@ class UniTriM(Method):
     """Multi-granularity similarity alignment (MGSA) and the text disentangler."""
 
     Config = Config
-    needs = frozenset({"sentence", "word", "triplet", "frame", "patch", "image"})
+    needs = frozenset({"sentence", "word", "triplet", "frame", "patch", "image", "image_patch"})
 
     def __init__(self, config: Config):
         super().__init__(config)
@@ -127,7 +128,11 @@ class UniTriM(Method):
 
     def encode_text(self, features: Features) -> Features:
         """Sentence, triplets and words as videos are looked for, and `spatial` (B, D), as images are."""
-        return self.align_text(features) | {"spatial": self.image(features)}
+        return self.align_text(features) | self.image.encode_text(features)
+
+    def encode_image(self, features: Features) -> Features:
+        """image (B, D), and the keyframe's patches where tokens look for them."""
+        return self.image.encode_image(features)
 
     def align_text(self, features: Features) -> Features:
         """sentence (B, D), triplet (B, M, D), word (B, L-1, D): SOT is left out, EOT stays.
@@ -217,8 +222,8 @@ class UniTriM(Method):
 
     @layers.full_precision
     def score_images(self, text: Features, image: Features) -> Tensor:
-        """Cosine of the text's spatial part and the image."""
-        return cosines(text["spatial"], image["image"])
+        """Cosine of the text's spatial part and the image; by tokens, also of words and patches."""
+        return self.image.score(text, image)
 
     def phases(self) -> list[Phase]:
         """Alignment, then disentanglement where it has something to learn."""
@@ -238,6 +243,8 @@ class UniTriM(Method):
             self.config.image_learning_rate,
             ("text_image",),
         )
+        if self.config.image_text == "tokens":  # a map of words learns the train wording by heart at the full rate
+            second.learning_rates = {"image.word": 0.3 * self.config.image_learning_rate}
         return [first, second] if inner else [first]
 
     def alignment_loss(self, batch: Features, progress: float) -> dict[str, Tensor]:
@@ -249,7 +256,7 @@ class UniTriM(Method):
 
     def image_loss(self, batch: Features, progress: float) -> dict[str, Tensor]:
         """Text-image SigLIP, orthogonality and reconstruction (3.4.2)."""
-        return self.image.loss(batch, unit(batch["image"]), first=progress == 0)
+        return self.image.loss(batch, self.encode_image(batch), first=progress == 0)
 
 
 class ImageText(nn.Module):
@@ -257,6 +264,9 @@ class ImageText(nn.Module):
 
     A row of the comparison is a run of its own, and needs no first phase: `--set image_text=spatial_only epochs=0 --out ...`.
 
+    `tokens`: each word has a weight that says how far a picture can show it, and looks for its best patch of the keyframe; a
+    linear map of the sentence looks for the whole. The paper's motive, that verbs and adverbs are noise for a still, at the
+    level where they stand apart.
     `disentangled`: E_spat(T), trained with E_temp and E_rec; `spatial_only`: E_spat(T) trained by text-image alone;
     `sentence_linear`: a linear map of the sentence; `raw_T` and `raw_sentence`: CLIP's features, untrained.
     """
@@ -276,7 +286,12 @@ class ImageText(nn.Module):
         if config.image_text == "disentangled":
             self.temporal = layers.mlp(size, hidden, size)
             self.rebuild = layers.mlp(2 * size, hidden, size)
-        if config.image_text == "sentence_linear":
+        if config.image_text == "tokens":
+            self.shown = layers.mlp(size, hidden, 1)
+            nn.init.zeros_(self.shown[-1].weight)  # every word counts the same at first
+            self.word = layers.IdentityLinear(size)
+            self.balance = Balance()
+        if config.image_text in ("sentence_linear", "tokens"):
             self.sentence = layers.IdentityLinear(size)
         if not config.image_text.startswith("raw"):
             self.scale = losses.SigLIPLoss(config.logit_scale)
@@ -284,12 +299,33 @@ class ImageText(nn.Module):
     @staticmethod
     def needed(config: Config) -> frozenset[str]:
         """What T is made of, or the sentence alone."""
+        if config.image_text == "tokens":
+            return frozenset({"sentence", "word", "image_patch"})
         of_sentence = config.image_text in ("raw_sentence", "sentence_linear")
         return frozenset({"sentence"} if of_sentence else {"sentence", "triplet", "word"})
 
-    def forward(self, features: Features) -> Tensor:
-        """(B, D) unit vectors to compare with images."""
-        return unit(self.look(features, self.unify(features)))
+    def encode_text(self, features: Features) -> Features:
+        """spatial (B, D), a unit vector to compare with images; by tokens also look (B, L, D), its mask and the weights."""
+        text = {"spatial": unit(self.look(features, self.unify(features)))}
+        if self.config.image_text == "tokens":
+            word, mask = unit(features["word"][:, 1:]), features["word_mask"][:, 1:]
+            weight = layers.mask_out(self.shown(word)[..., 0].float(), mask).softmax(1)
+            text |= {"look": unit(self.word(word)), "look_mask": mask, "look_weight": weight}
+        return text
+
+    def encode_image(self, features: Features) -> Features:
+        """image (B, D); by tokens also image_patch (B, P, D)."""
+        image = {"image": unit(features["image"])}
+        return image | {"image_patch": unit(features["image_patch"])} if self.config.image_text == "tokens" else image
+
+    @layers.full_precision
+    def score(self, text: Features, image: Features) -> Tensor:
+        """(T, I)."""
+        whole = cosines(text["spatial"], image["image"])
+        if self.config.image_text != "tokens":
+            return whole
+        parts = layers.best_match_mean(text["look"], text["look_mask"], image["image_patch"], None, text["look_weight"])
+        return self.balance(parts, whole)
 
     def look(self, features: Features, unified: Tensor | None) -> Tensor:
         """(B, D) what is looked for, of any length."""
@@ -304,7 +340,7 @@ class ImageText(nn.Module):
 
     def unify(self, features: Features) -> Tensor | None:
         """T (B, D): sentence + pooled triplets + pooled words, without SOT and EOT (EOT is the sentence); None if unused."""
-        if self.config.image_text in ("raw_sentence", "sentence_linear"):
+        if self.config.image_text in ("raw_sentence", "sentence_linear", "tokens"):
             return None
         pool = {"max": layers.masked_max, "mean": layers.masked_mean, "gated": layers.masked_mean}[self.config.unified]
         pools = [self._modules.get(name, pool) for name in ("gate_triplet", "gate_word")]
@@ -313,18 +349,33 @@ class ImageText(nn.Module):
         word = pools[1](unit(features["word"][:, 1:-1]), mask[:, 1:-1] & mask[:, 2:])
         return unit(features["sentence"]) + triplet + word
 
-    def loss(self, features: Features, image: Tensor, first: bool) -> dict[str, Tensor]:
+    def loss(self, features: Features, image: Features, first: bool) -> dict[str, Tensor]:
         """Named terms, weighted. No gradient of the reconstruction reaches E_spat: its inputs are E_temp(T) and the image."""
+        positive = losses.same_video(features["label"])
+        if self.config.image_text == "tokens":
+            return {"text_image": self.scale(self.score(self.encode_text(features), image), positive, first)}
         unified = self.unify(features)
         spatial = self.look(features, unified)
-        positive = losses.same_video(features["label"])
-        terms = {"text_image": self.scale(cosines(unit(spatial), image), positive, first)}
+        terms = {"text_image": self.scale(cosines(unit(spatial), image["image"]), positive, first)}
         if self.config.image_text == "disentangled":
             temporal = self.temporal(unified)
-            rebuilt = self.rebuild(torch.cat([temporal, image], -1))
+            rebuilt = self.rebuild(torch.cat([temporal, image["image"]], -1))
             terms["orthogonality"] = self.config.w_orth * losses.squared_cosine(spatial, temporal)
             terms["reconstruction"] = self.config.w_rec * losses.squared_distance(unified.detach(), rebuilt)
         return terms
+
+
+class Balance(nn.Module):
+    """A learned share between two scores; it starts at two to one."""
+
+    def __init__(self):
+        super().__init__()
+        self.share = nn.Parameter(torch.tensor(0.7))
+
+    def forward(self, one: Tensor, other: Tensor) -> Tensor:
+        """The weighted mean."""
+        share = self.share.sigmoid()
+        return share * one + (1 - share) * other
 
 
 def check(config: Config) -> None:
