@@ -79,7 +79,7 @@ KEYS: dict[str, Any] = {
     "captions": text("the name of a CSV, JSONL or Parquet file", None, empty=True),
     "world": {
         "seed": whole(0, usual=0),
-        "groups": {split: whole(0, usual=count) for split, count in zip(SPLITS, (700, 60, 100))},
+        "groups": {split: whole(0, usual=count) for split, count in zip(SPLITS, (700, 100, 334))},
     },
     "clip": text("a hub name, a folder or `scratch`", "openai/clip-vit-base-patch32"),
     "clip_revision": text("a commit of the hub's", None, empty=True),

@@ -21,7 +21,7 @@ from pipeline.datasets.demo.captions import caption
 from pipeline.datasets.demo.render import frames
 
 SEED = 0
-GROUPS = {"train": 700, "val": 60, "test": 100}  # of three clips each
+GROUPS = {"train": 700, "val": 100, "test": 334}  # of three clips each
 CAPTIONS = {"train": 4, "val": 2, "test": 2}  # a clip
 STAMP = "world.json"  # what the clips in a root were made from
 WIDTHS = (96, 112, 128)
