@@ -386,3 +386,16 @@ def test_scalars_have_their_own_rate_and_only_plain_matrices_decay():
     assert "selector.hidden.weight" in names and "temporal.blocks.0.qkv.weight" in names
     assert not any("mix" in name or "bias" in name or "norm" in name for name in names)
     assert sum(len(group["params"]) for group in every) == len(list(unitrim.parameters()))
+
+
+def test_the_papers_preset_is_one_word_over_a_datasets_recipe():
+    from train import methods
+    from train.settings import apply_preset, configure
+
+    kind = methods.load("unitrim").Config
+    recipe = {"k": 4, "fusion": "val", "word_patch": "all", "words": 20, "batch": 32}
+    paper = configure(kind, apply_preset(kind, recipe) | apply_preset(kind, {"preset": "paper", "batch": "16"}))
+    assert (paper.k, paper.fusion, paper.word_patch, paper.learning_rate) == (8, "mean", "selected", 1e-4)
+    assert (paper.batch, paper.words) == (16, 20)
+    with pytest.raises(ValueError, match="no preset 'best'; there are: paper"):
+        apply_preset(kind, {"preset": "best"})
