@@ -30,6 +30,7 @@ from pipeline.scratch.model import build, tokenizer, whiten
 from pipeline.scratch.muon import Muon
 from pipeline.scratch.objective import training_losses
 from pipeline.scratch.recipe import Recipe, recipe_of
+from pipeline.scratch.shipped import copy_shipped
 from pipeline.scratch.stills import stills
 
 VERSION = 1
@@ -79,6 +80,7 @@ def fit(
 def train(config: dict[str, Any], folder: Path, seed: int = 0) -> None:
     """Leave a trained CLIP, its tokenizer and its preprocessing in `folder`, whole or not at all.
 
+    The demo's own comes with the repository (`shipped.py`).
     A folder that holds the CLIP of the same corpus, recipe and seed is kept. `config` is a dataset's parameters; its manifest
     must be there. `scratch` in it lays single values over the recipe.
     """
@@ -87,12 +89,13 @@ def train(config: dict[str, Any], folder: Path, seed: int = 0) -> None:
     note = folder / "scratch.json"
     if note.is_file() and json.loads(note.read_text()) == about and (folder / "model.safetensors").is_file():
         return
-    corpus = (stills if config["reader"] == "demo" else read_footage)(config, recipe, seed)
     part = folder.with_name(folder.name + files.PART)
     shutil.rmtree(part, ignore_errors=True)
     with files.storage(folder):
-        part.mkdir(parents=True)
-        learn_dataset(corpus, recipe, part, seed, config["name"])
+        if not copy_shipped(about, part):
+            corpus = (stills if config["reader"] == "demo" else read_footage)(config, recipe, seed)
+            part.mkdir(parents=True)
+            learn_dataset(corpus, recipe, part, seed, config["name"])
     (part / note.name).write_text(json.dumps(about, indent=1) + "\n")
     files.open_to_others(part)
     shutil.rmtree(folder, ignore_errors=True)
