@@ -1,0 +1,102 @@
+"""DVC as its users know it: a tiny folder of clips through the real `dvc`, without captions, beside a dataset that fails."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.support import house, tiny
+
+ROOT = Path(__file__).parents[1]
+
+
+def dvc(home: Path, *words: str) -> str:
+    """What a dvc command says; it must end well."""
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "DVC_NO_ANALYTICS": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(["dvc", *words], cwd=home, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def git(home: Path, *words: str) -> None:
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+    subprocess.run(["git", *identity, *words], cwd=home, check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """A copy of the project with a folder of five clips, no captions, and another dataset whose root is nowhere."""
+    home = tmp_path_factory.mktemp("project")
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    for name in listed:
+        if not name.startswith(("tests/", ".venv", "tools")):
+            (home / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, home / name)
+    films = tmp_path_factory.mktemp("my films 100%")
+    for seed in range(5):
+        house.clip(films / f"{seed}.mp4", seed)
+    (films / "bad.mp4").write_text("no film")
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params |= {"enabled": ["folder", "msvd"], "methods": ["zero_shot", "clip4clip"]}
+    params["defaults"] |= {
+        "frames": 3,
+        "shards": 2,
+        "thumbnail": 32,
+        "clip": str(tiny.clip(tmp_path_factory.mktemp("clip"))),
+    }
+    params["datasets"]["folder"]["root"] = str(films)
+    params["datasets"]["msvd"]["root"] = "/nowhere"
+    (home / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    git(home, "init", "-q")
+    git(home, "add", "-A")
+    git(home, "commit", "-qm", "project")
+    dvc(home, "repro", "report@folder")
+    git(home, "add", "-A")
+    git(home, "commit", "-qm", "run")
+    return home
+
+
+def test_a_folder_without_captions_ends_with_a_cache_and_a_report_whatever_another_dataset_does(home):
+    cache = home / "cache" / "folder"
+    assert json.loads((cache / "visual" / "visual.json").read_text())["reasons"] == {"not_a_video": 1}
+    assert (
+        "not trained: the train split has no captions"
+        in json.loads((cache / "runs/clip4clip/run.json").read_text())["skipped"]
+    )
+    assert (cache / "runs" / "zero_shot" / "checkpoint.pt").exists()
+    assert "can be searched" in (cache / "report" / "index.html").read_text()
+
+
+def test_a_second_run_has_nothing_to_do_but_look(home):
+    said = dvc(home, "repro", "report@folder")
+    assert [line.split("'")[1] for line in said.splitlines() if line.startswith("Running")] == ["manifest@folder"]
+
+
+def test_a_default_reruns_what_it_must_and_changes_nothing_else(home):
+    before = yaml.safe_load((home / "params.yaml").read_text())
+    said = dvc(home, "exp", "run", "-S", "defaults.triplets.cap=2", "report@folder")
+    run = [line.split("'")[1] for line in said.splitlines() if line.startswith("Running")]
+    assert run[:2] == ["manifest@folder", "triplets@folder"]
+    assert not any(name.startswith(("visual", "train", "eval")) for name in run), "no method here needs triplets"
+    before["defaults"]["triplets"]["cap"] = 2
+    assert yaml.safe_load((home / "params.yaml").read_text()) == before
+    assert "defaults.triplets.cap" in dvc(home, "params", "diff")
+
+
+def test_the_stages_of_one_dataset_are_no_higher_than_a_screen(home):
+    assert len(dvc(home, "dag", "report@folder").splitlines()) <= 50
+
+
+def test_plots_are_drawn_without_a_network():
+    page = (ROOT / ".dvc" / "plots.html").read_text()
+    assert "{plot_divs}" in page and "https://" not in page.replace("http://www.w3.org/2000/svg", "")
+    assert "{scripts}" not in page and "html_template = plots.html" in (ROOT / ".dvc" / "config").read_text()
