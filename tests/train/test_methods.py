@@ -239,7 +239,7 @@ def test_ucofia_scores_a_pair_as_its_equations_say():
     method, _, text, video = whole_pair("ucofia")
 
     def isa(c, module):
-        return (c * (module.mix @ (c / 0.01).softmax(0) / 0.01).softmax(0)).sum()
+        return (c * (module.mix @ (c / module.inner).softmax(0) / module.outer).softmax(0)).sum()
 
     fine, local = method.word_patch.interact, text["word"][0] @ video["patch"][0].T  # (L, K)
     by_word = torch.stack([isa(column, fine.text) for column in local.T])

@@ -11,6 +11,7 @@ are looked for by the sentence.
 # Axes: B batch, T texts, V videos, L words, N frames, P patches of a frame, k chosen patches, D embedding.
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,6 +34,11 @@ class Config(Config):
     logit_scale: float = 20.0  # of the loss at the first step; at most 100, as CLIP's
     faithful: bool = False  # as published, slips and all
     RENAMED = {"sharpness": "softmax_temperature"}
+
+    @classmethod
+    def small(cls) -> dict[str, Any]:
+        """Two softmaxes at .01 over few random similarities are all or nothing, and nothing has no gradient."""
+        return super().small() | {"softmax_temperature": 0.1}
 
 
 class UCoFiA(Method):

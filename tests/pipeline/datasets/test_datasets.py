@@ -226,7 +226,7 @@ def test_an_id_that_the_json_does_not_know_is_marked(small):
             r"JSFUSION_test.csv, line 2: .*left open\?",
         ),
         ("MSRVTT_JSFUSION_test.csv", b"video_id,sentence\nvideo6,caf\xe9\n", r"is not UTF-8 text at byte 28"),
-        ("MSRVTT_JSFUSION_test.csv", None, r"MSRVTT_JSFUSION_test.csv is neither in .* put it there"),
+        ("MSRVTT_JSFUSION_test.csv", None, r"1 of 3 annotation files .* MSRVTT_JSFUSION_test.csv: in https.* Put them there"),
     ],
 )
 def test_a_broken_annotation_says_which_where_and_what_to_do(small, name, content, says):
@@ -334,7 +334,7 @@ def test_didemo_joins_descriptions_in_json_order_and_forgets_extensions(tmp_path
     assert didemo.expected(config(tmp_path, splits=["test"])) == {"test": {"videos": 1004, "captions": 1004}}
     with pytest.raises(ValueError, match="splits names dev; it may name train, val, test"):
         didemo.read(config(tmp_path, splits=["dev"]))
-    with pytest.raises(ValueError, match="train_data.json is neither in"):
+    with pytest.raises(ValueError, match="4 of 6 annotation files are neither in .* train_data.json: in data/ of"):
         didemo.read(config(tmp_path))
 
 
