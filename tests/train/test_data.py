@@ -267,7 +267,9 @@ def test_two_clips_are_refused(scratch):
     path = shards.shard_paths(scratch / "text")[0]
     tensors, attributes = worlds.taken(path, "text")
     shards.write(path, "text", tensors, attributes | {"clip": "large", "clip_sha256": "0" * 64})
-    with pytest.raises(ValueError, match=r"CLIP random .* by large .* dvc repro report@toy .*visual, keyframes, text, inputs, train"):
+    with pytest.raises(
+        ValueError, match=r"CLIP random .* by large .* report@toy .*visual, keyframes, text, inputs, train"
+    ):
         Cache(scratch, ["sentence"])
 
 

@@ -7,6 +7,7 @@ Where the paper is silent or slips, the choice made is said at the setting or th
 
 # Axes: B batch, T texts, V videos, I images, L words, M triplets, N frames, P patches, k chosen patches, D embedding.
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -179,9 +180,9 @@ class UniTriM(Method):
         return torch.einsum("g,gtv->tv", weight, torch.stack(list(scores.values())))
 
     @layers.full_precision
-    def align(self, text: Features, video: Features) -> dict[str, Tensor]:
-        """(T, V) scores of each granularity."""
-        return {name: getattr(self, f"score_{name}")(text, video) for name in self.config.alignments}
+    def align(self, text: Features, video: Features, names: Iterable[str] | None = None) -> dict[str, Tensor]:
+        """(T, V) scores of each granularity, or of those named."""
+        return {name: getattr(self, f"score_{name}")(text, video) for name in names or self.config.alignments}
 
     def fused(self) -> list[str]:
         """The granularities, where their weights are to be chosen."""
@@ -249,8 +250,7 @@ class UniTriM(Method):
 
     def alignment_loss(self, batch: Features, progress: float) -> dict[str, Tensor]:
         """One SigLIP loss a granularity, each with its own temperature and bias (3.4.1)."""
-        text, video = self.align_text(batch), self.encode_video(batch)
-        scores = {name: getattr(self, f"score_{name}")(text, video) for name in self.scale}
+        scores = self.align(self.align_text(batch), self.encode_video(batch), list(self.scale))
         positive = losses.same_video(batch["label"])
         return {name: self.scale[name](score, positive, first=progress == 0) for name, score in scores.items()}
 

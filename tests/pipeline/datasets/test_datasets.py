@@ -226,7 +226,11 @@ def test_an_id_that_the_json_does_not_know_is_marked(small):
             r"JSFUSION_test.csv, line 2: .*left open\?",
         ),
         ("MSRVTT_JSFUSION_test.csv", b"video_id,sentence\nvideo6,caf\xe9\n", r"is not UTF-8 text at byte 28"),
-        ("MSRVTT_JSFUSION_test.csv", None, r"1 of 3 annotation files .* MSRVTT_JSFUSION_test.csv: in https.* Put them there"),
+        (
+            "MSRVTT_JSFUSION_test.csv",
+            None,
+            r"1 of 3 annotation files .* MSRVTT_JSFUSION_test.csv: in https.* Put them there",
+        ),
     ],
 )
 def test_a_broken_annotation_says_which_where_and_what_to_do(small, name, content, says):
