@@ -10,15 +10,19 @@ from typing import Any
 class Progress:
     """A bar on a terminal; elsewhere a plain line every few seconds: count, share, rate, remaining time, a note."""
 
-    def __init__(self, total: int, name: str, unit: str = "item", every: float = 5.0):
+    def __init__(self, total: int, name: str, unit: str = "item", every: float = 5.0, done: int = 0):
         self.total, self.name, self.unit, self.every = total, name, unit, every
-        self.count, self.note = 0, ""
+        self.count, self.done, self.note = (
+            done,
+            done,
+            "",
+        )  # `done`: by an earlier run, so that it says nothing of the rate
         self.begin = self.said = time.monotonic()
         self.bar = None
         if sys.stderr.isatty():
             from tqdm import tqdm
 
-            self.bar = tqdm(total=total, desc=name, unit=unit)
+            self.bar = tqdm(total=total, initial=done, desc=name, unit=unit)
 
     def add(self, count: int = 1, note: str | None = None) -> None:
         """Count `count` more; `note` says what the run waits for, or a running figure."""
@@ -33,7 +37,7 @@ class Progress:
     def say(self) -> None:
         """Print one plain line."""
         self.said = time.monotonic()
-        rate = self.count / max(self.said - self.begin, 1e-9)
+        rate = (self.count - self.done) / max(self.said - self.begin, 1e-9)
         left = (self.total - self.count) / rate if rate > 0 else 0.0
         share = 100 * self.count / max(self.total, 1)
         line = f"{self.name}: {self.count}/{self.total} {self.unit}s ({share:.0f} %), {rate:.1f}/s, {left:.0f} s left"
@@ -43,7 +47,7 @@ class Progress:
         """End the bar, or print the last plain line."""
         if self.bar is not None:
             self.bar.close()
-        elif self.count:
+        elif self.count > self.done:
             self.say()
 
 
