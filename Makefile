@@ -56,11 +56,12 @@ dataset: environment parser
 remove: environment
 	@$(run) pipeline.datasets.enable $(NAME) --off
 
+# a thread each and two at once: two torch processes with two threads each would stall each other
 test: environment parser
-	@$(run) pytest
+	@OMP_NUM_THREADS=1 $(run) pytest -n 2 --dist loadfile
 
 check: environment
-	$(bin)/ruff format --check . && $(bin)/ruff check . && $(run) pytest
+	$(bin)/ruff format --check . && $(bin)/ruff check . && OMP_NUM_THREADS=1 $(run) pytest -n 2 --dist loadfile
 
 clean:
 	rm -rf cache/*/ tools
