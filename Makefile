@@ -25,7 +25,7 @@ environment: .venv/.installed
 	touch $@
 
 parser: environment
-	@$(run) pipeline.scene_graph.parsers.corenlp --fetch || true
+	@$(run) pipeline.scene_graph --fetch || true
 
 # one dataset's failure is no other's: `make` asks for demo's report alone, `dvc repro --keep-going` for all that are enabled
 demo: environment parser

