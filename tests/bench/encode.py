@@ -65,7 +65,9 @@ def model(folder: Path) -> Path:
 
     tiny.clip(folder)
     torch.manual_seed(0)
-    CLIPModel(CLIPConfig()).save_pretrained(folder)
+    text = json.loads((folder / "config.json").read_text())["text_config"]
+    sizes = {name: text[name] for name in ("vocab_size", "bos_token_id", "eos_token_id")}  # those of its tokenizer
+    CLIPModel(CLIPConfig(text_config=sizes)).save_pretrained(folder)
     facts = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3}
     (folder / "preprocessor_config.json").write_text(json.dumps(facts))
     return folder
