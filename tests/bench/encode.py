@@ -61,13 +61,16 @@ def gemm(dtype: torch.dtype) -> Callable[[], float]:
 
 def model(folder: Path) -> Path:
     """A ViT-B/32 CLIP with random weights and a tokenizer that gives a token a letter."""
-    from transformers import CLIPConfig, CLIPModel
+    from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
     tiny.clip(folder)
     torch.manual_seed(0)
-    text = json.loads((folder / "config.json").read_text())["text_config"]
-    sizes = {name: text[name] for name in ("vocab_size", "bos_token_id", "eos_token_id")}  # those of its tokenizer
-    CLIPModel(CLIPConfig(text_config=sizes)).save_pretrained(folder)
+    CLIPModel(CLIPConfig()).save_pretrained(folder)
+    letters = CLIPTokenizer.from_pretrained(
+        folder
+    ).get_vocab()  # and names for all other rows of the text tower's table
+    rest = {f"<|unused{number}|>": number for number in range(len(letters), CLIPConfig().text_config.vocab_size)}
+    CLIPTokenizer(vocab=letters | rest, merges=[]).save_pretrained(folder)
     facts = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3}
     (folder / "preprocessor_config.json").write_text(json.dumps(facts))
     return folder
