@@ -164,10 +164,11 @@ def stage(place: Path, towers, videos: int) -> float:
     from pipeline import visual
     from pipeline.encoders import image
     from pipeline.params import read_dataset
+    from pipeline.video.decode import describe_decoders
 
     config = read_dataset("bench")
     items = pyarrow.parquet.read_table("cache/bench/manifest/items.parquet").to_pylist()[:videos]
-    encoder = image.ImageEncoder(place / "cache/bench/clip", "cpu", config, {})
+    encoder = image.ImageEncoder(place / "cache/bench/clip", "cpu", config, describe_decoders(config["decoder"]))
     encoder.towers = towers
     frame = np.random.default_rng(0).integers(0, 255, (FRAMES, SIZE, SIZE, 3), np.uint8)
     alone = [rate(lambda: len(encoder(frame, "video")[:1]), 10.0, time.perf_counter)]
