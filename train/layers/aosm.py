@@ -5,7 +5,7 @@
 import torch
 from torch import Tensor, nn
 
-from train.layers.isa import matmul_axis
+from train.layers.isa import matmul_axis, matrix_for
 from train.layers.pooling import mask_out
 from train.layers.precision import full_precision
 
@@ -26,14 +26,11 @@ class AOSM(nn.Module):
     @full_precision
     def forward(self, similarity: Tensor, mask: Tensor | None, axis: int) -> Tensor:
         """Reduce `axis`; `mask` is broadcast to the similarities (None: all valid). What is masked has no say."""
-        count, axis = similarity.shape[axis], axis % similarity.ndim
-        if count > len(self.mix):
-            raise ValueError(
-                f"this model weighs up to {len(self.mix)} tokens and was given {count}; train it for as many"
-            )
+        axis = axis % similarity.ndim
+        mix = matrix_for(self.mix, similarity.shape[axis])
         weight = mask_out(similarity / self.temperature, mask).softmax(axis)
         # the published code multiplies from the right: token j receives Σ_i weight_i W_ij
-        weight = matmul_axis(self.mix[:count, :count].T, weight, axis)
+        weight = matmul_axis(mix.T, weight, axis)
         product = similarity * weight
         return (product if mask is None else product.masked_fill(~mask, 0)).sum(axis)
 

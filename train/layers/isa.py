@@ -21,12 +21,9 @@ class ISA(nn.Module):
     @full_precision
     def forward(self, similarity: Tensor, mask: Tensor | None, axis: int) -> Tensor:
         """Reduce `axis` of the similarities; `mask` is broadcast to them (None: all valid)."""
-        count, axis = similarity.shape[axis], axis % similarity.ndim
-        if count > len(self.mix):
-            raise ValueError(
-                f"this model weighs up to {len(self.mix)} tokens and was given {count}; train it for as many"
-            )
-        return ISAFunction.apply(similarity, self.mix[:count, :count], mask, axis, self.inner, self.outer)
+        axis = axis % similarity.ndim
+        mix = matrix_for(self.mix, similarity.shape[axis])
+        return ISAFunction.apply(similarity, mix, mask, axis, self.inner, self.outer)
 
 
 class ISAFunction(torch.autograd.Function):
@@ -71,6 +68,13 @@ def _isa_gradients(
     to_mix = outer_over_axis(logit, first, axis)
     to_c = torch._softmax_backward_data(matmul_axis(mix.T, logit, axis), first, axis, first.dtype)
     return to_c.div_(inner).addcmul_(second, grad), to_mix
+
+
+def matrix_for(mix: Tensor, count: int) -> Tensor:
+    """The part (count, count) of a learned matrix that weighs `count` tokens; ValueError where it was trained for fewer."""
+    if count > len(mix):
+        raise ValueError(f"this model weighs up to {len(mix)} tokens and was given {count}; train it for as many")
+    return mix[:count, :count]
 
 
 def matmul_axis(matrix: Tensor, tensor: Tensor, axis: int) -> Tensor:
