@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from eval import metrics
 from eval.load import choose_device, load_run, scores_name
+from eval.overview import run_table, to_text
 from eval.similarity import Scores, matrices
 from eval.stale import facts_of
-from eval.tables import run_table, to_text
 from pipeline import files, stage
 from pipeline.shards import identity
 from train import checkpoint
@@ -100,43 +100,53 @@ def main() -> None:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     args = parser.parse_args()
-    device = choose_device(args.device)
-    home = args.shards / "scores" / scores_name(args.run, args.shards)
-    if "skipped" in (record := checkpoint.facts(args.run)):
-        skip(home, args.split, identify(record, args, {}) | {"skipped": record["skipped"]})
+    numbers = score_run(args.run, args.shards, args.split, args.joint, args.device)
+    if "skipped" in numbers:
         return
-    method, cache, record = load_run(args.run, args.shards, device)
-    facts = identify(record, args, identity(args.shards, method.needs))
-    if args.split == "test" and not len(cache.captions("test")):
-        skip(home, args.split, facts | {"skipped": "not scored: the test split has no captions"})
-        return
-    try:
-        origin, moments = (
-            moments_of_other_split(method, cache, args.split, device) if args.joint == "split" else (None, None)
-        )
-        numbers, columns = measure(matrices(method, cache, args.split, device), args.joint, moments)
-    except ValueError as error:
-        raise SystemExit(f"{args.run} on {args.shards}: {error}") from None
-    if origin:
-        numbers["joint"]["calibrated_on"] = origin
-    numbers = facts | numbers
-    save_scores(home, args.split, numbers, columns)
     print(f"{numbers['method']}, seed {numbers['seed']}, {args.split} split of {args.shards}")
     print(to_text([run_table(numbers)]))
     print(f"the joint gallery is calibrated by {numbers['joint']['calibration']}")
 
 
-def identify(record: dict[str, Any], args: argparse.Namespace, parts: dict[str, str]) -> dict[str, Any]:
+def score_run(
+    run: Path, shards: Path, split: str = "test", rule: str = "query", device: str = "auto"
+) -> dict[str, Any]:
+    """Score a run on a split and write the scores; the numbers of metrics.json, of a run that has none with `skipped`.
+
+    Errors: UniTriMError that says what to run first; ValueError where the scores cannot be ranked.
+    """
+    device = choose_device(device)
+    home = shards / "scores" / scores_name(run, shards)
+    if "skipped" in (record := checkpoint.facts(run)):
+        return skip(home, split, identify(run, record, shards, split, {}) | {"skipped": record["skipped"]})
+    method, cache, record = load_run(run, shards, device)
+    facts = identify(run, record, shards, split, identity(shards, method.needs))
+    if split == "test" and not len(cache.captions("test")):
+        return skip(home, split, facts | {"skipped": "not scored: the test split has no captions"})
+    try:
+        origin, moments = moments_of_other_split(method, cache, split, device) if rule == "split" else (None, None)
+        numbers, columns = measure(matrices(method, cache, split, device), rule, moments)
+    except ValueError as error:
+        raise ValueError(f"{run} on {shards}: {error}") from None
+    if origin:
+        numbers["joint"]["calibrated_on"] = origin
+    numbers = facts | numbers
+    save_scores(home, split, numbers, columns)
+    return numbers
+
+
+def identify(run: Path, record: dict[str, Any], shards: Path, split: str, parts: dict[str, str]) -> dict[str, Any]:
     """Of which run and which shards the scores are, so that a table can tell when they are no longer of those that stand."""
-    method, seed = record.get("method", args.run.name), record.get("seed", 0)
-    home = {"dataset": record.get("dataset", args.shards.name), "run": facts_of(record), "shards": parts}
-    return {"method": method, "seed": seed, "split": args.split} | home
+    method, seed = record.get("method", run.name), record.get("seed", 0)
+    home = {"dataset": record.get("dataset", shards.name), "run": facts_of(record), "shards": parts}
+    return {"method": method, "seed": seed, "split": split} | home
 
 
-def skip(folder: Path, split: str, numbers: dict[str, Any]) -> None:
+def skip(folder: Path, split: str, numbers: dict[str, Any]) -> dict[str, Any]:
     """Scores of a run that has none: the reason, and no rows."""
     save_scores(folder, split, numbers, {"caption_id": [], "video_id": []})
     print(f"{numbers['method']}, seed {numbers['seed']}: {numbers['skipped']}")
+    return numbers
 
 
 def summarize(name: str, numbers: dict[str, Any]) -> dict[str, dict[str, float]]:

@@ -19,7 +19,7 @@ TRAINER = {"torch", "h5py", "pyarrow", "numpy", "tqdm", "safetensors", "yaml"}  
 # stands there whatever room it lies in.
 FLOORS = (
     "eval/run.py eval/report eval/search",
-    "eval/load.py eval/similarity.py eval/tables.py",
+    "eval/load.py eval/similarity.py eval/overview.py",
     "eval/metrics.py eval/stale.py",
     "train/run.py",
     "train/trainer.py train/fusion.py train/inputs.py",

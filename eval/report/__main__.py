@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from eval.overview import build_tables, gather_metrics, print_tables, to_markdown, to_text
 from eval.report import facts, page
 from eval.report.bare import build_bare
 from eval.report.figures import (
@@ -20,7 +21,6 @@ from eval.report.figures import (
     read_history,
 )
 from eval.stale import skipped_lines
-from eval.tables import build_tables, gather_metrics, print_tables, to_markdown, to_text
 from pipeline import files, params, stage
 
 READING = """<ul class="reading">

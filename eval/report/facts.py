@@ -5,10 +5,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from eval.overview import format_cell, read_section
 from eval.report import page
 from eval.report.text import escape
 from eval.stale import skipped_lines, stale_lines
-from eval.tables import format_cell, read_section
 from pipeline.files import read_table
 
 BASELINE = "zero_shot"

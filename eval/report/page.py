@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from numpy.typing import NDArray
 
+from eval.overview import Cell, Table
 from eval.report.charts import heatmap
 from eval.report.text import escape
-from eval.tables import Cell, Table
 
 PERCENT = ("R@", "group R@", "in-group", "images in 10")
 MARKS = {"right": ("✓", "right"), "alike": ("✗", "wrong, but of the same look-alikes"), "wrong": ("✗", "wrong")}

@@ -16,7 +16,7 @@ import pyarrow
 import pytest
 from PIL import Image
 
-from eval import run, similarity, stale, tables
+from eval import overview, run, similarity, stale
 from eval.report import __main__, charts, facts, figures, page
 from pipeline import files, shards
 from pipeline.shards import Shard, VideoReader, identity, shard_paths
@@ -46,7 +46,7 @@ def write(folder, **runs):
 
 def test_seeds_are_gathered_and_variants_keep_their_name(tmp_path):
     write(tmp_path, unitrim=metrics(40), unitrim_seed1=metrics(44, 1), unitrim_raw=metrics(10))
-    runs = tables.gather_metrics(tmp_path)
+    runs = overview.gather_metrics(tmp_path)
     assert {name: [numbers["seed"] for numbers in seeds] for name, seeds in runs.items()} == {
         "unitrim": [0, 1],
         "unitrim_raw": [0],
@@ -54,13 +54,13 @@ def test_seeds_are_gathered_and_variants_keep_their_name(tmp_path):
 
 
 def test_mean_and_deviation_by_eye():
-    one = tables.format_cell([40.0, 44.0, 42.0])
-    assert str(one) == "42.0 ± 2.0" and str(tables.format_cell([40.0])) == "40.0" and tables.format_cell([]) is None
+    one = overview.format_cell([40.0, 44.0, 42.0])
+    assert str(one) == "42.0 ± 2.0" and str(overview.format_cell([40.0])) == "40.0" and overview.format_cell([]) is None
 
 
 def test_the_best_is_the_highest_recall_and_the_lowest_rank():
     low, high = metrics(40)["t2v"], metrics(50)["t2v"] | {"MdR": 5.0}
-    made = tables.build_table("text → video", tables.RANKED, {"a": [low], "b": [high]})
+    made = overview.build_table("text → video", overview.RANKED, {"a": [low], "b": [high]})
     assert [row.cells[0].best for row in made.rows] == [False, True]
     assert [row.cells[3].best for row in made.rows] == [True, False]
     assert all(row.cells[4].best for row in made.rows), "equal means are both best"
@@ -68,21 +68,21 @@ def test_the_best_is_the_highest_recall_and_the_lowest_rank():
 
 def test_nobody_is_best_where_all_have_found_nothing():
     nothing = metrics(0)["t2v"]
-    made = tables.build_table("text → video", tables.RANKED, {"a": [nothing], "b": [nothing]})
+    made = overview.build_table("text → video", overview.RANKED, {"a": [nothing], "b": [nothing]})
     assert not any(row.cells[0].best for row in made.rows) and all(row.cells[1].best for row in made.rows)
 
 
 def test_text_and_markdown_say_the_same_with_n(tmp_path):
     write(tmp_path, zero_shot=metrics(20, method="zero_shot"), unitrim=metrics(40), unitrim_seed1=metrics(44, 1))
-    made = tables.build_tables(tables.gather_metrics(tmp_path))
+    made = overview.build_tables(overview.gather_metrics(tmp_path))
     assert [each.title for each in made] == ["text → video", "joint gallery, either", "joint gallery, both"]
-    assert "42.0 ± 2.8*" in tables.to_text(made) and "20 over 10" in tables.to_text(made)
-    assert "| unitrim | 2 | **42.0 ± 2.8** |" in tables.to_markdown(made)
+    assert "42.0 ± 2.8*" in overview.to_text(made) and "20 over 10" in overview.to_text(made)
+    assert "| unitrim | 2 | **42.0 ± 2.8** |" in overview.to_markdown(made)
 
 
 def test_runs_of_different_test_sets_are_not_hidden():
     other = metrics(50)["t2v"] | {"gallery": 9}
-    made = tables.build_table("text → video", tables.RANKED, {"a": [metrics(40)["t2v"], other]})
+    made = overview.build_table("text → video", overview.RANKED, {"a": [metrics(40)["t2v"], other]})
     assert made.rows[0].size == "20 over 10; 20 over 9"
 
 
@@ -433,5 +433,5 @@ def test_scores_that_are_not_of_what_stands_are_left_out_with_a_sentence(tmp_pat
         "clip4clip": "was trained on other frames",
         "unitrim-seed2": "has other settings: frames 4, seed 0 has 16",
     }
-    assert [told["seed"] for told in tables.gather_metrics(folder)["unitrim"]] == [0, 1]
+    assert [told["seed"] for told in overview.gather_metrics(folder)["unitrim"]] == [0, 1]
     assert stale.stale_lines(folder)[-1].startswith("to bring them up to date type: make seeds NAME=toy   (or remove ")

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from eval import load, run, similarity, tables
+from eval import load, overview, run, similarity
 from tests.support import worlds
 from train.data import Cache
 
@@ -124,7 +124,7 @@ def test_a_dataset_of_photos_alone_has_images_and_no_videos(cache):
     measured, columns = run.measure(scores)
     assert "t2v" not in measured and measured["t2i"]["queries"] == 30 and measured["joint"]["images@10"] == 100
     assert "both" not in measured["joint"] and columns["video_top"] == [[]] * 30
-    assert "text → image" in tables.to_text([tables.run_table(measured)])
+    assert "text → image" in overview.to_text([overview.run_table(measured)])
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +156,7 @@ def test_the_ten_best_agree_with_the_rank(measured, scores):
 
 
 def test_a_table_says_n_beside_every_number(measured):
-    text = tables.to_text([tables.run_table(measured[0])])
+    text = overview.to_text([overview.run_table(measured[0])])
     assert "text → video" in text and "30 over 10" in text and "10 over 10" in text and "30 over 20" in text
     assert "joint gallery, both" in text and "look-alike videos" in text and "seeds" not in text
     shown = {line[:24].strip(): line[24:].split() for line in text.splitlines()}
