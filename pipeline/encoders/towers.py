@@ -167,8 +167,7 @@ class FrozenCLIP:
                 own = query[first : first + count].view(count, 1, transformer.heads, -1).transpose(1, 2)
                 around = memory.index_select(0, path.reshape(-1)).view(count, length, 2, transformer.heads, -1)
                 key, value = around.permute(2, 0, 3, 1, 4)  # each (nodes, heads, length, W / heads)
-                one = F.scaled_dot_product_attention(own, key, value)
-                heard[first : first + count] = one.reshape(count, -1)
+                heard[first : first + count] = attend_alone(own, key, value).reshape(count, -1)
                 first += count
             return heard
 
@@ -188,6 +187,20 @@ class FrozenCLIP:
     def read_tower(self, kind: str) -> Parameters:
         """A tower's layers, read from the disk unless they are there."""
         return (self.image if kind == "image" else self.text)[-1]
+
+
+def attend_alone(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attention of one query a row over a row's keys.
+
+    query (N, heads, 1, d); key, value (N, heads, L, d); returns (N, heads, 1, d).
+
+    On a CPU this is written out: with several threads torch's own rounds the row at the border of two threads differently, so
+    that a text's bytes would depend on the texts encoded with it.
+    """
+    if query.device.type != "cpu":
+        return F.scaled_dot_product_attention(query, key, value)
+    score = (key * (query * query.shape[-1] ** -0.5)).sum(-1, keepdim=True)  # (N, heads, L, 1)
+    return (score.softmax(2) * value).sum(2, keepdim=True)
 
 
 def to_half(values: np.ndarray) -> np.ndarray:

@@ -100,7 +100,11 @@ class Trial:
         said = self.dvc("repro", *TARGETS)
         encoded = sum(int(count) for count in re.findall(r"visual: .* (\d+) encoded", said))
         folder, clean = self.project / "cache/bench", self.clean()
-        wrong = [name for name in ("visual", "text") if tree(folder / name) != tree(clean / name)]
+        wrong = [
+            f"{name}/{path}"
+            for name in ("visual", "text")
+            for path in differing(tree(folder / name), tree(clean / name))
+        ]
         corrupt = self.corrupt()
         self.totals["checks"] += 1
         self.totals["wrong"] += len(wrong)
@@ -139,6 +143,11 @@ class Trial:
         if ran.returncode:
             raise SystemExit(f"dvc {' '.join(words)}: {(ran.stdout + ran.stderr)[-3000:]}")
         return ran.stdout + ran.stderr
+
+
+def differing(one: dict[str, str], other: dict[str, str]) -> list[str]:
+    """Names of files that one tree lacks or that differ between two."""
+    return sorted(path for path in one.keys() | other.keys() if one.get(path) != other.get(path))
 
 
 def tree(folder: Path) -> dict[str, str]:

@@ -22,15 +22,7 @@ from train.optimizer import AdamW, parameter_groups, schedule
 from train.settings import configure, read_stored_settings
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """The same bits come from the same number of threads; the process that is killed below has one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

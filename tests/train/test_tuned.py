@@ -17,15 +17,7 @@ from train.data import Cache
 from train.layers.clip_blocks import Tower, read_header
 
 LEARNING = [name for name in methods.names() if methods.build(name, {}).phases()]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """The same bits come from the same number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -51,9 +51,9 @@ def test_frame_and_sentence_are_clips_own_embeddings(folder, model):
     torch.testing.assert_close(word[-1], sentence[0], atol=1e-5, rtol=1e-4)
 
 
-def test_a_text_gives_the_same_bytes_whatever_is_encoded_with_it(folder):
+def test_a_text_gives_the_same_bytes_whatever_is_encoded_with_it(folder, threads):
     towers = FrozenCLIP.load(folder)
-    texts = ["a red ball", "a dog runs", "x", "a blue box", "first left, then right"]
+    texts = ["a red ball", "a dog runs", "x", "a blue box", "first left, then right", *some_texts(40)]
     together = towers.encode_texts(texts)
     for text, (token, word) in zip(texts, together):
         alone_token, alone_word = towers.encode_texts([text])[0]
@@ -101,7 +101,7 @@ def some_texts(count: int) -> list[str]:
     return [f"{random.choice(heads)}{''.join(random.choice(letters, random.integers(1, 20)))}x" for _ in range(count)]
 
 
-def test_order_and_company_change_no_byte_of_a_text(wide):
+def test_order_and_company_change_no_byte_of_a_text(wide, threads):
     texts = some_texts(300)
     together = wide.encode_texts(texts)
     order = np.random.default_rng(1).permutation(300)
@@ -124,7 +124,7 @@ def test_a_tree_of_texts_says_what_clip_says_of_each(wide):
         torch.testing.assert_close(other, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_other_images_change_no_byte_of_an_image(wide):
+def test_other_images_change_no_byte_of_an_image(wide, threads):
     shown = pixels(12)
     frame, patch = wide.encode_images(shown)
     other, around = wide.encode_images(torch.cat([pixels(6) // 2, shown[6:]]))
