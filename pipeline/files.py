@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -91,35 +92,91 @@ OPEN = (errno.EMFILE, errno.ENFILE)
 IN_WORDS = re.compile(r"errno = (\d+)|\(os error (\d+)\)")  # of HDF5, of Rust
 
 
+@dataclass(frozen=True)
+class Slice:
+    """Part `index` of `count` of a stage's work, counted from 1; 1 of 1 is all of it."""
+
+    index: int = 1
+    count: int = 1
+
+    @classmethod
+    def parse(cls, word: str) -> "Slice":
+        """`i/n` as a slice. Errors: ParamsError."""
+        index, _, count = word.partition("/")
+        if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+            raise ParamsError(f"a slice is i/n with i from 1 to n, as 3/8; not {word!r}")
+        return cls(int(index), int(count))
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is all of the work."""
+        return self.count == 1
+
+    @property
+    def name(self) -> str:
+        """Its name in names of files."""
+        return f"{self.index}-of-{self.count}"
+
+    def has(self, number: int) -> bool:
+        """Whether a shard, or whatever else is numbered, is in this part."""
+        return number % self.count == self.index - 1
+
+    def of(self, shards: int) -> list[int]:
+        """The numbers of its shards among `shards`."""
+        return list(range(self.index - 1, shards, self.count))
+
+
+WHOLE = Slice()
+
+
 @contextlib.contextmanager
-def lock(output: Path) -> Iterator[None]:
+def lock(output: Path, part: Slice = WHOLE) -> Iterator[None]:
     """Hold the lock of one stage output (`cache/<dataset>/.locks/<output>`); a second holder is told who has it.
 
-    The kernel drops the lock with its process, so a killed stage leaves nothing to clean.
+    Slices of one count hold it beside each other; the same slice twice, slices of two counts, and a slice and the whole exclude
+    each other. The kernel drops the lock with its process, so a killed stage leaves nothing to clean. Where a shared file system
+    has no locks (Lustre mounted without them) nothing is held, and nothing excluded.
     """
     parts = output.parts
     base, name = (Path(*parts[:-1]), parts[-1]) if len(parts) > 1 else (Path("."), parts[0])
     path = base / ".locks" / name
+    with contextlib.ExitStack() as held:
+        hold(held, path, output, shared=not part.whole)
+        if not part.whole:
+            hold(held, path.with_name(f"{name}.{part.name}"), f"slice {part.name} of {output}", shared=False)
+            # its own lock is held by now, so that of two that start at once at least one sees the other
+            for other in sorted(path.parent.glob(f"{name}.*-of-*")):
+                if not other.name.endswith(f"-of-{part.count}"):
+                    with contextlib.ExitStack() as tried:
+                        hold(tried, other, f"slice {other.name.removeprefix(f'{name}.')} of {output}", shared=True)
+        yield
+
+
+def hold(held: contextlib.ExitStack, path: Path, what: Any, shared: bool) -> None:
+    """Take a lock file until the stack is left. Errors: LockedError that says who has `what`."""
     with storage(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = open(path, "a+")  # noqa: SIM115
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise LockedError(
-                f"{output} is being written by process {file.read().strip() or 'unknown'}; wait for it to end"
-            ) from None
+    held.enter_context(file)
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        raise LockedError(
+            f"{what} is being written by process {file.read().strip() or 'unknown'}; wait for it to end"
+        ) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+            raise
+    if not shared:
         sign(file)
-        yield
 
 
 def sign(file: Any) -> None:
     """Write who holds a lock into its file, for the one who finds it held; a full disk does not matter here."""
     with contextlib.suppress(OSError):
         os.ftruncate(file.fileno(), 0)
-        os.write(file.fileno(), str(os.getpid()).encode())
+        os.write(file.fileno(), f"{os.getpid()} on {os.uname().nodename}".encode())
 
 
 @contextlib.contextmanager

@@ -12,6 +12,10 @@ from typing import Any
 
 from pipeline.files import MissingError, explain_storage
 
+SLICE = {
+    "metavar": "I/N",
+    "help": "only part I of N, as 3/8, beside the others on this or other machines; then run it once without --slice",
+}
 STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
 

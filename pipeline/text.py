@@ -13,6 +13,7 @@ from typing import Any
 
 from pipeline import files, params, progress, shards, stage
 from pipeline.encoders.text import TextEncoder
+from pipeline.files import WHOLE, Slice
 from pipeline.shards.update_text import encode_rows, explain_text, is_same, list_phrases, read_known, update_phrases
 
 
@@ -25,7 +26,9 @@ def main() -> None:
             "metavar": "ID",
             "help": "say why the row of this caption, or each of this video, is kept or stale, and stop",
         },
+        slice=stage.SLICE,
     )
+    part = Slice.parse(arguments.slice) if arguments.slice else WHOLE
     config = params.read_dataset(arguments.dataset)
     folder = params.cache_folder(config["name"], "text")
     manifest = stage.require(
@@ -40,9 +43,9 @@ def main() -> None:
             print(stage.visible(line))
         print(stage.visible(explain_text(folder, captions, encoder, arguments.why)))
         return
-    with files.lock(folder):
-        shards.remove_parts(folder)
-        print(update_text(folder, captions, encoder, config))
+    with files.lock(folder, part):
+        shards.remove_parts(folder, part)
+        print(update_text(folder, captions, encoder, config, part))
 
 
 def join_phrases(captions: Any, parsed: Any) -> list[dict[str, Any]]:
@@ -58,14 +61,27 @@ def join_phrases(captions: Any, parsed: Any) -> list[dict[str, Any]]:
     return [row | {"phrases": phrases[row["caption_id"]]} for row in rows]
 
 
-def update_text(folder: Path, captions: list[dict[str, Any]], encoder: TextEncoder, config: dict[str, Any]) -> str:
-    """Write `folder`'s shards and phrases; returns the line that sums the run up."""
+def update_text(
+    folder: Path,
+    captions: list[dict[str, Any]],
+    encoder: TextEncoder,
+    config: dict[str, Any],
+    part: Slice = WHOLE,
+) -> str:
+    """Write `folder`'s shards and phrases, or a slice of them; returns the line that sums the run up.
+
+    A slice's phrases wait beside the shards for the run that writes phrases.h5.
+    """
+    if not part.whole:
+        shards.require_dealt(folder, "text", config["shards"], part)
     distinct = list_phrases(captions)
     attributes = encoder.identity | {"dataset": config["name"]}
     spare = folder.parent / ".phrases"
-    fresh = update_phrases(folder / "phrases.h5", spare, distinct, encoder, attributes)
+    fresh = update_phrases(folder / "phrases.h5", spare, distinct, encoder, attributes, part)
+    distinct = [phrase for phrase in distinct if part.has(shards.phrase_key(phrase))]
     # every shard number has a group, also an empty one: a shard that has lost its last caption must be written empty
-    groups: dict[int, list[dict[str, Any]]] = {shard: [] for shard in range(config["shards"])}
+    groups: dict[int, list[dict[str, Any]]] = {shard: [] for shard in part.of(config["shards"])}
+    captions = [row for row in captions if part.has(shards.shard_number(row["video_id"], config["shards"]))]
     for row in sorted(captions, key=lambda row: row["caption_id"]):
         groups[shards.shard_number(row["video_id"], config["shards"])].append(row)
     kept = written = 0
@@ -80,12 +96,13 @@ def update_text(folder: Path, captions: list[dict[str, Any]], encoder: TextEncod
             written += 1
         meter.add(len(rows))
     meter.close()
-    for path in shards.shard_paths(folder):
-        if int(path.stem) >= config["shards"]:  # left by a run with more shards; its rows are in others now
-            path.unlink()
-    shutil.rmtree(spare, ignore_errors=True)  # phrases.h5 holds them all
+    if part.whole:
+        for path in shards.shard_paths(folder):
+            if int(path.stem) >= config["shards"]:  # left by a run with more shards; its rows are in others now
+                path.unlink()
+        shutil.rmtree(spare, ignore_errors=True)  # phrases.h5 holds them all
     return (
-        f"text: {len(captions)} captions = {kept} kept + {len(captions) - kept} encoded; "
+        f"text{'' if part.whole else f' {part.name}'}: {len(captions)} captions = {kept} kept + {len(captions) - kept} encoded; "
         f"{len(distinct)} phrases = {len(distinct) - fresh} kept + {fresh} encoded; {written} of {len(groups)} shards written"
     )
 

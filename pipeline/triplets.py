@@ -8,8 +8,10 @@ python -m pipeline.triplets --text captions.txt --out triplets.jsonl --parser co
 import argparse
 import json
 import math
+import shutil
 import time
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ from pipeline.scene_graph.parsers.server import ServerError
 from pipeline.scene_graph.parsers.trees import Trees
 from pipeline.scene_graph.sentence import sentences
 
+STORE = params.CACHE / ".parses" / "parses.sqlite"
+SLICES = ".triplets"  # beside triplets.parquet: what slices have parsed, until the run that takes it up
 TRIPLET = pyarrow.struct([(name, pyarrow.string()) for name in ("subject", "relation", "object", "kind")])
 SPANS = pyarrow.list_(pyarrow.list_(pyarrow.int32()))
 SCHEMA = pyarrow.schema(
@@ -44,7 +48,9 @@ TEXT_SETTINGS = {"conventions": "factual", "form": "lemma", "cap": 1000}
 def main() -> None:
     args = parse_arguments()
     try:
-        if args.dataset:
+        if args.dataset and args.slice:
+            parse_slice(args.dataset, args.parser, args.slice)
+        elif args.dataset:
             update_triplets(args.dataset, args.parser)
         elif args.text:
             write_rows(Path(args.text), Path(args.out), TEXT_SETTINGS | read_choices(args))
@@ -60,6 +66,7 @@ def parse_arguments() -> argparse.Namespace:
     what.add_argument("--dataset", help="a name under `datasets` in params.yaml")
     what.add_argument("--show", metavar="SENTENCE", help="print the tokens, tree and triplets of a sentence")
     what.add_argument("--text", metavar="FILE", help="a text file, one caption a line; needs --out")
+    parser.add_argument("--slice", **stage.SLICE)
     parser.add_argument("--out", metavar="FILE", help="where the rows of --text go, one JSON object a line")
     for name, allowed in CHOICES.items():
         parser.add_argument(
@@ -68,6 +75,8 @@ def parse_arguments() -> argparse.Namespace:
     args = parser.parse_args()
     if bool(args.text) != bool(args.out):
         parser.error("--text and --out go together")
+    if args.slice and not args.dataset:
+        parser.error("--slice goes with --dataset")
     if args.dataset and any(getattr(args, name) for name in CHOICES if name != "parser"):
         parser.error("with --dataset these settings come from params.yaml, section triplets")
     return args
@@ -77,24 +86,48 @@ def read_choices(args: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(args, name) for name in CHOICES if getattr(args, name)}
 
 
-def update_triplets(name: str, parser: str | None = None) -> None:
-    """The stage: cache/<name>/manifest/captions.parquet -> cache/<name>/triplets.parquet."""
+def read_inputs(name: str, parser: str | None) -> tuple[dict[str, Any], pyarrow.Table, list[str]]:
+    """The settings, the captions in the manifest's order, and the sentences in them."""
     config = scene_graph.settings(
         params.read_dataset(name).get("triplets", {}) | ({"parser": parser} if parser else {})
     )
     source = stage.require(params.cache_folder(name, "manifest", "captions.parquet"), "manifest", name)
     captions = files.read_table(source).select(["caption_id", "video_id", "text", "parts"])
+    return config, captions, [line for parts in captions["parts"].to_pylist() for line in scene_graph.lines(parts)]
+
+
+def parse_slice(name: str, parser: str | None, words: str) -> None:
+    """A slice of the stage's slow half: parse its part of the sentences into a file of its own, for the run that takes all up.
+
+    The rules, and the shallow parser, are fast: both are left to that run.
+    """
+    part = files.Slice.parse(words)
+    config, _, lines = read_inputs(name, parser)
+    own = params.cache_folder(name, SLICES, f"{part.name}.sqlite")
     output = params.cache_folder(name, "triplets.parquet")
-    store = params.CACHE / ".parses" / "parses.sqlite"
+    with files.lock(output, part), Trees(config["parser"], STORE, own=own) as trees:
+        mine = [line for line in dict.fromkeys(lines) if part.has(zlib.crc32(line.encode()))]
+        parse_lines(trees, mine)
+        print(f"triplets {part.name}: {len(mine)} sentences, {trees.parsed} newly parsed by {trees.parser}")
+
+
+def update_triplets(name: str, parser: str | None = None) -> None:
+    """The stage: cache/<name>/manifest/captions.parquet -> cache/<name>/triplets.parquet."""
+    config, captions, lines = read_inputs(name, parser)
+    output = params.cache_folder(name, "triplets.parquet")
+    slices = params.cache_folder(name, SLICES)
     begin = time.monotonic()
-    with files.lock(output), Trees(config["parser"], store) as trees:
-        parse_lines(trees, (line for parts in captions["parts"].to_pylist() for line in scene_graph.lines(parts)))
+    with files.lock(output), Trees(config["parser"], STORE) as trees:
+        for path in sorted(slices.glob("*.sqlite")) if trees.store else []:
+            trees.store.adopt(path)
+        parse_lines(trees, lines)
+        shutil.rmtree(slices, ignore_errors=True)
         table = derive_rows(captions, trees, config)
         files.write_table(output, table)
         print(describe_coverage(table, trees, time.monotonic() - begin))
 
 
-def parse_lines(trees: Trees, lines: Iterator[str]) -> None:
+def parse_lines(trees: Trees, lines: Iterable[str]) -> None:
     """Parse what no earlier run has, with progress."""
     distinct = list(dict.fromkeys(lines))
     meter = None

@@ -16,7 +16,7 @@ import numpy as np
 
 from pipeline import engine, params, shards, stage
 from pipeline.encoders.image import ImageEncoder
-from pipeline.files import RejectsError, lock, read_table
+from pipeline.files import WHOLE, RejectsError, Slice, lock, read_table
 from pipeline.progress import WaitMeter
 from pipeline.shards.update_visual import VisualPlan, VisualRow, VisualWriter, explain_visual, read_standing_tail
 from pipeline.video.decode import describe_decoders
@@ -34,7 +34,9 @@ def main() -> None:
         device={"default": None, "help": "cpu or cuda; a GPU is used where there is one"},
         retry={"metavar": "REASON", "help": "try the items again that were rejected for this reason, or `all`"},
         why={"metavar": "ID", "help": "say why this item's row is kept or made anew, and stop"},
+        slice=stage.SLICE,
     )
+    part = Slice.parse(arguments.slice) if arguments.slice else WHOLE
     config = params.read_dataset(arguments.dataset)
     folder = params.cache_folder(config["name"], "visual")
     manifest = stage.require(
@@ -49,16 +51,24 @@ def main() -> None:
             print(stage.visible(line))
         print(stage.visible(explain_visual(folder, items, encoder.recipe, arguments.why)))
         return
-    with lock(folder):
-        shards.remove_parts(folder)
-        print(update_visual(folder, items, encoder, config, arguments.retry))
+    with lock(folder, part):
+        shards.remove_parts(folder, part)
+        print(update_visual(folder, items, encoder, config, arguments.retry, part))
 
 
 def update_visual(
-    folder: Path, items: list[dict[str, Any]], encoder: ImageEncoder, config: dict[str, Any], retry: str | None
+    folder: Path,
+    items: list[dict[str, Any]],
+    encoder: ImageEncoder,
+    config: dict[str, Any],
+    retry: str | None,
+    part: Slice = WHOLE,
 ) -> str:
-    """Bring the folder up to date with the items; returns the line that sums the run up. RejectsError on too many."""
-    plan = VisualPlan(folder, items, encoder.recipe, config["shards"], retry)
+    """Bring the folder, or a slice of it, up to date with the items; returns the line that sums the run up.
+
+    Errors: RejectsError on too many. A slice stops where it alone has more than all slices may have together.
+    """
+    plan = VisualPlan(folder, items, encoder.recipe, config["shards"], retry, part)
     waits = WaitMeter(len(plan.todo))
     allowed = config["max_rejects"] * len(items)
     with VisualWriter(plan, encoder, config) as writer, ThreadPoolExecutor(1) as ahead, ExitStack() as workers:

@@ -6,9 +6,25 @@ bytes are readable with plain h5py, with mmap and with `preadv` at `Shard.place(
 
 from pipeline.files import ShardError
 from pipeline.shards.identity import identity
-from pipeline.shards.layout import cache_of, rebuild_command, remove_parts, shard_number, shard_path, shard_paths
+from pipeline.shards.layout import (
+    cache_of,
+    rebuild_command,
+    remove_parts,
+    shard_number,
+    shard_path,
+    shard_paths,
+)
 from pipeline.shards.proofs import prove, prove_shards
-from pipeline.shards.reader import Shard, TensorPlace, iterate_rows, open_cache, read, read_sound, require_one_clip
+from pipeline.shards.reader import (
+    Shard,
+    TensorPlace,
+    iterate_rows,
+    open_cache,
+    read,
+    read_sound,
+    require_dealt,
+    require_one_clip,
+)
 from pipeline.shards.rows import checksum, find_infinite, fingerprint, phrase_key, row_bounds, row_checksums, take_rows
 from pipeline.shards.schema import (
     ATTRIBUTES,
@@ -56,6 +72,7 @@ __all__ = [
     "read_sound",
     "rebuild_command",
     "remove_parts",
+    "require_dealt",
     "require_one_clip",
     "row_bounds",
     "row_checksums",

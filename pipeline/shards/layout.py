@@ -3,6 +3,8 @@
 import hashlib
 from pathlib import Path
 
+from pipeline.files import WHOLE, Slice
+
 
 def shard_number(video_id: str, shards: int) -> int:
     """The shard in which a video's rows live: the same on every machine, whatever else is in the dataset."""
@@ -19,10 +21,12 @@ def shard_paths(folder: Path) -> list[Path]:
     return sorted(path for path in Path(folder).glob("*.h5") if path.stem.isdigit())
 
 
-def remove_parts(folder: Path) -> None:
-    """Remove what a killed writer left half done; call it with the stage's lock held."""
-    for part in Path(folder).glob("*.part"):
-        part.unlink()
+def remove_parts(folder: Path, part: Slice = WHOLE) -> None:
+    """Remove what a killed writer left half done, of the shards of a slice only; call it with the stage's lock held."""
+    for path in Path(folder).glob("*.part"):
+        number = path.name.split(".")[0]
+        if part.whole or (number.isdecimal() and part.has(int(number))):
+            path.unlink(missing_ok=True)
 
 
 def cache_of(path: Path) -> Path:

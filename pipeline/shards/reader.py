@@ -12,7 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from pipeline.files import ShardError
+from pipeline.files import ParamsError, ShardError, Slice
 from pipeline.shards import layout
 from pipeline.shards.layout import cache_of, everything_command, rebuild_command
 from pipeline.shards.rows import checksum, fingerprint, row_checksums
@@ -221,6 +221,21 @@ def read_sound(path: Path, kind: str, **expected: Any) -> Shard | None:
 
 
 _whole: set[tuple] = set()
+
+
+def require_dealt(folder: Path, kind: str, count: int, part: Slice) -> None:
+    """ParamsError where a slice's shards were dealt out among another number than `count`: their rows go to other slices now."""
+    for path in layout.shard_paths(folder):
+        number = int(path.stem)
+        try:
+            ids = Shard(path, kind)["video_id"] if part.has(number) and number < count else []
+        except ShardError:  # damaged: its rows are made anew
+            continue
+        if number >= count or any(layout.shard_number(name, count) != number for name in ids):
+            raise ParamsError(
+                f"{path} was dealt out among another number of shards than {count}, and a slice moves no rows between shards; "
+                "run the stage once without --slice, or delete its folder"
+            )
 
 
 def require_one_clip(shards: Iterable[Shard]) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from pipeline import progress
-from pipeline.files import UniTriMError
+from pipeline.files import WHOLE, Slice, UniTriMError
 from pipeline.shards import layout, reader, writer
 from pipeline.shards.rows import describe_changes, fingerprint, phrase_key
 
@@ -93,28 +93,36 @@ def is_same(old: reader.Shard | None, tensors: dict[str, Any], attributes: dict[
 
 
 def update_phrases(
-    path: Path, spare: Path, distinct: list[str], encoder: WordEncoder, attributes: dict[str, Any]
+    path: Path,
+    spare: Path,
+    distinct: list[str],
+    encoder: WordEncoder,
+    attributes: dict[str, Any],
+    part: Slice = WHOLE,
 ) -> int:
     """Write phrases.h5 with one embedding a distinct phrase; returns how many had to be encoded.
 
-    Encoded chunks wait in `spare` until the whole is written, so that a crash costs one chunk.
+    Encoded chunks wait in `spare` until the whole is written, so that a crash costs one chunk. A slice encodes its part of the
+    phrases and leaves them there.
     """
     have: dict[str, np.ndarray] = {}
     for source in [path, *sorted(spare.glob("*.h5"))]:
         old = reader.read_sound(source, "phrases", encoder=encoder_fingerprint(encoder.identity))
         if old is not None:
             have |= dict(zip(old["phrase"], old["embedding"]))
-    missing = [phrase for phrase in distinct if phrase not in have]
+    missing = [phrase for phrase in distinct if phrase not in have and part.has(phrase_key(phrase))]
     attributes = attributes | {"encoder": encoder_fingerprint(encoder.identity)}
     meter = progress.Progress(len(missing), "phrases", "phrase")
     for chunk in split_chunks(missing, PHRASES_PER_CHUNK):
         rows = np.stack([word[-1] for _, word in encoder(chunk)])
         have |= dict(zip(chunk, rows))
-        if len(missing) > PHRASES_PER_CHUNK:  # a single chunk is in phrases.h5 a moment later
+        if len(missing) > PHRASES_PER_CHUNK or not part.whole:  # a single chunk is in phrases.h5 a moment later
             name = fingerprint(*chunk)[:16]  # by content: a rerun with other chunks overwrites nothing it still needs
             writer.write(spare / f"{name}.h5", "phrases", phrase_tensors(chunk, rows), attributes)
         meter.add(len(chunk))
     meter.close()
+    if not part.whole:
+        return len(missing)
     nothing = np.zeros((0, encoder.dimension), np.float16)
     embedding = np.concatenate([nothing, *(have[phrase][None] for phrase in distinct)])
     if missing or len(have) != len(distinct) or not path.exists():

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from pipeline import files
-from pipeline.files import ParamsError, ShardError
+from pipeline.files import WHOLE, ParamsError, ShardError, Slice
 from pipeline.rejects import write_rejects
 from pipeline.shards import layout, reader, writer
 from pipeline.shards.rows import describe_changes, fingerprint
@@ -71,7 +71,7 @@ def read_standing_rejects(folder: Path, fingerprints: dict[str, str], retry: str
     """{id: (reason, detail)} of rejects that need no second look: the same content, and not asked for by `retry`."""
     found: dict[str, tuple[str, str]] = {}
     reasons: set[str] = set()
-    for place in (folder, folder.parent / WAITING):  # and of a run that gave up
+    for place in (folder, *waiting_folders(folder)):  # and of a run that gave up, of slices that have ended
         table, record = place / "rejects.parquet", place / "visual.json"
         if not table.exists() or not record.exists():
             continue
@@ -91,6 +91,12 @@ def read_standing_rejects(folder: Path, fingerprints: dict[str, str], retry: str
     return found
 
 
+def waiting_folders(folder: Path) -> list[Path]:
+    """Where shards and rejects wait for the run that takes them up: of the whole stage, and of each slice."""
+    waiting = folder.parent / WAITING
+    return [waiting, *sorted(waiting.glob("*-of-*"))]
+
+
 def read_standing_tail(folder: Path) -> int:
     """How many of CLIP's last image blocks a trainer can own on the shards that stand; 0 where no run has ended."""
     record = folder / "visual.json"
@@ -106,18 +112,28 @@ class VisualPlan:
     """Which rows to keep, which items to decode and encode, and which to leave out."""
 
     def __init__(
-        self, folder: Path, items: list[dict[str, Any]], recipe: dict[str, Any], count: int, retry: str | None = None
+        self,
+        folder: Path,
+        items: list[dict[str, Any]],
+        recipe: dict[str, Any],
+        count: int,
+        retry: str | None = None,
+        part: Slice = WHOLE,
     ):
         items = sorted(items, key=lambda item: (layout.shard_number(item["video_id"], count), item["video_id"]))
-        self.folder = folder
+        self.folder, self.part = folder, part
+        if not part.whole:
+            reader.require_dealt(folder, "visual", count, part)
+        items = [item for item in items if part.has(layout.shard_number(item["video_id"], count))]
         self.photos = {item["video_id"] for item in items if reads_photos(item)}
         self.fingerprints = {
             item["video_id"]: row_fingerprint(recipe, item) for item in items
         }  # {id: fingerprint}, in the order of the work
         self.before: dict[Path, reader.Shard] = {}  # the sound shards there are; a damaged one counts as absent
         self.old: dict[str, tuple[reader.Shard, int]] = {}  # {fingerprint: (shard, row)} of their rows
-        self.waiting = folder.parent / WAITING
-        paths = [*layout.shard_paths(folder), *layout.shard_paths(self.waiting)]
+        self.waiting = folder.parent / WAITING / ("" if part.whole else part.name)
+        places = [folder, *waiting_folders(folder)]
+        paths = [path for place in places for path in layout.shard_paths(place) if part.has(int(path.stem))]
         with ThreadPoolExecutor(CHECKERS) as checkers:
             found = list(checkers.map(lambda path: reader.read_sound(path, "visual"), paths))
         for path, shard in zip(paths, found):
@@ -128,7 +144,9 @@ class VisualPlan:
                     self.before[path] = shard
                 if has_tail(shard, recipe):
                     self.old |= {mark: (shard, row) for _, row, mark in reader.iterate_rows(shard)}
-        self.rejected = read_standing_rejects(folder, self.fingerprints, retry)  # {id: (reason, detail)}
+        standing = read_standing_rejects(folder, self.fingerprints, retry)
+        # {id: (reason, detail)}; one that a slice has tried again with success has a row by now
+        self.rejected = {name: why for name, why in standing.items() if self.fingerprints[name] not in self.old}
         self.todo = [item for item in items if self.is_new(item["video_id"])]
 
     def is_new(self, name: str) -> bool:
@@ -143,7 +161,8 @@ class VisualWriter:
         self.folder, self.plan, self.encoder = plan.folder, plan, encoder
         self.config, self.count = config, config["shards"]
         self.fingerprints, self.rejected = plan.fingerprints, plan.rejected
-        self.members: dict[int, list[str]] = {shard: [] for shard in range(self.count)}
+        self.own = plan.part.of(self.count)  # numbers of the shards that this run writes
+        self.members: dict[int, list[str]] = {shard: [] for shard in self.own}
         self.unsettled: Counter[int] = Counter()
         for name in sorted(self.fingerprints):
             shard = layout.shard_number(name, self.count)
@@ -154,7 +173,7 @@ class VisualWriter:
         self.writer = ThreadPoolExecutor(1)
         self.writing: Future | None = None
         self.replacements: list[Path] = []  # of shards that stand, made by this run
-        for shard in range(self.count):
+        for shard in self.own:
             if not self.unsettled[shard]:
                 self.write(shard)
 
@@ -238,11 +257,16 @@ class VisualWriter:
         self.wait()
         for path in self.replacements:
             path.replace(self.folder / path.name)
-        shutil.rmtree(self.plan.waiting, ignore_errors=True)
+        if not self.plan.part.whole:  # its rejects wait for the run that sees all of them
+            for path in layout.shard_paths(self.plan.waiting):
+                path.unlink()
+            self.save_rejects(self.plan.waiting)
+            return
         for path in layout.shard_paths(self.folder):
             if int(path.stem) >= self.count:
                 path.unlink()
         self.save_rejects(self.folder)
+        shutil.rmtree(self.plan.waiting, ignore_errors=True)
 
     def save_rejects(self, folder: Path) -> None:
         """rejects.parquet, and visual.json, which says of which content they are."""
@@ -262,13 +286,15 @@ class VisualWriter:
     def sum_up(self) -> str:
         """The closing line. It checks that items = kept + encoded + rejected, counted on the disk: nothing may be lost."""
         rejected, items = len(self.rejected), len(self.fingerprints)
-        on_disk = sum(len(reader.Shard(path, "visual")) for path in layout.shard_paths(self.folder))
+        paths = [layout.shard_path(self.folder, shard) for shard in self.own]
+        on_disk = sum(len(reader.Shard(path, "visual")) for path in paths)
         if on_disk + rejected != items:
             raise ShardError(f"{items} items, but {on_disk} rows and {rejected} rejects")
         encoded = sum(item["video_id"] not in self.rejected for item in self.plan.todo)
         return (
-            f"visual: {items} items = {on_disk - encoded} kept + {encoded} encoded + {rejected} rejected; "
-            f"{self.frames} frames; {self.written} of {self.count} shards written"
+            f"visual{'' if self.plan.part.whole else f' {self.plan.part.name}'}: "
+            f"{items} items = {on_disk - encoded} kept + {encoded} encoded + {rejected} rejected; "
+            f"{self.frames} frames; {self.written} of {len(self.own)} shards written"
         )
 
     def name_worst(self) -> str:

@@ -39,7 +39,7 @@ def run(model, tmp_path):
     With `why`, the summary is what `--why` says of that ID.
     """
 
-    def go(captions, folder=tmp_path / "text", why=None, **config):
+    def go(captions, folder=tmp_path / "text", why=None, part=files.WHOLE, **config):
         config = {"name": "demo", "words": 32, "precision": "fp32", "shards": 3} | config
         encoder = text.TextEncoder(model, "cpu", config)
         names = sorted(captions)
@@ -52,7 +52,8 @@ def run(model, tmp_path):
         )
         parsed = pa.table({"caption_id": names, "phrases": [captions[name][1] for name in names]})
         rows = join_phrases(table, parsed)
-        return encoder, explain_text(folder, rows, encoder, why) if why else update_text(folder, rows, encoder, config)
+        said = explain_text(folder, rows, encoder, why) if why else update_text(folder, rows, encoder, config, part)
+        return encoder, said
 
     return go
 
@@ -200,3 +201,21 @@ def test_parquet_is_where_the_stage_looks(tmp_path, monkeypatch):
     parquet.write_table(pa.table({"caption_id": ["a#000"]}), path)
     with pytest.raises(SystemExit, match="dvc repro triplets@demo"):
         main()
+
+
+def test_slices_make_the_bytes_of_one_run_and_the_last_run_encodes_nothing(run, tmp_path):
+    run(CAPTIONS, tmp_path / "whole" / "text")
+    apart = tmp_path / "apart" / "text"
+    counts = [run(CAPTIONS, apart, part=files.Slice(index, 2))[0].encoded for index in (1, 2, 2)]
+    assert counts[0] and counts[1] and not counts[2]  # run again, a slice finds its own done
+    assert not (apart / "phrases.h5").exists()
+    encoder, said = run(CAPTIONS, apart)
+    assert not encoder.encoded and "= 5 kept + 0 encoded" in said and "0 of 3 shards written" in said
+    assert digest(apart) == digest(tmp_path / "whole" / "text")
+    assert not (apart.parent / ".phrases").exists()
+
+
+def test_a_slice_of_text_moves_no_rows_between_shards(run, tmp_path):
+    run(CAPTIONS)
+    with pytest.raises(ValueError, match="another number of shards than 4.*once without --slice"):
+        [run(CAPTIONS, part=files.Slice(index, 2), shards=4) for index in (1, 2)]

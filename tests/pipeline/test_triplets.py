@@ -241,3 +241,34 @@ def test_the_shallow_parser_reads_factual(real):
         [gold for _, gold in rows], triplets.parsed([text for text, _ in rows], "shallow", "extended")
     )
     assert score["f1"] > 0.70 and score["noun_f1"] > 0.90
+
+
+def test_slices_parse_each_sentence_once_and_the_last_run_none(project, capsys):
+    need_corenlp()
+    manifest(CAPTIONS)
+    project("--dataset", "toy", parser="corenlp")
+    before = output().read_bytes()
+    shutil.rmtree("cache")
+    manifest(CAPTIONS)
+    capsys.readouterr()
+    for part in ("1/2", "2/2", "2/2"):
+        project("--dataset", "toy", "--slice", part, parser="corenlp")
+    said = [[int(word) for word in line.split() if word.isdigit()] for line in capsys.readouterr().out.splitlines()]
+    (one, fresh), (two, more), (_, again) = said
+    assert one + two == fresh + more == 8 and one and two and again == 0
+    assert not output().exists() and not Path("cache/.parses").exists()
+    Path("cache/toy/.triplets/1-of-1.sqlite").write_bytes(b"no database")  # one that is none costs nothing
+    project("--dataset", "toy", parser="corenlp")
+    assert "0 sentences newly parsed" in capsys.readouterr().out
+    assert output().read_bytes() == before
+    assert not Path("cache/toy/.triplets").exists()
+    project("--dataset", "toy", "--slice", "1/2", parser="corenlp")  # what all runs share is known to a slice
+    assert " 0 newly parsed" in capsys.readouterr().out
+
+
+def test_a_slice_of_no_dataset_is_refused(project):
+    with pytest.raises(SystemExit):
+        project("--show", "a man", "--slice", "1/2")
+    manifest(CAPTIONS)
+    project("--dataset", "toy", "--slice", "1/2")  # the shallow parser is as fast as the rules: nothing waits
+    assert not output().exists()

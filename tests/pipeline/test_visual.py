@@ -4,6 +4,8 @@ import io
 import json
 import os
 import shutil
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -399,3 +401,120 @@ def test_more_blocks_than_the_tower_has_are_refused(clean):
     with pytest.raises(SystemExit, match="tower has 2 blocks"):
         clean.run()
     clean.set(tail={"image": 0})
+
+
+def slice_of(world, word, **more):
+    """A slice as a process of its own, as on another machine."""
+    command = [sys.executable, "-m", "pipeline.visual", "--dataset", "films", "--device", "cpu", "--slice", word]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    return subprocess.Popen(
+        command, cwd=world.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more
+    )
+
+
+def spoil(world):
+    """Two films that are none, and a manifest that knows them."""
+    for name in ("film03.mp4", "film11.mp4"):
+        (world.folder / "films" / name).write_text(f"{name} is no film")
+    world.manifest(sorted(path.name for path in (world.folder / "films").iterdir()))
+
+
+def test_slices_beside_each_other_make_the_bytes_of_one_run(world, tmp_path_factory, made, capsys):
+    spoil(world)
+    parts = [slice_of(world, f"{part}/3") for part in (1, 2, 3)]
+    said = [part.communicate()[0].strip().splitlines()[-1] for part in parts]
+    assert all(line.startswith(f"visual {number}-of-3: ") for number, line in enumerate(said, 1)), said
+    assert sorted(path.name for path in (world.cache / "visual").iterdir()) == [f"{shard:05d}.h5" for shard in range(3)]
+    world.run()
+    assert "15 items = 13 kept + 0 encoded + 2 rejected" in capsys.readouterr().out
+    other = World(tmp_path_factory.mktemp("other"), made)
+    spoil(other)
+    other.run()
+    assert world.files() == other.files()
+    assert not (world.cache / ".visual").exists()
+
+
+def test_a_slice_that_is_killed_again_and_again_is_run_again_alone(world, tmp_path_factory, made, capsys):
+    spoil(world)
+    world.set(shards=8)
+    world.run("--slice", "1/2")
+    untouched = world.files()
+    kills = 0
+    for seconds in np.arange(2.0, 40.0, 1.3):
+        part = slice_of(world, "2/2", start_new_session=True)
+        try:
+            part.communicate(timeout=seconds)
+            break
+        except subprocess.TimeoutExpired:
+            os.killpg(part.pid, signal.SIGKILL)
+            part.communicate()
+            kills += 1
+    assert part.returncode == 0 and kills
+    assert {name: data for name, data in world.files().items() if name in untouched} == untouched
+    capsys.readouterr()
+    world.run()
+    assert "13 kept + 0 encoded + 2 rejected" in capsys.readouterr().out
+    other = World(tmp_path_factory.mktemp("other"), made)
+    spoil(other)
+    other.set(shards=8)
+    other.run()
+    assert world.files() == other.files()
+
+
+def test_a_slice_touches_no_shard_of_another_and_leaves_what_another_is_writing(world):
+    (world.cache / "visual").mkdir()
+    for shard in range(3):
+        (world.cache / "visual" / f"{shard:05d}.h5.part").write_bytes(b"half")
+    world.run("--slice", "2/3")
+    found = sorted(path.name for path in (world.cache / "visual").iterdir())
+    assert found == ["00000.h5.part", "00001.h5", "00002.h5.part"]
+
+
+def test_what_a_slice_tried_again_is_not_taken_for_rejected(world, capsys):
+    films = world.folder / "films"
+    whole = (films / "film03.mp4").read_bytes()
+    (films / "film03.mp4").rename(films / "away")
+    world.run()
+    assert world.rejects() == {"film03": "missing"}
+    (films / "film03.mp4").write_bytes(whole)
+    for part in range(1, 4):
+        world.run("--slice", f"{part}/3", "--retry", "missing")
+    capsys.readouterr()
+    world.run()
+    assert "15 kept + 0 encoded + 0 rejected" in capsys.readouterr().out
+
+
+def test_slices_that_would_write_the_same_shards_are_told(world, monkeypatch):
+    monkeypatch.chdir(world.folder)
+    visual_folder = params.cache_folder("films", "visual")
+    with files.lock(visual_folder, files.Slice(1, 3)):
+        with files.lock(visual_folder, files.Slice(2, 3)):
+            pass
+        with pytest.raises(SystemExit, match=f"slice 1-of-3 of .*visual is being written by process {os.getpid()} on "):
+            world.run("--slice", "1/3")
+        with pytest.raises(SystemExit, match="slice 1-of-3 of .* is being written"):
+            world.run("--slice", "2/4")
+        with pytest.raises(SystemExit, match="is being written"):
+            world.run()
+    with files.lock(visual_folder), pytest.raises(SystemExit, match="is being written"):
+        world.run("--slice", "1/3")
+
+
+def test_a_slice_moves_no_rows_between_shards_and_knows_its_numbers(world):
+    world.run()
+    for count in (2, 5):
+        world.set(shards=count)
+        with pytest.raises(SystemExit, match=f"another number of shards than {count}.* once without --slice"):
+            world.run("--slice", "1/2")
+    for wrong in ("0/3", "4/3", "3", "a/b", "-1/3", "1/0"):
+        with pytest.raises(SystemExit, match="i from 1 to n"):
+            world.run(f"--slice={wrong}")
+
+
+def test_a_file_system_without_locks_excludes_nobody(world, monkeypatch):
+    def without(*_):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(files.fcntl, "flock", without)
+    world.run("--slice", "1/1")
+    assert len(world.rows()) == 15

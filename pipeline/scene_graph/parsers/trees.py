@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline.scene_graph.parsers import corenlp, shallow
 from pipeline.scene_graph.parsers.server import PROPERTIES, Parser, Server, ServerError
-from pipeline.scene_graph.parsers.store import Store
+from pipeline.scene_graph.parsers.store import Store, known_elsewhere
 from pipeline.scene_graph.parsers.tagger import misread
 from pipeline.scene_graph.sentence import Sentence
 
@@ -17,9 +17,16 @@ class Trees:
     """Parses sentences; a context manager, as it may own a server. The server starts only when something must be parsed.
 
     `parser`: auto takes CoreNLP where Java and the jars are, else the shallow parser, and says so through `say`.
+    `store` keeps parses; with `own`, a file of one slice's, it is only asked which sentences need no second parse.
     """
 
-    def __init__(self, parser: str = "auto", store: Path | None = None, say: Callable[[str], None] | None = None):
+    def __init__(
+        self,
+        parser: str = "auto",
+        store: Path | None = None,
+        say: Callable[[str], None] | None = None,
+        own: Path | None = None,
+    ):
         if parser not in ("auto", "corenlp", "shallow"):
             raise ValueError(f"parser is {parser!r}; it must be auto, corenlp or shallow")
         self.say = say or (lambda line: print(line, file=sys.stderr))
@@ -32,9 +39,10 @@ class Trees:
             self.say(f"shallow parser, as there is {reason}")
         self.parser = "shallow" if reason or parser == "shallow" else "corenlp"
         self.store = None
+        self.elsewhere = store if own else None
         if store and self.parser == "corenlp":
             stamp = f"corenlp {corenlp.version()} {sorted(PROPERTIES.items())} text {TEXT_VERSION}"
-            self.store = Store(store, stamp)
+            self.store = Store(own, stamp, "DELETE") if own else Store(store, stamp)
         self.parsed = self.failed = self.lacking = 0
         self.memory: dict[str, Sentence] = {}  # trees of this run where no store keeps them
 
@@ -52,6 +60,9 @@ class Trees:
         if self.parser == "shallow":
             return
         lacking = [text for text in dict.fromkeys(texts) if not (self.store and self.store.has(text))]
+        if self.elsewhere and self.store:
+            known = known_elsewhere(self.elsewhere, self.store.parser, lacking)
+            lacking = [text for text in lacking if text not in known]
         self.lacking = len(lacking)
         for batch in self.annotate(lacking):
             if self.store:
