@@ -9,9 +9,11 @@ in `.search/`, for as long as the checkpoint, the shards and the code that encod
 import argparse
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from eval.search.answers import Answer
 from eval.search.engine import Search
 from pipeline import stage
 from pipeline.stage import visible
@@ -19,23 +21,21 @@ from pipeline.stage import visible
 SPLITS = ("all", "train", "val", "test")
 
 
-def format_answer(answer: dict[str, Any]) -> str:
+def format_answer(answer: Answer) -> str:
     """Results as a person reads them."""
-    lines = [f"“{answer['query']}”".replace("\n", " ")]
-    if answer["phrases"]:
-        lines.append(f"  {' · '.join(answer['phrases'])}")
-    for kind in ("images", "videos"):
+    lines = [f"“{answer.query}”".replace("\n", " ")]
+    if answer.phrases:
+        lines.append(f"  {' · '.join(answer.phrases)}")
+    for kind, hits in (("images", answer.images), ("videos", answer.videos)):
         lines += ["", kind]
-        for one in answer[kind]:
+        for hit in hits:
             where = {
                 "photo": "",
-                "keyframe": f"  keyframe at {format_clock(one['time'])}",
-                "video": f"  best at {format_clock(one['time'])}",
+                "keyframe": f"  keyframe at {format_clock(hit.time)}",
+                "video": f"  best at {format_clock(hit.time)}",
             }
-            lines.append(
-                f"{one['rank']:>3}  {one['score']:6.3f}  {one['path'].replace(chr(10), ' ')}{where[one['kind']]}"
-            )
-        if not answer[kind]:
+            lines.append(f"{hit.rank:>3}  {hit.score:6.3f}  {hit.path.replace(chr(10), ' ')}{where[hit.kind]}")
+        if not hits:
             lines.append("     none")
     return visible("\n".join(lines))
 
@@ -77,7 +77,7 @@ def main() -> None:
             refuse(query, args.json)
             continue
         answer = search(query, args.top)
-        print(json.dumps(answer, ensure_ascii=False) if args.json else format_answer(answer), flush=True)
+        print(json.dumps(asdict(answer), ensure_ascii=False) if args.json else format_answer(answer), flush=True)
 
 
 def is_text(query: str) -> bool:

@@ -1,161 +1,341 @@
-"""Answer sentences with the images and videos that match them, best first."""
+"""Answer sentences and pictures with the images and videos that match them, best first."""
 
-from dataclasses import asdict, dataclass
+# Axes: G items of one gallery.
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from eval.search.gallery import gallery_identity, keep_gallery, read_gallery, to_full, to_half
-from pipeline import params, progress
-from pipeline.files import CLIPError, MissingError, ParamsError
+from eval.search.answers import KINDS, Answer, Hit, Query
+from eval.search.catalog import Catalog, Item
+from eval.search.filters import passing
+from eval.search.gallery import Encoder, Gallery, gallery_key, read_features
+from eval.search.moment import best_moment
+from eval.search.text import Reader, read_root
+from eval.search.view import SAMPLE, SHORT, View
+from pipeline import progress
+from pipeline.files import MissingError
+
+REMEMBERED = 32  # queries whose scores are held, so that the next page costs nothing
+PICTURES = 16  # pictures handed in that are remembered
 
 
 @dataclass
-class Found:
-    """One result."""
+class Scored:
+    """What a query gets in both galleries: by kind, in the gallery's order."""
 
-    rank: int
-    score: float
-    id: str
-    path: str
-    kind: str  # photo, keyframe or video
-    time: float | None  # seconds: the keyframe's, or the moment of the video that fits best; None for a photo
+    score: dict[str, NDArray]  # (G,) the method's; NaN where an item was not on the shortlist
+    standing: dict[str, NDArray]  # (G,) deviations above the mean
+    phrases: list[str]
+    text: dict[str, Any] | None  # the first sentence, encoded
 
 
 class Search:
-    """One run over one dataset, ready for queries."""
+    """One run over one library, ready for queries.
 
-    def __init__(self, run: Path, shards: Path, split: str = "all", device: str = "cpu"):
-        from eval.load import load_run
-        from eval.similarity import Scorer, item_kinds
-        from pipeline.shards import VideoReader
+        search = Search(Path("cache/demo/runs/unitrim"), Path("cache/demo"))
+        answer = search("a red ball", top=10)    # or search.ask(Query(...), top=10, skip=10)
 
-        self.shards, self.device = shards, device
-        self.method, self.cache, record = load_run(run, shards, device)
-        self.scorer = Scorer(self.method, self.cache, device)
-        rows = np.arange(len(self.cache)) if split == "all" else self.cache.videos(split)
-        if not len(rows):
-            raise MissingError(f"{shards} has nothing in split {split!r}; try --split all")
-        photo, _ = item_kinds(self.cache, rows)
-        self.rows = {"image": rows, "video": rows[~photo]}
-        self.photos = {str(self.cache.video_id[row]) for row in rows[photo]}
-        self.visual = VideoReader(shards)
-        self.config = count_parameters(shards.name)
-        self.unkept: str | None = None  # why the encoded gallery could not be kept
-        self.gallery = self.encoded(run, split, record.get("method", run.name))
-        self.towers: Any = None
+    `run` None is `max_sim`, which learns nothing. The library may grow meanwhile: `refresh` takes up what is new. Calls may come
+    from several threads.
 
-    def encoded(self, run: Path, split: str, name: str) -> dict[str, list[dict[str, Any]]]:
-        """Encoded items of both galleries, from the kept file if neither data nor code (of method `name`) has changed."""
-        import torch
+    Errors: MissingError, CLIPError, ShardError that say what to type.
+    """
 
-        path = self.shards / ".search" / f"{run.parent.parent.name}-{run.name}-{split}.pt"
-        key = gallery_identity(run, self.shards, name)
-        if (before := read_gallery(path, key)) is not None:
-            return before
-        gallery: dict[str, list[dict[str, Any]]] = {}
-        meter = progress.Progress(sum(map(len, self.rows.values())), "gallery", "item")
-        with torch.inference_mode():
-            for kind, rows in self.rows.items():
-                gallery[kind] = []
-                for block in self.scorer.encode_gallery(rows, kind):
-                    gallery[kind].append({name: to_half(tensor) for name, tensor in block.items()})
-                    meter.add(len(next(iter(block.values()))))
-        meter.close()
-        self.unkept = keep_gallery(path, key, gallery)
-        return gallery
+    def __init__(
+        self, run: Path | None, shards: Path, split: str = "all", device: str = "cpu", *, refresh: bool = True
+    ):
+        self.run, self.shards, self.split, self.device = run, Path(shards), split, device
+        self.catalog = Catalog(self.shards)
+        self.root = read_root(self.shards)
+        self.method: Any = None
+        self.view = View([], [], np.empty((0, 2), np.int64))
+        self.pictures: OrderedDict[str, NDArray] = OrderedDict()
+        self.answers: OrderedDict[tuple, Scored] = OrderedDict()
+        self.changing, self.asking = threading.Lock(), threading.Lock()
+        self.stamp: tuple = ()
+        if refresh:
+            for _ in self.refresh(meter=True):
+                pass
+            if not self.view.items:
+                raise MissingError(f"{shards} has nothing in split {split!r}; try --split all")
 
-    def __call__(self, query: str, top: int = 5) -> dict[str, Any]:
-        """The best images and videos for a sentence, and the phrases it was read as.
+    # --- what is searched
 
-        Errors: ValueError for an empty sentence.
+    def open(self) -> None:
+        """Load the method, once there are shards that say of which CLIP it must be."""
+        from eval.load import open_method
+        from eval.similarity import Scorer
+
+        self.method, name, weights = open_method(self.run, self.shards, self.device)
+        self.scorer = Scorer(self.method, None, self.device)
+        frames = self.catalog.frames
+        self.encoder = Encoder(self.method, frames, self.device)
+        self.gallery = Gallery(self.shards / ".search", gallery_key(name, weights, frames))
+        self.reader = Reader(self.shards, self.method, self.catalog.clip_sha256, self.device)
+
+    def refresh(self, meter: bool = False) -> Iterator[int]:
+        """Take up items that are new or have changed, and drop those that are gone; how many rows were encoded, in steps.
+
+        One at a time; queries go on with the library as it was.
+        """
+        with self.changing:
+            stamp = self.catalog.stamp()
+            if stamp == self.stamp and self.method is not None:
+                return
+            items = self.catalog.read(self.split)
+            if not items and not self.catalog.opened and not (self.shards / "visual").is_dir():
+                raise MissingError(f"{self.shards} has no visual shards; run: dvc repro visual@{self.shards.name}")
+            if items and self.method is None:
+                self.open()
+            if self.method is not None:
+                self.gallery.read()
+                todo = sum(item.mark not in self.gallery.place for item in items)
+                line = progress.Progress(todo, "gallery", "item") if meter and todo else None
+                for count in self.gallery.add(items, self.encoder):
+                    if line:
+                        line.add(count)
+                    self.show(items)
+                    yield count
+                if line:
+                    line.close()
+                self.gallery.tidy({item.mark for item in items})
+                self.show(items)
+            self.stamp = stamp
+
+    def show(self, items: list[Item]) -> None:
+        """Let queries see the items that are encoded by now."""
+        self.view = View.of(items, self.gallery, self.view.number + 1)
+
+    @property
+    def unkept(self) -> str | None:
+        """Why the encoded gallery could not be kept for the next search; None where it was."""
+        return self.gallery.unkept if self.method is not None else None
+
+    # --- asking
+
+    def __call__(self, sentence: str, top: int = 5) -> Answer:
+        """The best images and videos for a sentence taken as it is. Errors: ParamsError for an empty one."""
+        return self.ask(Query((sentence,)), top)
+
+    def ask(self, query: Query, top: int = 24, skip: int = 0) -> Answer:
+        """The best images, videos, and both in one list; `skip` of each are passed over."""
+        query.check()
+        view = self.view
+        said = "; ".join([*query.sentences, *(f"-{word}" for word in query.minus)])
+        if not view.items:
+            return Answer(said, [], [], [], [], 0)
+        scored = self.scored(view, query)
+        allowed = passing(view.items, query.filters)
+        order = {kind: rank(scored.standing[kind], allowed[view.rows[kind]], view, kind, query.sort) for kind in KINDS}
+        lists = {
+            kind: [
+                self.hit(view, scored, kind, int(place), skip + number)
+                for number, place in enumerate(order[kind][skip : skip + top], 1)
+            ]
+            for kind in KINDS
+        }
+        joint = self.joint(view, scored, order, query, top, skip)
+        return Answer(said, scored.phrases, lists["image"], lists["video"], joint, int(allowed.sum()))
+
+    def add_picture(self, data: bytes) -> str:
+        """Remember a photo to search by; its id. Errors: DecodeError where the bytes are none."""
+        from eval.search.gallery import digest
+
+        self.require_open()
+        vector = self.reader.picture(data)
+        name = digest(vector.tobytes().hex())
+        self.pictures[name] = vector
+        while len(self.pictures) > PICTURES:
+            self.pictures.popitem(last=False)
+        return name
+
+    def require_open(self) -> None:
+        """MissingError while nothing is indexed yet."""
+        if self.method is None:
+            raise MissingError(f"nothing of {self.root or self.shards} is indexed yet; wait a moment")
+
+    # --- scoring
+
+    def scored(self, view: View, query: Query) -> Scored:
+        """Scores of a query, remembered for its next page."""
+        name = (view.number, query.sentences, query.minus, query.like, query.pictures)
+        with self.asking:
+            if name not in self.answers:
+                self.answers[name] = self.score(view, query)
+                while len(self.answers) > REMEMBERED:
+                    self.answers.popitem(last=False)
+            self.answers.move_to_end(name)
+            return self.answers[name]
+
+    def score(self, view: View, query: Query) -> Scored:
+        """Each part of a query puts every item somewhere above or below the mean; the places are averaged.
+
+        What must not be there counts only where it stands out: an item is not found for lacking it.
         """
         import torch
 
-        if not query.strip():
-            raise ParamsError("the sentence is empty")
-        phrases = self.phrases(query)
         with torch.inference_mode():
-            text = self.method.encode_text(self.features(query, phrases))
-            found = {kind: self.best(kind, text, top) for kind in ("image", "video")}
-        return {"query": query, "phrases": phrases, "images": found["image"], "videos": found["video"]}
+            texts = [self.reader.encode(text) for text in query.sentences]
+            against = [self.reader.encode(text) for text in query.minus]
+            vectors = [self.vector(view, name) for name in query.like] + [self.picture(name) for name in query.pictures]
+            short = None
+            if not view.exact:
+                coarse = np.stack([*(vector for _, vector in texts), *vectors])
+                short = shortlist(view, coarse)
+            score, standing = {}, {}
+            for kind in KINDS:
+                among, sample = (view.rows[kind], None) if short is None else short[kind]
+                parts = [self.standing(view, text, kind, among, sample) for text, _ in texts]
+                own = parts[0][0] if len(parts) == 1 and not vectors and not against else None
+                wanted = [part[1] for part in parts]
+                wanted += [standardise(view.whole()[among] @ vector, sample) for vector in vectors]
+                total = np.mean(wanted, axis=0)
+                for text, _ in against:
+                    total = total - np.maximum(self.standing(view, text, kind, among, sample)[1], 0)
+                score[kind] = spread(total if own is None else own, among, view, kind)
+                standing[kind] = spread(total, among, view, kind)
+        phrases = [phrase for text in query.sentences for phrase in self.reader.phrases(text)]
+        return Scored(score, standing, phrases, texts[0][0] if texts else None)
 
-    def phrases(self, query: str) -> list[str]:
-        """What the sentence says, by the shallow parser: it answers at once and needs no server."""
-        if "triplet" not in self.method.needs:
-            return []
-        from pipeline.scene_graph import parse
+    def standing(
+        self, view: View, text: dict[str, Any], kind: str, among: NDArray, sample: int | None
+    ) -> tuple[NDArray, NDArray]:
+        """Scores of a text against some items of a gallery, and the same as deviations above the mean."""
+        scores = view.score(self.scorer, text, kind, None if sample is None else among)[0]
+        return scores, standardise(scores, sample)
 
-        return parse([query], self.config["triplets"] | {"parser": "shallow"})[0]["phrases"][: self.cache.triplets]
+    def vector(self, view: View, name: str) -> NDArray:
+        """What an item looks like."""
+        if name not in view.by_id:
+            raise MissingError(f"there is no item {name!r} here any more")
+        return view.whole()[view.by_id[name]]
 
-    def features(self, query: str, phrases: list[str]) -> dict[str, Any]:
-        """The sentence as the text stage would have encoded it: sentence, words, triplets of one row."""
-        import torch
+    def picture(self, name: str) -> NDArray:
+        """A picture that was handed in."""
+        if name not in self.pictures:
+            raise MissingError("the picture is no longer remembered; hand it in again")
+        return self.pictures[name]
 
-        if self.towers is None:
-            self.towers = self.load_towers()
-        _, word = self.towers.encode_texts([query], self.cache.words, alone=True)[0]
-        word = word.half().float()[None]
-        made = {"sentence": word[:, -1], "word": word, "word_mask": torch.ones(word.shape[:2], dtype=torch.bool)}
-        if phrases:
-            triplet = [token[-1] for _, token in self.towers.encode_texts(phrases, self.cache.words, alone=True)]
-            made["triplet"] = torch.stack(triplet).half().float()[None]
-            made["triplet_mask"] = torch.ones(made["triplet"].shape[:2], dtype=torch.bool)
-        return {name: tensor.to(self.device) for name, tensor in made.items()}
+    # --- results
 
-    def load_towers(self) -> Any:
-        """The CLIP that encoded the shards; CLIPError where it is another one or gone."""
-        from pipeline.encoders.towers import FrozenCLIP
-
-        try:
-            towers = FrozenCLIP.load(self.shards / "clip", self.device, "fp32")
-        except (ValueError, OSError) as error:
-            raise CLIPError(f"the sentence cannot be encoded: {error}") from None
-        if towers.sha256 != self.cache.clip_sha256:
-            raise CLIPError(
-                f"{self.shards}/clip is not the CLIP that made the shards; run: dvc repro text@{self.shards.name}"
-            )
-        return towers
-
-    def best(self, kind: str, text: dict[str, Any], top: int) -> list[dict[str, Any]]:
-        """The `top` items of one gallery; equal scores in the order of their ids."""
-        blocks = (
-            {name: to_full(tensor, self.device) for name, tensor in block.items()} for block in self.gallery[kind]
-        )
-        parts = [self.scorer.score(text, block, kind)[0] for block in blocks]
-        scores = np.concatenate(parts) if parts else np.empty(0, np.float32)
-        order = np.argsort(-scores, kind="stable")[:top]
+    def joint(
+        self, view: View, scored: Scored, order: dict[str, NDArray], query: Query, top: int, skip: int
+    ) -> list[Hit]:
+        """Both galleries in one list, videos before images where they stand equal, as the evaluation has it."""
+        kinds = [kind for kind in ("video", "image") for _ in order[kind]]
+        places = [int(place) for kind in ("video", "image") for place in order[kind]]
+        standing = np.array([scored.standing[kind][place] for kind, place in zip(kinds, places)])
+        if query.sort == "date":
+            return self.joint_by_date(view, scored, order, top, skip)
+        ranked = np.argsort(-standing, kind="stable")
+        listed = [(kinds[at], places[at]) for at in ranked]
+        if query.fold:
+            listed = first_of_each(view, listed)
         return [
-            asdict(self.found(place, kind, int(self.rows[kind][item]), float(scores[item]), text))
-            for place, item in enumerate(order, 1)
+            self.hit(view, scored, kind, place, skip + number)
+            for number, (kind, place) in enumerate(listed[skip : skip + top], 1)
         ]
 
-    def found(self, place: int, kind: str, row: int, score: float, text: dict[str, Any]) -> Found:
-        """One result with its path and time."""
-        name = str(self.cache.video_id[row])
-        path = str(Path(self.config["root"]) / self.cache.path[row])
-        if name in self.photos:
-            return Found(place, score, name, path, "photo", None)
-        times = self.visual.times(name)
-        index = self.visual.keyframe[name] if kind == "image" else self.moment(name, text)
-        return Found(place, score, name, path, "keyframe" if kind == "image" else "video", float(times[index]))
+    def joint_by_date(self, view: View, scored: Scored, order: dict[str, NDArray], top: int, skip: int) -> list[Hit]:
+        """One row an item, as a video where it is one, the latest first."""
+        photos = [("image", int(place)) for place in order["image"] if view.items[view.rows["image"][place]].photo]
+        listed = [("video", int(place)) for place in order["video"]] + photos
+        listed.sort(key=lambda one: view.items[int(view.rows[one[0]][one[1]])].taken or "", reverse=True)
+        return [
+            self.hit(view, scored, kind, place, skip + number)
+            for number, (kind, place) in enumerate(listed[skip : skip + top], 1)
+        ]
 
-    def moment(self, name: str, text: dict[str, Any]) -> int:
-        """The frame of a video that fits best, each scored as an image."""
+    def hit(self, view: View, scored: Scored, kind: str, place: int, rank: int) -> Hit:
+        """One result with its path and time."""
+        item = view.items[int(view.rows[kind][place])]
+        times = np.asarray(item.row["time"])
+        made = Hit(
+            rank=rank,
+            score=float(scored.score[kind][place]),
+            standing=float(scored.standing[kind][place]),
+            fit=None,
+            id=item.id,
+            key=item.key,
+            path=str(Path(self.root) / item.path),
+            kind="photo" if item.photo else "keyframe" if kind == "image" else "video",
+            time=None if item.photo else float(times[item.keyframe]),
+            duration=item.duration,
+            taken=item.taken,
+            place=item.place,
+        )
+        if made.kind != "video":
+            return made
+        moment = best_moment(self.frame_scores(item, scored.text), times, item)
+        return replace(made, time=moment.time, start=moment.start, end=moment.end)
+
+    def frame_scores(self, item: Item, text: dict[str, Any] | None) -> NDArray:
+        """(N,) each frame of a video scored as an image."""
         import torch
 
-        of = {"image": "frame", "image_patch": "patch"}
-        frames = {
-            image: torch.from_numpy(np.asarray(self.visual.videos[name][tensor], np.float32)).to(self.device)
-            for image, tensor in of.items()
-            if image in self.method.needs
-        }
-        return int(self.method.score_images(text, self.method.encode_image(frames))[0].argmax())
+        if text is None:
+            return np.asarray(item.row["frame"], np.float32) @ np.asarray(item.row["frame"][item.keyframe], np.float32)
+        with torch.inference_mode():
+            stills = [replace(item, keyframe=index) for index in range(len(item.row["time"]))]
+            features = read_features(stills, "image", self.method.needs, 0)
+            image = self.encoder.encoders["image"]({name: one.to(self.device) for name, one in features.items()})
+            return self.scorer.score(text, image, "image")[0]
 
 
-def count_parameters(name: str) -> dict[str, Any]:
-    """root and triplets of the dataset in params.yaml; without it paths stay relative."""
-    known = params.read_params().get("datasets", {}) if params.PARAMS.exists() else {}
-    config = params.read_dataset(name) if name in known else {}
-    return {"root": config.get("root", ""), "triplets": config.get("triplets", {})}
+def shortlist(view: View, coarse: NDArray) -> dict[str, tuple[NDArray, int]]:
+    """By kind: items that the plain CLIP vectors put first, then some at random by which scores are put on a scale."""
+    near = (view.whole() @ coarse.T).mean(1)
+    found = {}
+    for kind in KINDS:
+        rows = view.rows[kind]
+        first = rows[np.argpartition(-near[rows], min(SHORT, len(rows)) - 1)[:SHORT]] if len(rows) else rows
+        random = np.random.default_rng(0).permutation(rows)[:SAMPLE]
+        found[kind] = np.concatenate([np.sort(first), random]), len(random)
+    return found
+
+
+def standardise(scores: NDArray, sample: int | None) -> NDArray:
+    """Deviations above the mean, of all or of the last `sample`, which are then no results themselves."""
+    from eval.metrics import calibrate
+
+    if not len(scores):
+        return scores
+    if sample is None:
+        return calibrate(scores[None])[0]
+    by = scores[-sample:].astype(np.float64)
+    return (scores - by.mean()) / (by.std() or np.inf)
+
+
+def spread(values: NDArray, among: NDArray, view: View, kind: str) -> NDArray:
+    """Values of some items as values of the whole gallery, NaN where there is none."""
+    rows = view.rows[kind]
+    if among is rows:
+        return values
+    place = np.full(len(view.items), -1)
+    place[rows] = np.arange(len(rows))
+    made = np.full(len(rows), np.nan)
+    made[place[among]] = values
+    return made
+
+
+def rank(standing: NDArray, allowed: NDArray, view: View, kind: str, sort: str) -> NDArray:
+    """Places in a gallery of what the filters leave in, best first or latest first; equal ones in the library's order."""
+    standing = np.where(allowed, standing, np.nan)
+    order = np.argsort(-standing, kind="stable")[: int(np.isfinite(standing).sum())]
+    if sort == "date":
+        taken = [view.items[int(view.rows[kind][place])].taken or "" for place in order]
+        order = order[sorted(range(len(order)), key=lambda at: taken[at], reverse=True)]
+    return order
+
+
+def first_of_each(view: View, listed: list[tuple[str, int]]) -> list[tuple[str, int]]:
+    """Each item once, where it comes first: a video is in the list as a video and as its keyframe."""
+    seen: set[int] = set()
+    return [one for one in listed if not ((row := int(view.rows[one[0]][one[1]])) in seen or seen.add(row))]

@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 
 from eval import similarity
-from eval.search import __main__, engine
+from eval.load import load_run
+from eval.search import __main__, engine, gallery
 from pipeline.files import CLIPError, MissingError
 from tests.support import tiny
 from tests.support.commands import command
@@ -98,46 +99,46 @@ def finder(home, request):
 
 def test_photos_are_images_and_films_are_both(finder):
     answer = finder("a red wall", top=20)
-    assert {one["kind"] for one in answer["images"]} == {"photo", "keyframe"}
-    assert {one["kind"] for one in answer["videos"]} == {"video"}
-    assert len(answer["images"]) == 7 and len(answer["videos"]) == 3
-    assert [one["rank"] for one in answer["videos"]] == [1, 2, 3]
-    scores = [one["score"] for one in answer["images"]]
+    assert {hit.kind for hit in answer.images} == {"photo", "keyframe"}
+    assert {hit.kind for hit in answer.videos} == {"video"}
+    assert len(answer.images) == 7 and len(answer.videos) == 3
+    assert [hit.rank for hit in answer.videos] == [1, 2, 3]
+    scores = [hit.score for hit in answer.images]
     assert scores == sorted(scores, reverse=True)
 
 
 def test_every_path_is_there_and_times_lie_in_the_film(home, finder):
     answer = finder("the light goes on", top=20)
-    assert all(Path(one["path"]).is_file() for one in answer["images"] + answer["videos"])
-    assert all(one["time"] is None for one in answer["images"] if one["kind"] == "photo")
-    assert all(0 <= one["time"] < 2 for one in answer["images"] + answer["videos"] if one["time"] is not None)
+    assert all(Path(hit.path).is_file() for hit in answer.images + answer.videos)
+    assert all(hit.time is None for hit in answer.images if hit.kind == "photo")
+    assert all(0 <= hit.time < 2 for hit in answer.images + answer.videos if hit.time is not None)
+    assert all(0 <= hit.start <= hit.time <= hit.end <= 2.1 for hit in answer.videos)
 
 
 def test_a_caption_asked_again_gets_the_scores_of_the_evaluation(finder):
-    scores = similarity.matrices(finder.method, finder.cache, "test")
+    method, cache, _ = load_run(finder.run, finder.shards, "cpu")
+    scores = similarity.matrices(method, cache, "test")
     asked = list(scores.caption_id).index("red.mp4#000")
     for kind, names in (("video", scores.video_id), ("image", scores.image_id)):
         expected = dict(zip(names, getattr(scores, kind)[asked]))
         answer = finder("the light on a red wall goes on", top=20)
-        found = {one["id"]: one["score"] for one in answer[f"{kind}s"]}
+        found = {hit.id: hit.score for hit in getattr(answer, f"{kind}s")}
         for name, value in expected.items():
             assert found[name] == pytest.approx(float(value), abs=3e-3)
 
 
 def test_a_split_narrows_the_gallery(home):
     finder = engine.Search(Path("cache/mine/runs/zero_shot"), Path("cache/mine"), split="test")
-    assert {one["id"] for one in finder("a wall", 20)["images"]} == {"red.png", "red.mp4", "blue.png", "blue.mp4"}
+    assert {hit.id for hit in finder("a wall", 20).images} == {"red.png", "red.mp4", "blue.png", "blue.mp4"}
     with pytest.raises(MissingError, match="nothing in split 'val'"):
         engine.Search(Path("cache/mine/runs/zero_shot"), Path("cache/mine"), split="val")
 
 
-def test_the_gallery_is_kept_until_the_run_changes(home, monkeypatch):
+def test_the_gallery_is_kept_until_the_run_changes(home):
     folder, shards = Path("cache/mine/runs/unitrim"), Path("cache/mine")
     first = engine.Search(folder, shards)("a green wall")
-    calls = []
-    real = similarity.Scorer.encode_gallery
-    monkeypatch.setattr(similarity.Scorer, "encode_gallery", lambda *words: calls.append(words) or real(*words))
-    assert engine.Search(folder, shards)("a green wall") == first and not calls
+    again = engine.Search(folder, shards)
+    assert again("a green wall") == first and again.gallery.encoded == 0
     before, said = (folder / "checkpoint.pt").read_bytes(), (folder / "run.json").read_text()
     from train import checkpoint
 
@@ -147,60 +148,116 @@ def test_the_gallery_is_kept_until_the_run_changes(home, monkeypatch):
     checkpoint.save(folder, "unitrim", model)
     checkpoint.describe(folder, json.loads(said) | {"checkpoint": checkpoint.digest(folder / "checkpoint.pt")})
     try:
-        assert engine.Search(folder, shards)("a green wall") != first and calls
+        other = engine.Search(folder, shards)
+        assert other("a green wall") != first and other.gallery.encoded == 7
     finally:
         (folder / "checkpoint.pt").write_bytes(before)
         (folder / "run.json").write_text(said)
 
 
-def test_edited_code_never_serves_old_vectors(home, tmp_path):
-    """Method, layers and scoring are part of the key; another method's file is not."""
-    for package in ("pipeline", "train", "eval"):
-        shutil.copytree(Path(__file__).parents[2] / package, tmp_path / package)
-    script = """
+def test_another_version_of_the_code_never_serves_old_vectors(home, monkeypatch):
+    """The key holds versions, not source text: a comment costs nothing, a raised VERSION everything."""
+    folder, shards = Path("cache/mine/runs/unitrim"), Path("cache/mine")
+    engine.Search(folder, shards)
+    monkeypatch.setattr(gallery, "VERSION", gallery.VERSION + 1)
+    assert engine.Search(folder, shards).gallery.encoded == 7
+
+
+def test_one_item_more_encodes_one_and_one_that_changed_one(home):
+    folder, shards = Path("cache/mine/runs/zero_shot"), Path("cache/mine")
+    search = engine.Search(folder, shards)
+    new = home / "media" / "new.png"
+    Image.fromarray(np.full((40, 56, 3), 120, np.uint8)).save(new)
+    try:
+        for stage in ("manifest", "visual", "keyframes"):
+            command(f"pipeline.{stage}", "--dataset", "mine")
+        before = search.gallery.encoded
+        assert sum(search.refresh()) == 1 and search.gallery.encoded == before + 1
+        assert "new.png" in {hit.id for hit in search("a wall", 20).images}
+        Image.fromarray(np.full((40, 56, 3), 220, np.uint8)).save(new)
+        for stage in ("manifest", "visual", "keyframes"):
+            command(f"pipeline.{stage}", "--dataset", "mine")
+        assert sum(search.refresh()) == 1
+        assert sum(search.refresh()) == 0
+    finally:
+        new.unlink()
+        for stage in ("manifest", "visual", "keyframes"):
+            command(f"pipeline.{stage}", "--dataset", "mine")
+    assert sum(search.refresh()) == 0 and len(search("a wall", 20).images) == 7
+
+
+def test_two_searches_share_one_kept_gallery(home):
+    """The second, in a process of its own, encodes nothing; the rows it maps are those on the disk."""
+    folder, shards = Path("cache/mine/runs/zero_shot"), Path("cache/mine")
+    first = engine.Search(folder, shards)
+    script = f"""
         from pathlib import Path
-        from eval.search.gallery import gallery_identity
-        for edited in (None, "train/methods/clip4clip.py", "train/methods/unitrim.py", "train/layers/pooling.py",
-                       "eval/similarity.py"):
-            if edited:
-                Path(edited).write_text(Path(edited).read_text() + "# edited" + chr(10))
-            print(gallery_identity(Path(RUN), Path(SHARDS), "unitrim"))
+        from eval.search import Search
+        search = Search(Path({str(folder)!r}), Path({str(shards)!r}))
+        print(search.gallery.encoded, search("a green wall").images[0].id)
+        print(any(".search" in line for line in open("/proc/self/maps")))
     """
-    script = script.replace("RUN", repr(str(home / "cache/mine/runs/unitrim")))
-    script = script.replace("SHARDS", repr(str(home / "cache/mine")))
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
-    keys = done.stdout.split()
-    assert len(keys) == 5, done.stderr
-    assert keys[0] == keys[1] and len(set(keys[1:])) == 4
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True)
+    assert done.stdout.split() == ["0", first("a green wall").images[0].id, "True"], done.stderr
+
+
+def test_many_small_segments_become_one_without_encoding(home, monkeypatch):
+    folder, shards = Path("cache/mine/runs/unitrim"), Path("cache/mine")
+    search = engine.Search(folder, shards)
+    shutil.rmtree(search.gallery.folder)
+    fresh = gallery.Gallery(shards / ".search", search.gallery.key)
+    for item in search.view.items:
+        assert list(fresh.add([item], search.encoder)) == [1]
+    monkeypatch.setattr(gallery, "MANY", 3)
+    live = {item.mark for item in search.view.items[1:]}
+    fresh.tidy(live)
+    assert [sorted(one.marks) for one in fresh.segments] == [sorted(live)] and fresh.encoded == 7
+    assert len(list(fresh.folder.glob("*.pt"))) == 1
+    again = engine.Search(folder, shards)
+    assert again.gallery.encoded == 1
+    one, two = (searcher("a green wall", 20) for searcher in (search, again))
+    assert [hit.id for hit in one.joint] == [hit.id for hit in two.joint]
+    assert [hit.score for hit in one.joint] == pytest.approx([hit.score for hit in two.joint], abs=2e-3)
+
+
+def test_a_shortlist_finds_what_all_would(home):
+    """Of a library too large to be scored whole only a shortlist is; here it holds everything, and nothing else changes."""
+    folder, shards = Path("cache/mine/runs/zero_shot"), Path("cache/mine")
+    whole = engine.Search(folder, shards)("a green wall", 20)
+    search = engine.Search(folder, shards)
+    search.view.exact = False
+    short = search("a green wall", 20)
+    for one, two in ((short.images, whole.images), (short.videos, whole.videos)):
+        assert {hit.id: hit.score for hit in one} == pytest.approx({hit.id: hit.score for hit in two}, abs=1e-6)
+        assert {hit.id: hit.standing for hit in one} == pytest.approx({hit.id: hit.standing for hit in two}, abs=1e-4)
 
 
 def test_a_damaged_gallery_is_made_again(home):
     folder, shards = Path("cache/mine/runs/zero_shot"), Path("cache/mine")
-    first = engine.Search(folder, shards)("a green wall")
-    path = next(Path("cache/mine/.search").glob("*zero_shot-all.pt"))
-    path.write_bytes(path.read_bytes()[:-200])
+    search = engine.Search(folder, shards)
+    first = search("a green wall")
+    for path in search.gallery.folder.glob("*.pt"):
+        path.write_bytes(path.read_bytes()[:-200])
     assert engine.Search(folder, shards)("a green wall") == first
-    path.write_bytes(b"")
+    for path in search.gallery.folder.glob("*.pt"):
+        path.write_bytes(b"")
     assert engine.Search(folder, shards)("a green wall") == first
 
 
 def test_the_kept_gallery_is_outside_of_every_stage_output(home):
-    assert list(Path("cache/mine/.search").glob("*.pt")) and not list(Path("cache/mine/runs").rglob("*gallery*"))
+    assert list(Path("cache/mine/.search").rglob("*.pt")) and not list(Path("cache/mine/runs").rglob("*gallery*"))
 
 
 def test_only_a_method_of_triplets_is_asked_for_phrases(home):
     shards = Path("cache/mine")
-    assert engine.Search(shards / "runs/zero_shot", shards)("a red wall")["phrases"] == []
-    assert engine.Search(shards / "runs/unitrim", shards)("a man paints a red wall")["phrases"]
+    assert engine.Search(shards / "runs/zero_shot", shards)("a red wall").phrases == []
+    assert engine.Search(shards / "runs/unitrim", shards)("a man paints a red wall").phrases
 
 
 @pytest.mark.parametrize("query", ["?!", "étoile 日本 🎬", "word " * 3000])
 def test_any_sentence_gets_an_answer(finder, query):
     answer = finder(query, top=3)
-    assert len(answer["images"]) == 3 and all(np.isfinite(one["score"]) for one in answer["images"])
+    assert len(answer.images) == 3 and all(np.isfinite(hit.score) for hit in answer.images)
 
 
 def test_the_command_prints_paths_scores_and_times(home, capsys):

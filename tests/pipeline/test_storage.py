@@ -92,7 +92,7 @@ def test_a_cache_that_cannot_be_written_is_searched(home, state):
     ended = run(*words, state=state)
     assert (ended.code, ended.out) == (0, "cache/toy is whole\n")
     code = "from pathlib import Path; from eval.search.engine import Search; from pipeline.shards import proofs"
-    code += "; one = Search(Path('cache/toy/runs/zero_shot'), Path('cache/toy')); print(len(one.gallery['video']), one.unkept)"
+    code += "; one = Search(Path('cache/toy/runs/zero_shot'), Path('cache/toy')); print(len(one.gallery.segments), one.unkept)"
     code += "; print(sorted(path.name for path in proofs._proven))"
     ended = run("-c", code, state=state)
     assert ended.code == 0 and "Traceback" not in ended.said, ended.said

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from eval.search.gallery import read_gallery
+from eval.search.gallery import Segment, read_segment, write_segment
 from pipeline import params
 from pipeline.files import ParamsError
 
@@ -66,39 +66,41 @@ def test_params_that_hold_themselves_or_never_end_are_refused(tmp_path, text):
         params.read_params(path)
 
 
-def gallery():
-    return {kind: [{"frame": torch.zeros(3, 4, dtype=torch.float16)}] for kind in ("image", "video")}
-
-
 def test_a_crafted_gallery_is_not_run(tmp_path):
     witness, path = tmp_path / "run", tmp_path / "x.pt"
-    for content in ({"key": "k", "gallery": Trap(witness)}, Trap(witness)):
+    for content in ({"key": "k", "blocks": Trap(witness)}, Trap(witness)):
         torch.save(content, path)
-        assert read_gallery(path, "k") is None
+        assert read_segment(path, "k") is None
         path.write_bytes(pickle.dumps(content))
-        assert read_gallery(path, "k") is None
+        assert read_segment(path, "k") is None
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("x/data.pkl", pickle.dumps(Trap(witness)))
         file.writestr("x/code/__torch__.py", f"import os\nos.mkdir({str(witness)!r})")
         file.writestr("x/version", "3\n")
-    assert read_gallery(path, "k") is None
+    assert read_segment(path, "k") is None
     assert not witness.exists()
 
 
 @pytest.mark.parametrize(
     "spoil",
     [
-        lambda found: found | {"image": [{"frame": torch.zeros(1).expand(1 << 40)}]},  # a terabyte of one number
-        lambda found: found | {"image": 7},
-        lambda found: found | {"video": [{"frame": "text"}]},
-        lambda found: {"image": found["image"]},
+        lambda found: found | {"whole": torch.zeros(1).expand(1 << 40)},  # a terabyte of one number
+        lambda found: found | {"blocks": found["blocks"] | {"image": {"frame": torch.zeros(1).expand(1 << 40)}}},
+        lambda found: found | {"blocks": found["blocks"] | {"image": 7}},
+        lambda found: found | {"blocks": found["blocks"] | {"video": {"frame": "text"}}},
+        lambda found: found | {"blocks": {"image": found["blocks"]["image"]}},
+        lambda found: found | {"films": [2]},
+        lambda found: found | {"films": [0, 1]},
+        lambda found: found | {"marks": ["a"]},
+        lambda found: {"key": "k"},
         lambda found: [1, 2],
         lambda found: None,
     ],
 )
 def test_a_gallery_of_another_shape_is_made_again(tmp_path, spoil):
     path = tmp_path / "x.pt"
-    torch.save({"key": "k", "gallery": gallery()}, path)
-    assert read_gallery(path, "k") is not None
-    torch.save({"key": "k", "gallery": spoil(gallery())}, path)
-    assert read_gallery(path, "k") is None
+    blocks = {"image": {"frame": torch.zeros(2, 3)}, "video": {"frame": torch.zeros(1, 4, 3)}}
+    assert write_segment(path, "k", Segment(["a", "b"], [1], blocks, torch.zeros(2, 3))) is None
+    assert read_segment(path, "k") is not None and read_segment(path, "other") is None
+    torch.save(spoil(torch.load(path, weights_only=True)), path)
+    assert read_segment(path, "k") is None

@@ -1,0 +1,101 @@
+"""A sentence as the text stage would have encoded it, and a picture as the visual stage would have."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from pipeline import params
+from pipeline.files import CLIPError, DecodeError
+
+
+class Reader:
+    """Reads sentences and pictures by the CLIP that encoded a library's shards; the CLIP is loaded when first asked."""
+
+    def __init__(self, shards: Path, method: Any, clip_sha256: str | None, device: str):
+        self.shards, self.method, self.clip_sha256, self.device = shards, method, clip_sha256, device
+        self.words, self.triplets = method.config.words, method.config.triplets
+        self.settings = read_settings(shards)["triplets"]
+        self.towers: Any = None
+
+    def phrases(self, sentence: str) -> list[str]:
+        """What the sentence says, by the shallow parser: it answers at once and needs no server."""
+        if "triplet" not in self.method.needs:
+            return []
+        from pipeline.scene_graph import parse
+
+        return parse([sentence], self.settings | {"parser": "shallow"})[0]["phrases"][: self.triplets]
+
+    def load(self) -> Any:
+        """The CLIP; CLIPError where it is another one or gone."""
+        if self.towers is None:
+            from pipeline.encoders.towers import FrozenCLIP
+
+            try:
+                towers = FrozenCLIP.load(self.shards / "clip", self.device, "fp32")
+            except (ValueError, OSError) as error:
+                raise CLIPError(f"the sentence cannot be encoded: {error}") from None
+            if towers.sha256 != self.clip_sha256:
+                raise CLIPError(
+                    f"{self.shards}/clip is not the CLIP that made the shards; run: dvc repro text@{self.shards.name}"
+                )
+            self.towers = towers
+        return self.towers
+
+    def features(self, sentence: str, phrases: list[str]) -> dict[str, Any]:
+        """sentence (1, D), word (1, L, D), triplet (1, M, D) with masks, rounded as the shards round."""
+        import torch
+
+        towers = self.load()
+        _, word = towers.encode_texts([sentence], self.words, alone=True)[0]
+        word = word.half().float()[None]
+        made = {"sentence": word[:, -1], "word": word, "word_mask": torch.ones(word.shape[:2], dtype=torch.bool)}
+        if phrases:
+            triplet = [token[-1] for _, token in towers.encode_texts(phrases, self.words, alone=True)]
+            made["triplet"] = torch.stack(triplet).half().float()[None]
+            made["triplet_mask"] = torch.ones(made["triplet"].shape[:2], dtype=torch.bool)
+        return {name: tensor.to(self.device) for name, tensor in made.items()}
+
+    def encode(self, sentence: str) -> dict[str, Any]:
+        """A sentence as the method compares it, with its plain CLIP vector as `coarse` (1, D)."""
+        from train.layers import full_precision
+        from train.method import unit
+
+        features = self.features(sentence, self.phrases(sentence))
+        return full_precision(self.method.encode_text)(features), unit(features["sentence"])[0].cpu().numpy()
+
+    def picture(self, data: bytes) -> Any:
+        """(D,) unit vector of a photo. Errors: DecodeError where the bytes are none."""
+        import torch
+
+        from pipeline.video import images
+        from pipeline.video.resize import resize
+
+        kind = images.picture_format(data[:64])
+        if kind is None:
+            raise DecodeError("not_a_photo", "it is no JPEG, PNG, WebP, GIF, TIFF, BMP, HEIC or AVIF")
+        try:
+            with images.open_picture(io.BytesIO(data), kind) as image:
+                images.shrink(image, self.load().size)
+                pixels = resize(images.upright(image), self.load().size)[None]
+        except images.BROKEN as error:
+            raise error if isinstance(error, DecodeError) else DecodeError("damaged", str(error)) from None
+        frame = self.load().encode_images(pixels)[0][0]
+        return torch.nn.functional.normalize(frame, dim=-1).numpy()
+
+
+def read_root(shards: Path) -> str:
+    """The folder of the library's files; without one paths stay relative."""
+    return read_settings(shards)["root"]
+
+
+def read_settings(shards: Path) -> dict[str, Any]:
+    """root and triplets of the dataset: from params.yaml, else from the params.json beside the shards."""
+    known = (params.read_params().get("datasets") or {}) if params.PARAMS.exists() else {}
+    beside = shards / "params.json"
+    config: dict[str, Any] = {}
+    if shards.name in known:
+        config = params.read_dataset(shards.name)
+    elif beside.exists():
+        config = json.loads(beside.read_text(encoding="utf-8"))
+    return {"root": config.get("root", ""), "triplets": config.get("triplets", {})}
