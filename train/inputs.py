@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 from pipeline import files
+from pipeline.command import command
 from pipeline.shards import identity
 from train import methods
 from train.data.cache import require_parts
@@ -34,6 +35,7 @@ def write_inputs(shards: Path, names: list[str]) -> list[Path]:
     return [folder / f"{name}.json" for name in names]
 
 
+@command
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shards", type=Path, required=True, help="cache/<dataset>")
@@ -41,7 +43,7 @@ def main() -> None:
     try:
         require_parts(args.shards)
         written = write_inputs(args.shards, methods.names())
-    except (ValueError, OSError) as error:
+    except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"inputs: {error}") from None
     print(f"inputs: of {', '.join(path.stem for path in written)}")
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from pipeline import files
-from pipeline.files import explain_storage
+from pipeline.command import command
 from pipeline.shards import identity
 from train import checkpoint, fusion, methods
 from train.data import Cache, Loader
@@ -26,6 +26,7 @@ from train.settings import apply_preset, configure, parse_setting, read_stored_s
 from train.trainer import Trainer
 
 
+@command
 def main() -> None:
     """Read the command line, train, and turn what a person can mend into one line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -54,10 +55,6 @@ def main() -> None:
             print(run(args.shards, folder, args.method, args.seed, settings, resume=args.resume))
     except ValueError as error:
         raise SystemExit(f"train: {error}") from None
-    except OSError as error:
-        if (said := explain_storage(error, None)) is None:
-            raise
-        raise SystemExit(f"train: {said}") from None
     except KeyboardInterrupt:
         raise SystemExit("train: stopped; the same command with --resume goes on from the last epoch") from None
 

@@ -1,6 +1,9 @@
 """Put CoreNLP in place, or say why it is not: `python -m pipeline.scene_graph --fetch`."""
 
-from pipeline.scene_graph.parsers.corenlp import main
+from pipeline.command import command
+from pipeline.scene_graph.parsers import corenlp
+
+main = command(corenlp.main)
 
 if __name__ == "__main__":
     main()

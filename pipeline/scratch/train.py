@@ -30,7 +30,7 @@ from pipeline.scratch.model import build, tokenizer, whiten
 from pipeline.scratch.muon import Muon
 from pipeline.scratch.objective import training_losses
 from pipeline.scratch.recipe import Recipe, recipe_of
-from pipeline.scratch.shipped import copy_shipped
+from pipeline.scratch.shipped import SHIPPED, copy_shipped
 from pipeline.scratch.stills import stills
 
 VERSION = 1
@@ -77,10 +77,10 @@ def fit(
 # ---- the stage's entry
 
 
-def train(config: dict[str, Any], folder: Path, seed: int = 0) -> None:
+def train(config: dict[str, Any], folder: Path, seed: int = 0, shipped: Path | None = SHIPPED) -> None:
     """Leave a trained CLIP, its tokenizer and its preprocessing in `folder`, whole or not at all.
 
-    The demo's own comes with the repository (`shipped.py`).
+    The demo's own comes with the repository (`shipped.py`); without `shipped` it is trained too.
     A folder that holds the CLIP of the same corpus, recipe and seed is kept. `config` is a dataset's parameters; its manifest
     must be there. `scratch` in it lays single values over the recipe.
     """
@@ -92,7 +92,7 @@ def train(config: dict[str, Any], folder: Path, seed: int = 0) -> None:
     part = folder.with_name(folder.name + files.PART)
     shutil.rmtree(part, ignore_errors=True)
     with files.storage(folder):
-        if not copy_shipped(about, part):
+        if shipped is None or not copy_shipped(about, part, shipped):
             corpus = (stills if config["reader"] == "demo" else read_footage)(config, recipe, seed)
             part.mkdir(parents=True)
             learn_dataset(corpus, recipe, part, seed, config["name"])

@@ -15,7 +15,7 @@ from unittest.mock import Mock
 import pyarrow as pa
 import pytest
 
-from pipeline import files, progress
+from pipeline import files, progress, stage
 from pipeline.datasets import enable
 from pipeline.files import LockedError, ParamsError
 from pipeline.params import read_dataset, read_params
@@ -150,9 +150,11 @@ def test_the_makefile_hands_a_root_on_as_it_is():
         assert shlex.split(line)[-1] == root
 
 
-COMMANDS = [
-    *(f"pipeline.{name}" for name in ("manifest", "clip", "visual", "keyframes", "triplets", "text")),
-    *("pipeline.export", "pipeline.scratch.probe", "pipeline.shards.__main__", "eval.run", "eval.search.__main__"),
+COMMANDS = [  # whatever `python -m` runs
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for package in ("pipeline", "train", "eval")
+    for path in sorted((ROOT / package).rglob("*.py"))
+    if '\nif __name__ == "__main__":' in path.read_text()
 ]
 
 
@@ -183,10 +185,36 @@ def test_the_errors_are_one_tree():
     assert all(issubclass(one, files.UniTriMError) for one in kinds) and issubclass(files.UniTriMError, ValueError)
 
 
-def test_a_reader_that_has_seen_enough_gets_no_traceback(tmp_path):
-    loop = "@stage.command\ndef main():\n    for number in range(100000): print(number)\nmain()"
-    code = f"from pipeline import stage\n{loop}"
-    done = subprocess.run(
-        f"{sys.executable} -c '{code}' | head -1", shell=True, cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert (done.stdout, done.stderr) == ("0\n", "")
+def run_unread(*words: str, folder: Path = ROOT) -> subprocess.CompletedProcess:
+    """A command whose output is a pipe that nobody reads any more."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": ""}
+    try:
+        return subprocess.run(
+            [sys.executable, *words], cwd=folder, stdout=writer, stderr=subprocess.PIPE, text=True, env=environment
+        )
+    finally:
+        os.close(writer)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_reader_that_has_seen_enough_gets_no_traceback(name):
+    done = run_unread("-m", name, "--help")
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
+
+
+def test_nor_does_one_who_leaves_in_the_midst_of_real_output():
+    show = ("-m", "pipeline.triplets", "--parser", "shallow", "--show", "a red ball rolls")
+    for python in ((), ("-u",)):  # the pipe breaks when all is flushed, or at the first line
+        done = run_unread(*python, *show)
+        assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
+
+
+def test_a_broken_pipe_that_is_not_the_readers_is_a_fault_and_shown_whole():
+    @stage.command
+    def main():
+        raise BrokenPipeError("a worker's")
+
+    with pytest.raises(BrokenPipeError, match="a worker's"):
+        main()
