@@ -36,7 +36,8 @@ table:
 	@$(run) eval.report --table
 	@echo "report: $$(ls -d $(CURDIR)/cache/*/report/index.html | tr '\n' ' ')"
 
-# three seeds of every method: they are written to `seeds` in params.yaml and are runs like the first. make seeds [NAME=demo]
+# three seeds of every method of one dataset: they are written to `seeds` in params.yaml and are runs like the first.
+# make seeds [NAME=demo]
 NAME ?= demo
 seeds: environment parser
 	@$(run) pipeline.datasets.enable $(NAME) --seeds 1 2

@@ -43,6 +43,7 @@ SECTIONS = [  # title, where in metrics.json, its columns
     ("look-alike videos", ("t2v_group",), GROUPED),
     ("look-alike images", ("t2i_group",), GROUPED),
 ]
+FEW = {"t2v_R@1": (("t2v",), "R@1"), "t2i_R@1": (("t2i",), "R@1"), "both_R@10": (("joint", "both"), "R@10")}
 NO_BEST = ("chance", "images in 10")
 # of one run alone, whose directions share their columns: label -> key
 ALONE = {name: name for name in ("R@1", "R@2", "R@5", "R@10", "MdR", "MnR", "Rsum")}
@@ -90,6 +91,16 @@ def gather_metrics(folder: Path) -> dict[str, list[dict[str, Any]]]:
     place = {name: index for index, name in enumerate(order)}
     ordered = sorted(runs, key=lambda name: (place.get(name, len(place)), name))
     return {name: sorted(runs[name], key=lambda metrics: metrics["seed"]) for name in ordered}
+
+
+def summarize(runs: dict[str, list[dict[str, Any]]], names: list[str]) -> dict[str, dict[str, float]]:
+    """The few numbers by which runs are compared, of the methods `names`: means over seeds, in percent."""
+    found: dict[str, dict[str, float]] = {}
+    for name in [name for name in names if name in runs]:
+        parts = {label: [read_section(one, path) for one in runs[name]] for label, (path, _) in FEW.items()}
+        values = {label: [part[FEW[label][1]] for part in parts[label] if part] for label in FEW}
+        found[name] = {label: round(statistics.fmean(each), 2) for label, each in values.items() if each}
+    return found
 
 
 def build_tables(runs: dict[str, list[dict[str, Any]]]) -> list[Table]:

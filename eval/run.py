@@ -1,4 +1,4 @@
-"""Score one trained run on one split: `metrics.json`, the few of `summary.json`, `ranks.parquet`, `recall.csv` and a table.
+"""Score one trained run on one split: `metrics.json`, `ranks.parquet`, `recall.csv` and a table.
 
 python -m eval.run --run cache/demo/runs/unitrim --shards cache/demo [--split test]
 """
@@ -149,24 +149,6 @@ def skip(folder: Path, split: str, numbers: dict[str, Any]) -> dict[str, Any]:
     return numbers
 
 
-def summarize(name: str, numbers: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """The few numbers by which runs are compared: text to video and image, and one gallery of both."""
-    few = {
-        "t2v_R@1": ("t2v", "R@1"),
-        "t2i_R@1": ("t2i", "R@1"),
-        "joint_R@10": ("joint", "R@10"),
-        "both_R@10": ("joint", "both", "R@10"),
-    }
-    found = {}
-    for label, path in few.items():
-        value: Any = numbers
-        for key in path:
-            value = (value or {}).get(key)
-        if value is not None:
-            found[label] = round(value, 2)
-    return {name: found}
-
-
 def recall_curve(columns: dict[str, Any]) -> str:
     """Lines of K and the share of texts whose video (or image, where there is none) is among the first K, up to 50."""
     ranks = [
@@ -178,7 +160,7 @@ def recall_curve(columns: dict[str, Any]) -> str:
 
 
 def save_scores(folder: Path, split: str, numbers: dict[str, Any], columns: dict[str, Any]) -> None:
-    """Write metrics.json, summary.json, ranks.parquet and recall.csv; those of another split than test carry its name."""
+    """Write metrics.json, ranks.parquet and recall.csv; those of another split than test carry its name."""
     import pyarrow
 
     types = {"id": pyarrow.string(), "rank": pyarrow.float64(), "top": pyarrow.list_(pyarrow.string())}
@@ -187,7 +169,6 @@ def save_scores(folder: Path, split: str, numbers: dict[str, Any], columns: dict
     suffix = "" if split == "test" else f"-{split}"
     files.write_table(folder / f"ranks{suffix}.parquet", pyarrow.table(columns, schema))
     files.write(folder / f"metrics{suffix}.json", json.dumps(numbers, indent=1) + "\n")
-    files.write(folder / f"summary{suffix}.json", json.dumps(summarize(folder.name, numbers), indent=1) + "\n")
     files.write(folder / f"recall{suffix}.csv", recall_curve(columns))
     print(f"wrote {folder / f'metrics{suffix}.json'} and ranks{suffix}.parquet")
 

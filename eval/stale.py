@@ -83,7 +83,8 @@ def stale_lines(folder: Path) -> list[str]:
     if not found:
         return []
     lines = [f"left out: {name} {why}" for name, why in found.items()]
-    own = params.read_params().get("seeds") or [] if params.PARAMS.exists() else []
+    rows = params.read_params().get("seeds") or [] if params.PARAMS.exists() else []
+    own = [row["seed"] for row in rows if row["dataset"] == folder.name]
     loose = [name for name in found if "-seed" in name and not any(name.endswith(f"-seed{seed}") for seed in own)]
     again = f"dvc repro report@{folder.name}"
     if loose:

@@ -121,7 +121,10 @@ def faults(whole: dict[str, Any], name: str) -> list[str]:
     top = {
         "enabled": names("datasets that params.yaml has", lambda one: one in known),
         "methods": names(f"methods ({', '.join(methods())})", lambda one: one in rows["train"]),
-        "seeds": Key("a list of whole numbers above 0, each once", are_seeds),
+        "seeds": Key(
+            "a list as [{dataset: demo, seed: 1}], of enabled datasets and whole numbers above 0, each pair once",
+            lambda value: are_seeds(value, whole.get("enabled") or []),
+        ),
     }
     found = [unknown(key, "", TOP) for key in whole if key not in TOP]
     found += [misfit(key, whole[key], top[key]) for key in top if key in whole and not top[key].fits(whole[key])]
@@ -181,11 +184,15 @@ def as_number(value: Any) -> float:
         return float("nan")
 
 
-def are_seeds(value: Any) -> bool:
-    """Whether a list of further seeds, perhaps empty."""
-    return (
-        isinstance(value, list) and all(type(one) is int and one > 0 for one in value) and len(set(value)) == len(value)
-    )
+def are_seeds(value: Any, enabled: list[str]) -> bool:
+    """Whether a list of further seeds, each of one of the enabled datasets; perhaps empty."""
+    if not isinstance(value, list) or not all(
+        isinstance(one, dict) and set(one) == {"dataset", "seed"} for one in value
+    ):
+        return False
+    pairs = [(one["dataset"], one["seed"]) for one in value]
+    fit = all(dataset in enabled and type(seed) is int and seed > 0 for dataset, seed in pairs)
+    return fit and len(set(pairs)) == len(pairs)
 
 
 def scratch_keys() -> dict[str, Key]:

@@ -34,7 +34,8 @@ def git(home: Path, *words: str) -> None:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory) -> Path:
-    """A copy of the project with a folder of five clips, no captions, and another dataset whose root is nowhere."""
+    """A copy of the project with a folder of five clips without captions, the same with captions that name no split, and another
+    dataset whose root is nowhere."""
     home = tmp_path_factory.mktemp("project")
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     for name in listed:
@@ -45,8 +46,13 @@ def home(tmp_path_factory) -> Path:
     for seed in range(5):
         house.clip(films / f"{seed}.mp4", seed)
     (films / "bad.mp4").write_text("no film")
+    told = tmp_path_factory.mktemp("told")
+    shutil.copytree(films, told, dirs_exist_ok=True)
+    (told / "worse.jpg").write_bytes(b"\xff\xd8\xff no photo")
+    lines = [f"{seed}.mp4,a man rides a red horse number {seed}" for seed in range(5)]
+    (told / "captions.csv").write_text("\n".join(["file,caption", *lines, "bad.mp4,a film that is none"]) + "\n")
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    params |= {"enabled": ["folder", "msvd"], "methods": ["zero_shot", "clip4clip"]}
+    params |= {"enabled": ["folder", "told", "msvd"], "methods": ["zero_shot", "clip4clip"]}
     params["defaults"] |= {
         "frames": 3,
         "shards": 2,
@@ -54,12 +60,13 @@ def home(tmp_path_factory) -> Path:
         "clip": str(tiny.clip(tmp_path_factory.mktemp("clip"))),
     }
     params["datasets"]["folder"]["root"] = str(films)
+    params["datasets"]["told"] = params["datasets"]["folder"] | {"root": str(told)}
     params["datasets"]["msvd"]["root"] = "/nowhere"
     (home / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     git(home, "init", "-q")
     git(home, "add", "-A")
     git(home, "commit", "-qm", "project")
-    dvc(home, "repro", "report@folder")
+    dvc(home, "repro", "report@folder", "report@told")
     git(home, "add", "-A")
     git(home, "commit", "-qm", "run")
     return home
@@ -74,6 +81,25 @@ def test_a_folder_without_captions_ends_with_a_cache_and_a_report_whatever_anoth
     )
     assert (cache / "runs" / "zero_shot" / "checkpoint.pt").exists()
     assert "can be searched" in (cache / "report" / "index.html").read_text()
+
+
+def test_captions_without_a_split_are_searched_and_scored_and_bad_files_cost_themselves(home):
+    cache = home / "cache" / "told"
+    assert json.loads((cache / "visual" / "visual.json").read_text())["reasons"] == {"damaged": 1, "not_a_video": 1}
+    assert json.loads((cache / "scores/zero_shot/metrics.json").read_text())["n"]["texts"] == 5
+    assert "not trained: the train split has no captions" in (cache / "report" / "index.html").read_text()
+
+
+def test_metrics_are_a_row_a_dataset_and_three_numbers_a_method(home):
+    shown = json.loads(dvc(home, "metrics", "show", "--json"))[""]["data"]
+    few = shown["cache/told/summary.json"]["data"]
+    assert set(few) == {"zero_shot"} and set(few["zero_shot"]) == {"t2v_R@1", "t2i_R@1", "both_R@10"}
+    assert shown["cache/folder/summary.json"]["data"] == {}, "nothing to score by"
+    (home / "cache/told/summary.json").unlink()
+    (home / "cache/told/summary.json").write_text(json.dumps({"zero_shot": few["zero_shot"] | {"t2v_R@1": 0.5}}))
+    changed = json.loads(dvc(home, "metrics", "diff", "--json"))["cache/told/summary.json"]
+    assert changed["zero_shot.t2v_R@1"]["new"] == 0.5, "the commit's own numbers are still there to compare with"
+    dvc(home, "checkout", "--force", "cache/told/summary.json")
 
 
 def test_a_second_run_has_nothing_to_do_but_look(home):
@@ -92,8 +118,9 @@ def test_a_default_reruns_what_it_must_and_changes_nothing_else(home):
     assert "defaults.triplets.cap" in dvc(home, "params", "diff")
 
 
-def test_the_stages_of_one_dataset_are_no_higher_than_a_screen(home):
-    assert len(dvc(home, "dag", "report@folder").splitlines()) <= 50
+def test_the_stages_of_one_dataset_fit_a_screen(home):
+    lines = dvc(home, "dag", "--collapse-foreach-matrix", "report@folder").splitlines()
+    assert len(lines) <= 50 and max(len(line.rstrip()) for line in lines) <= 180
 
 
 def test_plots_are_drawn_without_a_network():

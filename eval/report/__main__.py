@@ -1,14 +1,15 @@
 """Stage: scores, runs and shards -> one self-contained HTML page; with `--table` the numbers alone.
 
-python -m eval.report --dataset demo            writes cache/demo/report/index.html
+python -m eval.report --dataset demo            writes cache/demo/report/index.html, and summary.json for DVC
 python -m eval.report --table [--dataset demo]  prints the table of all runs; --markdown for a README
 """
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
-from eval.overview import build_tables, gather_metrics, print_tables, to_markdown, to_text
+from eval.overview import build_tables, gather_metrics, print_tables, summarize, to_markdown, to_text
 from eval.report import facts, page
 from eval.report.bare import build_bare
 from eval.report.figures import (
@@ -119,6 +120,8 @@ def main() -> None:
         raise SystemExit(f"report of {args.dataset}: {error}{more}") from None
     path = found[0] / "report" / "index.html"
     files.write(path, written)
+    few = summarize(runs, params.read_params().get("methods") or [] if params.PARAMS.exists() else list(runs))
+    files.write(found[0] / "summary.json", json.dumps(few, indent=1) + "\n")
     print(f"wrote {path} ({len(written) / 1e6:.1f} MB, self-contained)")
 
 

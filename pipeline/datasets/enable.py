@@ -2,7 +2,7 @@
 
 python -m pipeline.datasets.enable msrvtt --root /data/MSRVTT
 python -m pipeline.datasets.enable msrvtt --off       # its cache stays until it is deleted
-python -m pipeline.datasets.enable msrvtt --seeds 1 2 # every method of every enabled dataset is also trained with these
+python -m pipeline.datasets.enable msrvtt --seeds 1 2 # every method is also trained on it with these
 """
 
 import argparse
@@ -37,17 +37,29 @@ def enable_dataset(path: Path, name: str, root: str | None = None) -> None:
 
 
 def set_seeds(path: Path, name: str, seeds: list[int]) -> None:
-    """Write `seeds`, sorted; none of them is 0, which every method has."""
+    """Write a dataset's further seeds, sorted, in place of those it had; none of them is 0, which every method has."""
     yaml, params = load(path, name)
-    params["seeds"] = sorted(set(seeds) - {0})
+    replace_seeds(params, name, sorted(set(seeds) - {0}))
     save(path, yaml, params)
 
 
+def replace_seeds(params: Any, name: str, seeds: list[int]) -> None:
+    """The seeds of one dataset in `seeds`; those of others, and the comment, stay."""
+    from ruamel.yaml.comments import CommentedMap, CommentedSeq
+
+    if params.get("seeds") is None:
+        params["seeds"] = CommentedSeq()
+    rows = [row for row in params["seeds"] if row["dataset"] != name]
+    params["seeds"][:] = rows + [CommentedMap(dataset=name, seed=seed) for seed in seeds]
+    params["seeds"].fa.set_flow_style()  # on one line, and [] where there is none
+
+
 def disable_dataset(path: Path, name: str) -> None:
-    """Take `name` out of `enabled`."""
+    """Take `name` out of `enabled`, and its further seeds out of `seeds`."""
     yaml, params = load(path, name)
     if name in params.get("enabled", []):
         params["enabled"].remove(name)
+        replace_seeds(params, name, [])
         save(path, yaml, params)
 
 
@@ -99,7 +111,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", help="a name under `datasets` in params.yaml")
     parser.add_argument("--root", help="the folder with its annotations and videos, if not the one in params.yaml")
-    parser.add_argument("--seeds", nargs="+", type=int, help="further seeds that every method is trained with")
+    parser.add_argument("--seeds", nargs="+", type=int, help="further seeds that every method is trained with on it")
     parser.add_argument("--off", action="store_true", help="take it out of `enabled`")
     arguments = parser.parse_args()
     if arguments.off:

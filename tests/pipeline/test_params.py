@@ -98,7 +98,14 @@ def test_a_methods_settings_are_those_of_its_config():
         ),
         ("defaults: {train: {unitrim: {k: many}}}", "defaults.train.unitrim.k is 'many'; it must be a whole number"),
         ("methods: [zeroshot]", "methods is ['zeroshot']; it must be a list of methods ("),
-        ("seeds: [0]", "seeds is [0]; it must be a list of whole numbers above 0, each once"),
+        (
+            "seeds: [0]",
+            "seeds is [0]; it must be a list as [{dataset: demo, seed: 1}], of enabled datasets and whole numbers",
+        ),
+        (
+            "seeds: [{dataset: msvd, seed: 1}]",
+            "seeds is [{'dataset': 'msvd', 'seed': 1}]; it must be a list as [{dataset: demo, seed: 1}], of enabled datasets",
+        ),
     ],
 )
 def test_a_wrong_key_or_value_is_one_line_before_anything_runs(text, line):

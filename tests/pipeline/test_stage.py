@@ -117,6 +117,25 @@ def test_enabling_a_dataset_keeps_comments_and_order(tmp_path):
         enable.enable_dataset(path, "msvd", str(tmp_path / "absent"))
 
 
+def test_seeds_are_of_one_dataset_and_go_with_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    original = (ROOT / "params.yaml").read_text()
+    Path("params.yaml").write_text(original)
+    monkeypatch.setenv("MSVD", str(tmp_path))
+    enable.enable_dataset(Path("params.yaml"), "msvd")
+    enabled = Path("params.yaml").read_text()
+    enable.set_seeds(Path("params.yaml"), "msvd", [2, 0, 1])
+    enable.set_seeds(Path("params.yaml"), "demo", [3])
+    assert [(row["dataset"], row["seed"]) for row in read_params()["seeds"]] == [("msvd", 1), ("msvd", 2), ("demo", 3)]
+    assert "{dataset: msvd, seed: 1}" in Path("params.yaml").read_text() and read_dataset("demo")
+    enable.set_seeds(Path("params.yaml"), "demo", [0])
+    enable.set_seeds(Path("params.yaml"), "msvd", [0])
+    assert Path("params.yaml").read_text() == enabled
+    enable.set_seeds(Path("params.yaml"), "msvd", [1])
+    enable.disable_dataset(Path("params.yaml"), "msvd")
+    assert Path("params.yaml").read_text() == original
+
+
 def test_a_root_that_works_is_never_rewritten_and_one_that_does_not_is_asked_for(tmp_path, monkeypatch):
     path = tmp_path / "params.yaml"
     original = (ROOT / "params.yaml").read_text()
