@@ -195,6 +195,11 @@ def are_seeds(value: Any, enabled: list[str]) -> bool:
     return fit and len(set(pairs)) == len(pairs)
 
 
+def are_some(value: Any, known: tuple[str, ...]) -> bool:
+    """Whether a list of some of the words that are known."""
+    return isinstance(value, list) and bool(value) and all(word in known for word in value)
+
+
 def scratch_keys() -> dict[str, Key]:
     """The settings of a CLIP trained here."""
     from pipeline.scratch.recipe import Recipe
@@ -212,10 +217,18 @@ def method_keys(method: str) -> dict[str, Key]:
     rows: dict[str, Key] = {}
     for path in (TRAINER / "method.py", TRAINER / "methods" / f"{method}.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
+        named = {  # a Literal that the file gives a name to
+            ast.unparse(node.targets[0]): ast.unparse(node.value)
+            for node in tree.body
+            if isinstance(node, ast.Assign) and ast.unparse(node.value).startswith("Literal[")
+        }
         for node in tree.body:
             if isinstance(node, ast.ClassDef) and node.name == "Config":
                 given = [line for line in node.body if isinstance(line, ast.AnnAssign)]
-                rows |= {ast.unparse(line.target): of_type(ast.unparse(line.annotation), None) for line in given}
+                for line in given:
+                    kind = ast.unparse(line.annotation)
+                    kind = re.sub(r"\w+", lambda word: named.get(word[0], word[0]), kind)
+                    rows[ast.unparse(line.target)] = of_type(kind, None)
     return rows
 
 
@@ -231,6 +244,11 @@ def renamed_settings() -> dict[str, str]:
 
 def of_type(kind: str, usual: Any) -> Key:
     """A key that holds a value of a type, as a dataclass annotates it."""
+    if kind.startswith("Literal["):
+        return one_of(*ast.literal_eval(f"({kind[len('Literal[') : -1]},)"), usual=usual)
+    if kind.startswith("list[Literal["):
+        known = ast.literal_eval(f"({kind[len('list[Literal[') : -2]},)")
+        return Key(f"a list of some of {', '.join(known)}", lambda value: are_some(value, known), usual)
     if kind == "int":
         return Key("a whole number", lambda value: type(value) is int, usual)
     if kind == "float":

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ def read_params(path: Path = PARAMS) -> dict[str, Any]:
     if not path.exists():
         raise files.ParamsError(f"no {path} in {Path.cwd()}; run from the project's root")
     try:
-        whole = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        whole = yaml.safe_load(text)
         if count_values(whole, {}) > MOST:
             raise files.ParamsError(
                 f"{path} unfolds to more than {MOST} values; write out what its aliases (*name) stand for"
@@ -31,9 +33,22 @@ def read_params(path: Path = PARAMS) -> dict[str, Any]:
         raise files.ParamsError(f"{path} is nested too deeply") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise files.ParamsError(f"{path} is not valid YAML: {error}") from None
+    if twice := [f"{path}: {one}" for one in repeated(yaml.compose(text, yaml.SafeLoader))]:
+        raise files.ParamsError("\n".join(twice))
     if not isinstance(whole, dict):
         raise files.ParamsError(f"{path} must be a list of `key: value`, with the sections defaults and datasets")
     return whole
+
+
+def repeated(node: Any) -> Iterator[str]:
+    """Each key that a section has twice: YAML would take the last in silence."""
+    known: dict[str, int] = {}
+    for key, value in node.value if node is not None and node.id == "mapping" else []:
+        line = key.start_mark.line + 1
+        if key.value in known:
+            yield f"line {line}: {key.value} stands here again, after line {known[key.value]}; remove one of them"
+        known[key.value] = line
+        yield from repeated(value)
 
 
 def count_values(value: Any, known: dict[int, float]) -> float:

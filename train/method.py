@@ -4,7 +4,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -48,6 +48,16 @@ class Config:
         "clip": "max_grad_norm",
         "temperature": "logit_scale",
     }
+
+    def __post_init__(self) -> None:
+        """Refuse a word that its setting, annotated as a `Literal` or a list of one, does not know."""
+        for own in fields(self):
+            kind = get_args(own.type)[0] if get_origin(own.type) is list else own.type
+            value = getattr(self, own.name)
+            if get_origin(kind) is Literal:
+                for word in value if isinstance(value, list) else [value]:
+                    if word not in get_args(kind):
+                        raise ValueError(f"{own.name}: {word!r} is not one of {', '.join(get_args(kind))}")
 
     @classmethod
     def presets(cls) -> dict[str, dict[str, Any]]:

@@ -97,6 +97,14 @@ def test_a_methods_settings_are_those_of_its_config():
             "there is no defaults.train.unitrim.rate; it is called learning_rate now",
         ),
         ("defaults: {train: {unitrim: {k: many}}}", "defaults.train.unitrim.k is 'many'; it must be a whole number"),
+        (
+            "defaults: {train: {unitrim: {fusion: vall}}}",
+            "defaults.train.unitrim.fusion is 'vall'; it must be mean, t_weighted or val",
+        ),
+        (
+            "defaults: {train: {unitrim: {alignments: [word_patch, words]}}}",
+            "defaults.train.unitrim.alignments is ['word_patch', 'words']; it must be a list of some of sentence_video,",
+        ),
         ("methods: [zeroshot]", "methods is ['zeroshot']; it must be a list of methods ("),
         (
             "seeds: [0]",
@@ -111,6 +119,13 @@ def test_a_methods_settings_are_those_of_its_config():
 def test_a_wrong_key_or_value_is_one_line_before_anything_runs(text, line):
     answer = said(f"{text}\ndatasets: {{d: {{reader: folder, root: /nowhere}}}}\n")
     assert answer.startswith(f"params.yaml: {line}") and "\n" not in answer
+
+
+def test_a_key_that_stands_twice_is_refused():
+    answer = said(
+        "defaults: {frames: 3}\ndatasets:\n  d: {reader: folder}\n  e: {reader: folder}\n  d: {reader: msvd}\n"
+    )
+    assert answer == "params.yaml: line 5: d stands here again, after line 3; remove one of them"
 
 
 def test_all_faults_are_said_at_once():

@@ -343,6 +343,10 @@ def test_settings_take_the_type_of_their_field():
     )
     with pytest.raises(ValueError, match="k is a int"):
         configure(kind, {"k": 2.5})
+    with pytest.raises(ValueError, match="fusion: 'vall' is not one of mean, t_weighted, val"):
+        configure(kind, {"fusion": "vall"})
+    with pytest.raises(ValueError, match="alignments: 'words' is not one of sentence_video"):
+        configure(kind, {"alignments": "word_patch,words"})
 
 
 def test_the_learning_rate_rises_then_falls_to_nothing():

@@ -5,7 +5,7 @@ identity instead of from CLIP's text blocks, which a cache of tensors does not h
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -17,7 +17,7 @@ from train.method import Config, Features, Method, Phase, unit
 class Config(Config):
     """CLIP4Clip's settings."""
 
-    similarity: str = "seqTransf"  # or meanP: no temporal transformer
+    similarity: Literal["seqTransf", "meanP"] = "seqTransf"  # meanP: no temporal transformer
     layers: int = 4
     logit_scale: float = 20.0  # of the first step; at most 100, as CLIP's
 
@@ -35,8 +35,6 @@ class Clip4Clip(Method):
 
     def __init__(self, config: Config):
         super().__init__(config)
-        if config.similarity not in ("meanP", "seqTransf"):
-            raise ValueError(f"similarity is meanP or seqTransf, not {config.similarity!r}")
         self.scale = layers.Scale(config.logit_scale)
         if config.similarity == "seqTransf":
             self.temporal = layers.TemporalEncoder(config.dimension, config.layers, max(77, config.frames))
