@@ -4,9 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import MissingError
+from pipeline.files import MissingError, everything_command
 from pipeline.shards import Shard, shard_paths
-from pipeline.shards.layout import everything_command
 from train import checkpoint, data, methods
 
 UNTRAINED = "max_sim"  # the best scorer that learns nothing

@@ -403,6 +403,11 @@ def damaged(path: Path, why: str) -> DamagedError:
     return DamagedError(f"{path} is damaged ({why}); delete it and run: {remake_command(Path(path))}")
 
 
+def everything_command(name: str) -> str:
+    """The one command after another CLIP, and what it runs in which order."""
+    return f"dvc repro report@{name}   (which runs clip, visual, keyframes, text, inputs, train, eval and report, in this order)"
+
+
 def remake_command(path: Path) -> str:
     """The command that makes a table of `cache/<dataset>`: of a stage, in its folder, or of a run's scores."""
     folder = path.parent

@@ -118,7 +118,9 @@ def tail_facts(shards: Path, cache: Cache) -> dict[str, Any]:
     """
     header = read_header(shards / "clip" / "tail.safetensors")
     if header["clip_sha256"] != cache.clip_sha256:
-        raise ValueError(f"{shards / 'clip'} is another CLIP than the shards'; run: dvc repro visual@{shards.name}")
+        raise ValueError(
+            f"{shards / 'clip'} is another CLIP than the shards'; run: {files.everything_command(shards.name)}"
+        )
     return {"shape": vars(header["image"]), "first": header["image"].layers - cache.tail}
 
 

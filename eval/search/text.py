@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import params
-from pipeline.files import CLIPError, DecodeError
+from pipeline.files import CLIPError, DecodeError, everything_command
 
 
 class Reader:
@@ -37,7 +37,7 @@ class Reader:
                 raise CLIPError(f"the sentence cannot be encoded: {error}") from None
             if towers.sha256 != self.clip_sha256:
                 raise CLIPError(
-                    f"{self.shards}/clip is not the CLIP that made the shards; run: dvc repro text@{self.shards.name}"
+                    f"{self.shards}/clip is not the CLIP that made the shards; run: {everything_command(self.shards.name)}"
                 )
             self.towers = towers
         return self.towers

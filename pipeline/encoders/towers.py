@@ -16,6 +16,7 @@ from torch import Tensor
 from pipeline.encoders.prefix_tree import PrefixTree
 from pipeline.encoders.transformer import Norm, Parameters, Transformer, Weights
 from pipeline.encoders.weights import VERSION, locate, read_tokenizer, read_weights, weights_identity
+from pipeline.files import everything_command
 
 CPU_ROWS = {"image": 200, "text": 128}  # rows per chunk on a CPU, about: what fits its cache
 GPU_ROWS = 1 << 13  # rows per chunk on a GPU, where a larger product is a faster one
@@ -55,15 +56,14 @@ class FrozenCLIP:
             raise ValueError(f"{path} is missing; run: dvc repro clip@{folder.parent.name}")
         record = json.loads(path.read_text())
         if record.get("version") != VERSION:
-            raise ValueError(f"{path} is of an older format; run: dvc repro clip@{folder.parent.name}")
+            raise ValueError(f"{path} is of an older format; run: {everything_command(folder.parent.name)}")
         source = locate(record["name"], record["revision"], folder)
         found = weights_identity(record["name"], record["revision"], source)
         for key, what in (("sha256", "weights"), ("files_sha256", "files beside the weights")):
             if found[key] != record[key]:
                 raise ValueError(
                     f"the {what} in {source} have sha256 {found[key][:12]}…, {path} pins {record[key][:12]}…; "
-                    f"run: python -m pipeline.clip --dataset {folder.parent.name} "
-                    "(everything encoded by the old ones is then encoded again)"
+                    f"run: {everything_command(folder.parent.name)}"
                 )
         return cls(source, record, device, resolve_precision(precision, device))
 

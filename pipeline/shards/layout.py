@@ -34,11 +34,6 @@ def cache_of(path: Path) -> Path:
     return Path(path).parent.parent
 
 
-def everything_command(name: str) -> str:
-    """The one command after another CLIP, and what it runs in which order."""
-    return f"dvc repro report@{name}   (which runs clip, visual, keyframes, text, inputs, train, eval and report, in this order)"
-
-
 def rebuild_command(path: Path) -> str:
     """The command that makes a shard."""
     return f"dvc repro {Path(path).parent.name}@{cache_of(path).name}"

@@ -12,9 +12,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from pipeline.files import ParamsError, ShardError, Slice
+from pipeline.files import ParamsError, ShardError, Slice, everything_command
 from pipeline.shards import layout
-from pipeline.shards.layout import cache_of, everything_command, rebuild_command
+from pipeline.shards.layout import cache_of, rebuild_command
 from pipeline.shards.rows import checksum, fingerprint, row_checksums
 from pipeline.shards.schema import (
     FORMAT,

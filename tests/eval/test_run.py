@@ -198,6 +198,13 @@ def command(*words: str) -> None:
         sys.argv = before
 
 
+def test_a_run_of_another_clip_says_all_that_must_run(tmp_path):
+    with pytest.raises(
+        ValueError, match="another CLIP.*report@toy .*visual, keyframes, text, inputs, train, eval and report"
+    ):
+        load.require_fit(tmp_path / "runs" / "unitrim", tmp_path / "toy", None, False, 12)
+
+
 def test_missing_shards_and_a_missing_run_say_what_to_type(tmp_path, cache):
     with pytest.raises(SystemExit, match="dvc repro text@none"):
         command("--run", str(tmp_path / "none/runs/unitrim"), "--shards", str(tmp_path / "none"))

@@ -118,6 +118,19 @@ def test_shards_without_hidden_states_are_refused(tmp_path):
         go(folder, tmp_path / "run")
 
 
+def test_a_tail_of_another_clip_says_all_that_must_run(world, tmp_path):
+    path, source = world / "clip" / "tail.safetensors", tiny.clip(tmp_path / "other", seed=5)
+    before = path.read_bytes()
+    write_tail(world / "clip", source, check.build_record(str(source), None, source))
+    try:
+        with pytest.raises(
+            ValueError, match=f"another CLIP than the shards.*report@{world.name} .*visual, keyframes, text"
+        ):
+            go(world, tmp_path / "run")
+    finally:
+        path.write_bytes(before)
+
+
 def test_more_blocks_than_the_shards_allow_are_refused(world, tmp_path):
     with pytest.raises(ValueError, match="a run can own 1 to 2 blocks, not 3"):
         go(world, tmp_path / "run", tune_blocks=3)
