@@ -44,6 +44,10 @@ class CLIPError(UniTriMError):
     """Weights or a tokenizer that are missing, damaged, or not those that were pinned."""
 
 
+class LexiconError(UniTriMError):
+    """A masked language model or its tokenizer that is missing, damaged, or of a kind that has no place here."""
+
+
 class WorkerError(UniTriMError):
     """The worker processes cannot start, or their supervisor ended early."""
 

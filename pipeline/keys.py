@@ -83,6 +83,8 @@ KEYS: dict[str, Any] = {
     },
     "clip": text("a hub name, a folder or `scratch`", "openai/clip-vit-base-patch32"),
     "clip_revision": text("a commit of the hub's", None, empty=True),
+    "lexicon": text("a hub name, a folder or `scratch`", "bert-base-uncased"),
+    "lexicon_revision": text("a commit of the hub's", None, empty=True),
     "scratch": {},  # filled by `scratch_keys`
     "tail": {
         "image": Key(
@@ -210,6 +212,14 @@ def scratch_keys() -> dict[str, Key]:
 def methods() -> list[str]:
     """The methods there are, by their files."""
     return sorted(path.stem for path in (TRAINER / "methods").glob("[!_]*.py"))
+
+
+def needed(method: str, feature: str) -> bool:
+    """Whether a method may read a feature of the shards: the `needs` of the class in its file, which is a literal."""
+    for node in ast.walk(ast.parse((TRAINER / "methods" / f"{method}.py").read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "needs":
+            return feature in {part.value for part in ast.walk(node.value) if isinstance(part, ast.Constant)}
+    return False
 
 
 def method_keys(method: str) -> dict[str, Key]:

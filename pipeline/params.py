@@ -91,6 +91,13 @@ def write_dataset(name: str) -> Path:
     return path
 
 
+def needed_by_methods(feature: str) -> list[str]:
+    """The methods that params.yaml lists and that read a feature of the shards."""
+    from pipeline import keys
+
+    return [name for name in read_params().get("methods") or [] if keys.needed(name, feature)]
+
+
 def expand(root: str, name: str) -> str:
     """A root as a path: `~` and a variable count at its beginning only, so that an absolute path is always literal."""
     if root.startswith("~"):

@@ -21,14 +21,17 @@ MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's own, where preprocessor_con
 DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 
 
-def locate(name: str, revision: str | None, folder: Path) -> Path:
-    """The Hugging Face directory of a model: `folder` itself for `scratch`, a local directory, or a hub snapshot."""
+def locate(name: str, revision: str | None, folder: Path, key: str = "clip") -> Path:
+    """The Hugging Face directory of a model: `folder` itself for `scratch`, a local directory, or a hub snapshot.
+
+    key: of params.yaml, which an error names.
+    """
     if name == "scratch":
         return folder
     if Path(name).expanduser().is_dir():
         return Path(name).expanduser()
     if name.startswith((".", "/", "~")):
-        raise CLIPError(f"clip: {name} is not a directory")
+        raise CLIPError(f"{key}: {name} is not a directory")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -39,8 +42,8 @@ def locate(name: str, revision: str | None, folder: Path) -> Path:
                 break
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise CLIPError(
-            f"clip: {name} is neither a local directory nor to be had from the Hugging Face hub ({type(error).__name__}); "
-            "set `clip` in params.yaml to a directory with config.json, model.safetensors and the tokenizer, or to `scratch`"
+            f"{key}: {name} is neither a local directory nor to be had from the Hugging Face hub ({type(error).__name__}); "
+            f"set `{key}` in params.yaml to a directory with config.json, model.safetensors and the tokenizer, or to `scratch`"
         ) from error
     return source
 

@@ -20,14 +20,17 @@ from pipeline.shards.diff import diff
 from pipeline.shards.reader import open_cache
 from pipeline.shards.repair import repair
 from pipeline.shards.schema import TENSORS
-from pipeline.shards.verify import verify
+from pipeline.shards.verify import MAKERS, verify
 
 
 def info(folder: Path) -> list[str]:
     """Lines that say what a cache holds and how it was made."""
     lines = []
-    for kind, maker in (("visual", "visual"), ("text", "text"), ("phrases", "text")):
+    kinds = {shard.kind for shard in open_cache(folder)} | {"visual", "text", "phrases"}  # few methods read a lexicon
+    for kind, maker in MAKERS.items():
         found = [shard for shard in open_cache(folder) if shard.kind == kind]
+        if kind not in kinds:
+            continue
         if not found:
             lines.append(f"{kind}: none; run: dvc repro {maker}@{folder.name}")
             continue

@@ -241,7 +241,7 @@ def require_dealt(folder: Path, kind: str, count: int, part: Slice) -> None:
 def require_one_clip(shards: Iterable[Shard]) -> str | None:
     """The sha256 of the one CLIP that made these shards; ShardError if there were two."""
     first: Shard | None = None
-    for shard in shards:
+    for shard in (shard for shard in shards if "clip_sha256" in shard.attributes):
         first = first or shard
         one, two = first.attributes["clip_sha256"], shard.attributes["clip_sha256"]
         if one != two:
@@ -269,7 +269,7 @@ def iterate_rows(shard: Shard) -> Iterator[tuple[str, int, str]]:
 
 def open_cache(folder: Path) -> Iterator[Shard]:
     """All shards of a cache."""
-    for kind in ("visual", "text"):
+    for kind in ("visual", "text", "lexicon"):
         yield from (Shard(path, kind) for path in layout.shard_paths(folder / kind))
     phrases = folder / "text" / "phrases.h5"
     if phrases.exists():

@@ -7,7 +7,12 @@ import numpy as np
 
 from pipeline.files import ShardError
 
-EMBEDDINGS = {"visual": ("frame", "patch", "hidden"), "text": ("sentence", "word"), "phrases": ("embedding",)}
+EMBEDDINGS = {
+    "visual": ("frame", "patch", "hidden"),
+    "text": ("sentence", "word"),
+    "phrases": ("embedding",),
+    "lexicon": (),
+}
 FORMAT = 1  # of the file layout; a reader refuses any other
 TEXT = "str"
 TENSORS = {
@@ -38,19 +43,28 @@ TENSORS = {
         "phrase": (TEXT, "U"),
         "embedding": ("float16", "U D"),
     },
+    "lexicon": {
+        "caption_id": (TEXT, "C"),
+        "video_id": (TEXT, "C"),
+        "fingerprint": (TEXT, "C"),
+        "piece_offset": ("int64", "C+1"),
+        "piece": ("int32", "L"),  # ids in the masked language model's vocabulary, [CLS] to [SEP]
+    },
 }
-OPTIONAL = {"visual": ("hidden",), "text": (), "phrases": ()}  # a shard may hold them or not
+OPTIONAL = {"visual": ("hidden",), "text": (), "phrases": (), "lexicon": ()}  # a shard may hold them or not
 OFFSETS = {  # an offset tensor and the axis that it cuts
     "visual": {"offset": "F", "jpeg_offset": "J"},
     "text": {"word_offset": "L", "triplet_offset": "M"},
     "phrases": {},
+    "lexicon": {"piece_offset": "L"},
 }
 ROWS = "row_checksum"  # beside the tensors of every shard, written by `write`: which rows of a damaged shard are still good
-KEYS = {"visual": "video_id", "text": "caption_id", "phrases": "phrase"}
+KEYS = {"visual": "video_id", "text": "caption_id", "phrases": "phrase", "lexicon": "caption_id"}
 ATTRIBUTES = {  # every shard says how it was made; a writer may add more
     "visual": ("dataset", "clip", "clip_sha256", "version", "frames", "sampling", "decoder", "resize", "precision"),
     "text": ("dataset", "clip", "clip_sha256", "version", "words", "precision"),
     "phrases": ("dataset", "clip", "clip_sha256", "version", "words", "precision"),
+    "lexicon": ("dataset", "lexicon", "lexicon_sha256", "version", "words"),
 }
 
 

@@ -2,6 +2,8 @@
 
 # Axes: R tokens of a tensor, D embedding.
 
+import hashlib
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +16,8 @@ from pipeline.shards.reader import Shard, open_cache
 from pipeline.shards.rows import find_infinite, phrase_key
 from pipeline.shards.schema import EMBEDDINGS, KEYS
 
-STAGES = ("manifest", "visual", "keyframes", "triplets", "text")  # in the order in which they run
+STAGES = ("manifest", "visual", "keyframes", "triplets", "text", "lexicon")  # in the order in which they run
+MAKERS = {"visual": "visual", "text": "text", "phrases": "text", "lexicon": "lexicon"}  # kind of shard: stage
 LOUD_NORM = 1000.0  # a token with this many times the median norm did not come from CLIP
 
 
@@ -29,7 +32,7 @@ def verify(folder: Path) -> list[Problem]:
     """Everything that is wrong with a cache: bytes, numbers, rows, and how its parts fit."""
     problems, whole = [], []
     for shard in open_cache(folder):
-        stage = "visual" if shard.kind == "visual" else "text"
+        stage = MAKERS[shard.kind]
         try:
             shard.check()
             whole.append(shard)
@@ -37,7 +40,7 @@ def verify(folder: Path) -> list[Problem]:
             good = shard.good_rows()
             problems.append(Problem(stage, f"{error} ({len(good)} of its rows are good)"))
     for shard in whole:
-        stage = "visual" if shard.kind == "visual" else "text"
+        stage = MAKERS[shard.kind]
         problems += [Problem(stage, f"{shard.path}: {what}") for what in check_values(shard)]
     try:
         reader.require_one_clip(whole)
@@ -45,7 +48,42 @@ def verify(folder: Path) -> list[Problem]:
         problems.append(Problem("text", str(error)))
     for part in sorted(folder.rglob(f"*{PART}")):
         problems.append(Problem(part.parent.name, f"{part}: left by a killed writer"))
-    return problems + check_tables(folder) + check_rows(folder, whole) + check_references(folder, whole)
+    return (
+        problems
+        + check_lexicon(folder, whole)
+        + check_tables(folder)
+        + check_rows(folder, whole)
+        + check_references(folder, whole)
+    )
+
+
+def check_lexicon(folder: Path, whole: list[Shard]) -> list[Problem]:
+    """A masked language model that is not as it was written, or not that of the shards beside it."""
+    mine, home = [shard for shard in whole if shard.kind == "lexicon"], folder / "lexicon"
+    if not mine:
+        return []
+    try:
+        record = json.loads((home / "lexicon.json").read_text())
+        written, made, words = record["checksums"], record["sha256"], record["vocabulary"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return [Problem("lexicon", f"{home / 'lexicon.json'} is missing or damaged")]
+    problems = []
+    for name, digest in written.items():
+        if not (home / name).is_file() or file_digest(home / name) != digest:
+            problems.append(Problem("lexicon", f"{home / name} is not as it was written"))
+    for shard in mine:
+        piece = np.asarray(shard["piece"])
+        if shard.attributes["lexicon_sha256"] != made:
+            problems.append(Problem("lexicon", f"{shard.path} is of another model than {home / 'lexicon.json'}"))
+        elif len(piece) and not 0 <= piece.min() <= piece.max() < words:
+            problems.append(Problem("lexicon", f"{shard.path}: piece: ids beyond the {words} words of the lexicon"))
+    return problems
+
+
+def file_digest(path: Path) -> str:
+    """blake2b of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def check_tables(folder: Path) -> list[Problem]:
@@ -112,7 +150,11 @@ def read_column(folder: Path, name: str, key: str) -> list[Any] | None:
 def check_rows(folder: Path, whole: list[Shard]) -> list[Problem]:
     """Rows that are duplicated, not in the manifest, missing, or in the wrong shard."""
     problems = []
-    for stage, table, key in (("visual", "items", "video_id"), ("text", "captions", "caption_id")):
+    for stage, table, key in (
+        ("visual", "items", "video_id"),
+        ("text", "captions", "caption_id"),
+        ("lexicon", "captions", "caption_id"),
+    ):
         wanted = read_column(folder, f"manifest/{table}.parquet", key)
         mine = [shard for shard in whole if shard.kind == stage]
         if wanted is None or not mine:
