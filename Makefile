@@ -11,7 +11,7 @@ export TOKENIZERS_PARALLELISM := false
 run := $(bin)/python -m
 rwlock := test -s .dvc/tmp/rwlock || rm -f .dvc/tmp/rwlock # a killed DVC may leave it empty, and then refuses to start
 
-.PHONY: all environment parser demo table seeds dataset remove test check clean
+.PHONY: all environment parser demo table seeds dataset remove search test check clean
 
 all: environment parser demo table
 
@@ -56,6 +56,10 @@ dataset: environment parser
 
 remove: environment
 	@$(run) pipeline.datasets.enable $(NAME) --off
+
+# a page over any folder of photos and videos: make search ROOT=~/Pictures [RUN=cache/msrvtt/runs/unitrim]; it needs no parser
+search: environment
+	@$(run) eval.search --folder $(call quoted,ROOT) $(if $(RUN),--run $(call quoted,RUN))
 
 # a thread each and two at once: two torch processes with two threads each would stall each other
 test: environment parser

@@ -26,28 +26,34 @@ def read_record(path: Path, found: dict[str, Any]) -> dict[str, Any] | None:
     )
 
 
+def pin_clip(config: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Write `folder`/clip.json, unless it already speaks of the CLIP that the config names; its record. Errors: CLIPError."""
+    name, revision = config["clip"], config["clip_revision"]
+    if name == "scratch":
+        from pipeline.scratch import train
+
+        stage.require(params.cache_folder(config["name"], "manifest", "items.parquet"), "manifest", config["name"])
+        train.train(config, folder)
+    source = locate(name, revision, folder)
+    record = read_record(folder / "clip.json", weights_identity(name, revision, source))
+    if record is None:
+        record = build_record(name, revision, source)
+        if name != "scratch" and folder.exists():
+            shutil.rmtree(folder)
+        files.write(folder / "clip.json", json.dumps(record, indent=1) + "\n")
+    if tail_blocks(config["tail"]["image"], record["vision"]["layers"]):
+        write_tail(folder, source, record)
+    else:
+        (folder / TAIL).unlink(missing_ok=True)
+    return record
+
+
 @stage.command
 def main() -> None:
     config = params.read_dataset(stage.parse_arguments(__doc__).dataset)
     folder = params.cache_folder(config["name"], "clip")
-    name, revision = config["clip"], config["clip_revision"]
     with files.lock(folder):
-        if name == "scratch":
-            from pipeline.scratch import train
-
-            stage.require(params.cache_folder(config["name"], "manifest", "items.parquet"), "manifest", config["name"])
-            train.train(config, folder)
-        source = locate(name, revision, folder)
-        record = read_record(folder / "clip.json", weights_identity(name, revision, source))
-        if record is None:
-            record = build_record(name, revision, source)
-            if name != "scratch" and folder.exists():
-                shutil.rmtree(folder)
-            files.write(folder / "clip.json", json.dumps(record, indent=1) + "\n")
-        if tail_blocks(config["tail"]["image"], record["vision"]["layers"]):
-            write_tail(folder, source, record)
-        else:
-            (folder / TAIL).unlink(missing_ok=True)
+        record = pin_clip(config, folder)
     print(
         f"clip: {record['name']}, {record['parameters'] / 1e6:.2f} M parameters, {record['image_size']} px, "
         f"{record['patches']} patches, {record['dimension']} dimensions, sha256 {record['sha256'][:12]}"

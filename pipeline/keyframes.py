@@ -6,6 +6,7 @@
 # Axes: N frames of a video, D embedding.
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,19 +63,25 @@ def build_table(found: list[dict[str, Any]]) -> Any:
     return pyarrow.Table.from_pylist(sorted(found, key=lambda row: row["video_id"]), schema=schema)
 
 
+def update_keyframes(cache: Path) -> None:
+    """Write keyframes.parquet of `cache/<dataset>`. Errors: MissingError where there are no shards."""
+    paths = shards.shard_paths(cache / "visual")
+    if not paths:
+        raise MissingError(f"{cache / 'visual'} has no shards; run: dvc repro visual@{cache.name}")
+    with lock(cache / "keyframes.parquet"):
+        opened = [shards.Shard(path, "visual") for path in paths]
+        shards.prove_shards(cache, opened)
+        found = [row for shard in progress.progress(opened, "keyframes", "shard") for row in pick_keyframes(shard)]
+        write_table(cache / "keyframes.parquet", build_table(found))
+
+
 @stage.command
 def main() -> None:
     args = stage.parse_arguments(__doc__)
     params.read_dataset(args.dataset)
     cache = params.cache_folder(args.dataset)
-    files = shards.shard_paths(stage.require(cache / "visual", "visual", args.dataset))
-    if not files:
-        raise MissingError(f"{cache / 'visual'} has no shards; run: dvc repro visual@{args.dataset}")
-    with lock(cache / "keyframes.parquet"):
-        opened = [shards.Shard(path, "visual") for path in files]
-        shards.prove_shards(cache, opened)
-        found = [row for shard in progress.progress(opened, "keyframes", "shard") for row in pick_keyframes(shard)]
-        write_table(cache / "keyframes.parquet", build_table(found))
+    stage.require(cache / "visual", "visual", args.dataset)
+    update_keyframes(cache)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 # Axes: G items of one gallery.
 
+import contextlib
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from pipeline import progress
 from pipeline.files import MissingError
 
 REMEMBERED = 32  # queries whose scores are held, so that the next page costs nothing
+UNTRAINED = "max_sim"  # what searches without a run
 PICTURES = 16  # pictures handed in that are remembered
 
 
@@ -55,6 +57,7 @@ class Search:
         self.catalog = Catalog(self.shards)
         self.root = read_root(self.shards)
         self.method: Any = None
+        self.name = run.name if run else UNTRAINED
         self.view = View([], [], np.empty((0, 2), np.int64))
         self.pictures: OrderedDict[str, NDArray] = OrderedDict()
         self.answers: OrderedDict[tuple, Scored] = OrderedDict()
@@ -109,9 +112,31 @@ class Search:
                 self.show(items)
             self.stamp = stamp
 
+    def take_up(self) -> None:
+        """`refresh` to its end, for who does not count; where nothing stands yet, nothing happens."""
+        if (self.shards / "visual").is_dir():
+            for _ in self.refresh():
+                pass
+
+    def prepare(self) -> None:
+        """Load what the first query would wait for, beside everything else."""
+
+        def load() -> None:
+            with contextlib.suppress(ValueError):  # said to whoever asks
+                if self.method is not None:
+                    self.reader.load()
+                    self(" ".join(["warm"] * 8))
+
+        threading.Thread(target=load, daemon=True, name="prepare").start()
+
     def show(self, items: list[Item]) -> None:
         """Let queries see the items that are encoded by now."""
         self.view = View.of(items, self.gallery, self.view.number + 1)
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether it is known how well sentences fit that have no answer here."""
+        return False
 
     @property
     def unkept(self) -> str | None:
@@ -195,7 +220,7 @@ class Search:
                 parts = [self.standing(view, text, kind, among, sample) for text, _ in texts]
                 own = parts[0][0] if len(parts) == 1 and not vectors and not against else None
                 wanted = [part[1] for part in parts]
-                wanted += [standardise(view.whole()[among] @ vector, sample) for vector in vectors]
+                wanted += [likeness(view, vector)[among] for vector in vectors]
                 total = np.mean(wanted, axis=0)
                 for text, _ in against:
                     total = total - np.maximum(self.standing(view, text, kind, among, sample)[1], 0)
@@ -299,6 +324,11 @@ def shortlist(view: View, coarse: NDArray) -> dict[str, tuple[NDArray, int]]:
         random = np.random.default_rng(0).permutation(rows)[:SAMPLE]
         found[kind] = np.concatenate([np.sort(first), random]), len(random)
     return found
+
+
+def likeness(view: View, vector: NDArray) -> NDArray:
+    """(items,) how much each item looks like a unit vector: deviations above the mean of photos and videos together."""
+    return standardise(view.whole() @ vector, None)
 
 
 def standardise(scores: NDArray, sample: int | None) -> NDArray:
