@@ -87,9 +87,27 @@ def load(folder: Path, device: str | torch.device = "cpu") -> Method:
     content = read(folder, device)
     if content["training"] is not None:
         raise ValueError(f"{folder} has not finished training; run: {command(Path(folder))} --resume")
+    check_sizes(Path(folder), content)
     model = methods.build(content["method"], content["config"])
     model.load_state_dict(content["model"])
     return model.to(device).eval()
+
+
+def check_sizes(folder: Path, content: dict[str, Any]) -> None:
+    """ValueError unless the settings say weights of the shapes that are there.
+
+    The model is built without memory first: a checkpoint from a stranger may ask for any size.
+    """
+    with torch.device("meta"):
+        said = methods.build(content["method"], content["config"]).state_dict()
+    there = content["model"]
+    for name in sorted(said.keys() | there.keys()):
+        shapes = [tuple(part[name].shape) if name in part else "nothing" for part in (said, there)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"{folder / 'checkpoint.pt'} is not of one piece: its settings say {shapes[0]} for {name}, it holds {shapes[1]}; "
+                f"run: {command(folder)}"
+            )
 
 
 def command(folder: Path) -> str:

@@ -315,7 +315,7 @@ def test_unknown_settings_and_methods_are_named():
         methods.build("unitrim", {"colour": "red"})
     with pytest.raises(ValueError, match="there are: .*unitrim"):
         methods.build("bert", {})
-    with pytest.raises(ValueError, match="image_text is one of"):
+    with pytest.raises(ValueError, match="image_text: .cooked. is not one of"):
         methods.build("unitrim", {"image_text": "cooked"})
 
 

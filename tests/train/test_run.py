@@ -237,6 +237,16 @@ def test_errors_say_what_to_type(shards, tmp_path, monkeypatch, capsys):
         checkpoint.load(shards / "runs" / "unitrim-seed2")
 
 
+def test_a_checkpoint_that_asks_for_more_than_it_holds_is_refused_before_anything_is_made(tmp_path):
+    model = methods.build("clip4clip", {"dimension": 16, "layers": 1})
+    checkpoint.save(tmp_path, "clip4clip", model)
+    assert checkpoint.load(tmp_path).config.dimension == 16
+    model.config.dimension = 10**6  # a temporal encoder of 48 TB
+    checkpoint.save(tmp_path, "clip4clip", model)
+    with pytest.raises(ValueError, match="is not of one piece: its settings say .*1000000.* it holds .*16"):
+        checkpoint.load(tmp_path)
+
+
 def test_a_torn_checkpoint_is_named(tmp_path):
     (tmp_path / "checkpoint.pt").write_bytes(b"PK\x03\x04torn")
     with pytest.raises(ValueError, match="is damaged"):
