@@ -30,14 +30,14 @@ MOST = 60_000  # sentences it learns from, at most
 class Recipe:
     """The size of the model and how it learns."""
 
-    width: int = 128
+    width: int = 96
     heads: int = 4
-    layers: int = 4
+    layers: int = 3
     vocabulary: int = 4000
     positions: int = 128
-    steps: int = 900
+    steps: int = 700
     batch: int = 64
-    rate: float = 1e-3
+    rate: float = 2e-3
     warmup: float = 0.1  # share of the steps
     masked: float = 0.15  # share of the pieces that are asked for
     decay: float = 0.01
