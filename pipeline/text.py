@@ -11,9 +11,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from pipeline import files, params, progress, shards, stage
+from pipeline import files, params, shards, stage
 from pipeline.encoders.text import TextEncoder
 from pipeline.files import WHOLE, Slice
+from pipeline.shards.update_captions import update_captions
 from pipeline.shards.update_text import encode_rows, explain_text, is_same, list_phrases, read_known, update_phrases
 
 
@@ -79,32 +80,19 @@ def update_text(
     spare = folder.parent / ".phrases"
     fresh = update_phrases(folder / "phrases.h5", spare, distinct, encoder, attributes, part)
     distinct = [phrase for phrase in distinct if part.has(shards.phrase_key(phrase))]
-    # every shard number has a group, also an empty one: a shard that has lost its last caption must be written empty
-    groups: dict[int, list[dict[str, Any]]] = {shard: [] for shard in part.of(config["shards"])}
-    captions = [row for row in captions if part.has(shards.shard_number(row["video_id"], config["shards"]))]
-    for row in sorted(captions, key=lambda row: row["caption_id"]):
-        groups[shards.shard_number(row["video_id"], config["shards"])].append(row)
-    kept = written = 0
-    meter = progress.Progress(len(captions), "text", "caption")
-    for shard, rows in groups.items():
-        path = shards.shard_path(folder, shard)
-        old = shards.read_sound(path, "text")
-        tensors, reused = encode_rows(rows, read_known(old), encoder)
-        kept += reused
-        if not is_same(old, tensors, attributes):
-            shards.write(path, "text", tensors, attributes)
-            written += 1
-        meter.add(len(rows))
-    meter.close()
-    if part.whole:
-        for path in shards.shard_paths(folder):
-            if int(path.stem) >= config["shards"]:  # left by a run with more shards; its rows are in others now
-                path.unlink()
-        shutil.rmtree(spare, ignore_errors=True)  # phrases.h5 holds them all
-    return (
-        f"text{'' if part.whole else f' {part.name}'}: {len(captions)} captions = {kept} kept + {len(captions) - kept} encoded; "
-        f"{len(distinct)} phrases = {len(distinct) - fresh} kept + {fresh} encoded; {written} of {len(groups)} shards written"
+    said = update_captions(
+        folder,
+        "text",
+        captions,
+        lambda rows, old: encode_rows(rows, read_known(old), encoder),
+        lambda old, tensors: is_same(old, tensors, attributes),
+        attributes,
+        config["shards"],
+        part,
     )
+    if part.whole:
+        shutil.rmtree(spare, ignore_errors=True)  # phrases.h5 holds them all
+    return said.format(f"{len(distinct)} phrases = {len(distinct) - fresh} kept + {fresh} encoded")
 
 
 if __name__ == "__main__":

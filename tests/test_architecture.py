@@ -31,7 +31,7 @@ FLOORS = (
     "train/losses.py train/method.py",
     "train/layers",
     "pipeline/manifest.py pipeline/clip.py pipeline/visual.py pipeline/keyframes.py pipeline/triplets.py pipeline/text.py",
-    "pipeline/lexicon.py",
+    "pipeline/lexicon.py pipeline/spans.py",
     "pipeline/export.py pipeline/datasets/enable.py pipeline/shards/__main__.py",
     "pipeline/scratch",
     "pipeline/stage.py pipeline/datasets pipeline/scene_graph",

@@ -26,7 +26,11 @@ from pipeline.shards.verify import MAKERS, verify
 def info(folder: Path) -> list[str]:
     """Lines that say what a cache holds and how it was made."""
     lines = []
-    kinds = {shard.kind for shard in open_cache(folder)} | {"visual", "text", "phrases"}  # few methods read a lexicon
+    kinds = {shard.kind for shard in open_cache(folder)} | {
+        "visual",
+        "text",
+        "phrases",
+    }  # others are there for methods that read them
     for kind, maker in MAKERS.items():
         found = [shard for shard in open_cache(folder) if shard.kind == kind]
         if kind not in kinds:

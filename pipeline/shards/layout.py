@@ -36,6 +36,8 @@ def cache_of(path: Path) -> Path:
 
 def rebuild_command(path: Path) -> str:
     """The command that makes a shard."""
-    if Path(path).parent.name == "lexicon":  # DVC makes it only where a listed method reads it
-        return f"python -m pipeline.lexicon --dataset {cache_of(path).name}"
-    return f"dvc repro {Path(path).parent.name}@{cache_of(path).name}"
+    stage, name = Path(path).parent.name, cache_of(path).name
+    # DVC makes these only where a listed method reads them
+    return (
+        f"python -m pipeline.{stage} --dataset {name}" if stage in ("lexicon", "spans") else f"dvc repro {stage}@{name}"
+    )

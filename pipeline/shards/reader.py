@@ -21,6 +21,7 @@ from pipeline.shards.schema import (
     KEYS,
     OFFSETS,
     ROWS,
+    TABLES,
     TENSORS,
     TEXT,
     check_axes,
@@ -269,8 +270,8 @@ def iterate_rows(shard: Shard) -> Iterator[tuple[str, int, str]]:
 
 def open_cache(folder: Path) -> Iterator[Shard]:
     """All shards of a cache."""
-    for kind in ("visual", "text", "lexicon"):
+    for kind in ("visual", "text", "lexicon", "spans"):
         yield from (Shard(path, kind) for path in layout.shard_paths(folder / kind))
-    phrases = folder / "text" / "phrases.h5"
-    if phrases.exists():
-        yield Shard(phrases, "phrases")
+    for kind, (stage, name, _) in TABLES.items():
+        if (folder / stage / name).exists():
+            yield Shard(folder / stage / name, kind)

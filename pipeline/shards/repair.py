@@ -16,7 +16,7 @@ def repair(folder: Path) -> list[str]:
     if not problems:
         return [f"{folder} is whole"]
     done = []
-    for stage in ("visual", "text", "lexicon"):
+    for stage in ("visual", "text", "lexicon", "spans"):
         if any(problem.stage == stage for problem in problems):
             # under the stage's own lock, given back before the stage runs: it takes the lock itself
             with lock(folder / stage):

@@ -12,6 +12,8 @@ EMBEDDINGS = {
     "text": ("sentence", "word"),
     "phrases": ("embedding",),
     "lexicon": (),
+    "spans": ("without_noun", "without_verb"),
+    "removed": ("embedding",),
 }
 FORMAT = 1  # of the file layout; a reader refuses any other
 TEXT = "str"
@@ -50,27 +52,60 @@ TENSORS = {
         "piece_offset": ("int64", "C+1"),
         "piece": ("int32", "L"),  # ids in the masked language model's vocabulary, [CLS] to [SEP]
     },
+    "spans": {
+        "caption_id": (TEXT, "C"),
+        "video_id": (TEXT, "C"),
+        "fingerprint": (TEXT, "C"),
+        "without_noun_offset": ("int64", "C+1"),
+        "without_noun": ("float16", "A D"),  # SOT to EOT of the caption without its nouns; none of one that has no noun
+        "noun_offset": ("int64", "C+1"),
+        "noun": ("int64", "N"),  # keys of the removed nouns, found in spans/removed.h5 by np.searchsorted(key, noun)
+        "without_verb_offset": ("int64", "C+1"),
+        "without_verb": ("float16", "B D"),
+        "verb_offset": ("int64", "C+1"),
+        "verb": ("int64", "E"),
+    },
+    "removed": {
+        "key": ("int64", "U"),
+        "phrase": (TEXT, "U"),
+        "embedding": ("float16", "U D"),  # EOT
+    },
 }
-OPTIONAL = {"visual": ("hidden",), "text": (), "phrases": (), "lexicon": ()}  # a shard may hold them or not
+OPTIONAL = {"visual": ("hidden",)}  # a shard may hold them or not
 OFFSETS = {  # an offset tensor and the axis that it cuts
     "visual": {"offset": "F", "jpeg_offset": "J"},
     "text": {"word_offset": "L", "triplet_offset": "M"},
     "phrases": {},
     "lexicon": {"piece_offset": "L"},
+    "spans": {"without_noun_offset": "A", "noun_offset": "N", "without_verb_offset": "B", "verb_offset": "E"},
+    "removed": {},
 }
 ROWS = "row_checksum"  # beside the tensors of every shard, written by `write`: which rows of a damaged shard are still good
-KEYS = {"visual": "video_id", "text": "caption_id", "phrases": "phrase", "lexicon": "caption_id"}
+KEYS = {
+    "visual": "video_id",
+    "text": "caption_id",
+    "phrases": "phrase",
+    "lexicon": "caption_id",
+    "spans": "caption_id",
+    "removed": "phrase",
+}
+TABLES = {  # of embeddings that rows name by keys: the folder, the file, and which tensors of which kind name them
+    "phrases": ("text", "phrases.h5", ("triplet",)),
+    "removed": ("spans", "removed.h5", ("noun", "verb")),
+}
 ATTRIBUTES = {  # every shard says how it was made; a writer may add more
     "visual": ("dataset", "clip", "clip_sha256", "version", "frames", "sampling", "decoder", "resize", "precision"),
     "text": ("dataset", "clip", "clip_sha256", "version", "words", "precision"),
-    "phrases": ("dataset", "clip", "clip_sha256", "version", "words", "precision"),
+    **dict.fromkeys(
+        ("phrases", "spans", "removed"), ("dataset", "clip", "clip_sha256", "version", "words", "precision")
+    ),
     "lexicon": ("dataset", "lexicon", "lexicon_sha256", "version", "words"),
 }
 
 
 def tensor_names(kind: str, there: Container[str]) -> list[str]:
     """The tensors of a shard in the order of the table: all that it must hold, and the optional ones that are there."""
-    return [name for name in TENSORS[kind] if name in there or name not in OPTIONAL[kind]]
+    return [name for name in TENSORS[kind] if name in there or name not in OPTIONAL.get(kind, ())]
 
 
 def check_axes(kind: str, shapes: Mapping[str, tuple[int, ...]], path: Path) -> dict[str, int]:

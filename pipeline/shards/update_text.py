@@ -99,15 +99,16 @@ def update_phrases(
     encoder: WordEncoder,
     attributes: dict[str, Any],
     part: Slice = WHOLE,
+    kind: str = "phrases",
 ) -> int:
-    """Write phrases.h5 with one embedding a distinct phrase; returns how many had to be encoded.
+    """Write phrases.h5 (or another table) with one embedding a distinct phrase; returns how many had to be encoded.
 
     Encoded chunks wait in `spare` until the whole is written, so that a crash costs one chunk. A slice encodes its part of the
     phrases and leaves them there.
     """
     have: dict[str, np.ndarray] = {}
     for source in [path, *sorted(spare.glob("*.h5"))]:
-        old = reader.read_sound(source, "phrases", encoder=encoder_fingerprint(encoder.identity))
+        old = reader.read_sound(source, kind, encoder=encoder_fingerprint(encoder.identity))
         if old is not None:
             have |= dict(zip(old["phrase"], old["embedding"]))
     missing = [phrase for phrase in distinct if phrase not in have and part.has(phrase_key(phrase))]
@@ -118,7 +119,7 @@ def update_phrases(
         have |= dict(zip(chunk, rows))
         if len(missing) > PHRASES_PER_CHUNK or not part.whole:  # a single chunk is in phrases.h5 a moment later
             name = fingerprint(*chunk)[:16]  # by content: a rerun with other chunks overwrites nothing it still needs
-            writer.write(spare / f"{name}.h5", "phrases", phrase_tensors(chunk, rows), attributes)
+            writer.write(spare / f"{name}.h5", kind, phrase_tensors(chunk, rows), attributes)
         meter.add(len(chunk))
     meter.close()
     if not part.whole:
@@ -126,7 +127,7 @@ def update_phrases(
     nothing = np.zeros((0, encoder.dimension), np.float16)
     embedding = np.concatenate([nothing, *(have[phrase][None] for phrase in distinct)])
     if missing or len(have) != len(distinct) or not path.exists():
-        writer.write(path, "phrases", phrase_tensors(distinct, embedding), attributes)
+        writer.write(path, kind, phrase_tensors(distinct, embedding), attributes)
     return len(missing)
 
 

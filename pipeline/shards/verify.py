@@ -14,10 +14,17 @@ from pipeline.files import PART, ShardError, read_table
 from pipeline.shards import layout, reader
 from pipeline.shards.reader import Shard, open_cache
 from pipeline.shards.rows import find_infinite, phrase_key
-from pipeline.shards.schema import EMBEDDINGS, KEYS
+from pipeline.shards.schema import EMBEDDINGS, KEYS, TABLES
 
-STAGES = ("manifest", "visual", "keyframes", "triplets", "text", "lexicon")  # in the order in which they run
-MAKERS = {"visual": "visual", "text": "text", "phrases": "text", "lexicon": "lexicon"}  # kind of shard: stage
+STAGES = ("manifest", "visual", "keyframes", "triplets", "text", "lexicon", "spans")  # in the order in which they run
+MAKERS = {  # kind of shard: stage
+    "visual": "visual",
+    "text": "text",
+    "phrases": "text",
+    "lexicon": "lexicon",
+    "spans": "spans",
+    "removed": "spans",
+}
 LOUD_NORM = 1000.0  # a token with this many times the median norm did not come from CLIP
 
 
@@ -42,10 +49,11 @@ def verify(folder: Path) -> list[Problem]:
     for shard in whole:
         stage = MAKERS[shard.kind]
         problems += [Problem(stage, f"{shard.path}: {what}") for what in check_values(shard)]
-    try:
-        reader.require_one_clip(whole)
-    except ShardError as error:
-        problems.append(Problem("text", str(error)))
+    for stage in ("text", "spans"):
+        try:
+            reader.require_one_clip(shard for shard in whole if MAKERS[shard.kind] in ("visual", stage))
+        except ShardError as error:
+            problems.append(Problem(stage, str(error)))
     for part in sorted(folder.rglob(f"*{PART}")):
         problems.append(Problem(part.parent.name, f"{part}: left by a killed writer"))
     return (
@@ -106,7 +114,7 @@ def list_tables(folder: Path) -> list[tuple[str, Path]]:
 def check_values(shard: Shard) -> list[str]:
     """What is wrong with the numbers and the order of one shard."""
     found = []
-    keys = list(shard["key" if shard.kind == "phrases" else KEYS[shard.kind]])
+    keys = list(shard["key" if shard.kind in TABLES else KEYS[shard.kind]])
     if keys != sorted(set(keys)):
         found.append("its rows are not sorted, or one is there twice")
     for name in EMBEDDINGS[shard.kind]:
@@ -154,6 +162,7 @@ def check_rows(folder: Path, whole: list[Shard]) -> list[Problem]:
         ("visual", "items", "video_id"),
         ("text", "captions", "caption_id"),
         ("lexicon", "captions", "caption_id"),
+        ("spans", "captions", "caption_id"),
     ):
         wanted = read_column(folder, f"manifest/{table}.parquet", key)
         mine = [shard for shard in whole if shard.kind == stage]
@@ -203,15 +212,17 @@ def check_references(folder: Path, whole: list[Shard]) -> list[Problem]:
         if bad:
             what = f"{folder / 'keyframes.parquet'}: {len(bad)} videos do not fit the visual shards, {min(bad)} first"
             problems.append(Problem("keyframes", what))
-    phrases = next((shard for shard in whole if shard.kind == "phrases"), None)
-    text = [shard for shard in whole if shard.kind == "text"]
-    if phrases and text:
-        used = np.unique(np.concatenate([shard["triplet"] for shard in text]))
+    for table, (stage, _, columns) in TABLES.items():
+        phrases = next((shard for shard in whole if shard.kind == table), None)
+        rows = [shard for shard in whole if shard.kind == stage]
+        if not phrases or not rows:
+            continue
+        used = np.unique(np.concatenate([shard[column] for shard in rows for column in columns]))
         known = np.asarray(phrases["key"])
         if len(absent := np.setdiff1d(used, known)):
-            problems.append(Problem("text", f"{phrases.path}: captions name {len(absent)} phrases that are not there"))
+            problems.append(Problem(stage, f"{phrases.path}: captions name {len(absent)} phrases that are not there"))
         if len(unused := np.setdiff1d(known, used)):
-            problems.append(Problem("text", f"{phrases.path}: {len(unused)} phrases are used by no caption"))
+            problems.append(Problem(stage, f"{phrases.path}: {len(unused)} phrases are used by no caption"))
         if (np.diff(known) <= 0).any() or known.tolist() != [phrase_key(phrase) for phrase in phrases["phrase"]]:
-            problems.append(Problem("text", f"{phrases.path}: its keys are not those of its phrases, rising"))
+            problems.append(Problem(stage, f"{phrases.path}: its keys are not those of its phrases, rising"))
     return problems
