@@ -177,19 +177,58 @@ def memo_of(config: dict[str, Any], folder: Path) -> RunMemo:
 def explain_item(config: dict[str, Any], name: str) -> list[str]:
     """What --why of a later stage says first: whether the manifest left the item or caption out, and whether it is of today."""
     folder = params.cache_folder(config["name"], "manifest")
-    table = folder / "rejects.parquet"
-    rows = files.read_table(table).to_pylist() if table.exists() else []
     lines = [
         f"{row['id']} was left out by the manifest: {row['reason']}{': ' * bool(row['detail'])}{row['detail'] or ''}"
-        for row in rows
+        for row in read_rows(folder / "rejects.parquet")
         if name in (row["id"], row["id"].split("#")[0])
     ]
     if not memo_of(config, folder).unchanged():
-        lines.append(
-            "files, captions, params or code have changed and the manifest has not run since; what follows speaks of its last "
-            f"run, type: dvc repro report@{config['name']}"
+        lines += list_changes(config, folder, name) or [f"nothing of {name}, but something else has changed"]
+        lines[-1] += (
+            "; the manifest has not run since, and what follows speaks of its last run, type: "
+            f"dvc repro report@{config['name']}"
         )
     return lines
+
+
+def list_changes(config: dict[str, Any], folder: Path, name: str) -> list[str]:
+    """What would be otherwise in the manifest's rows of an item, or of a caption, if it ran now; a line each."""
+    try:
+        now = look(config, HashMemo(memo_folder(config) / "manifest.json"))[0]
+    except ValueError as error:
+        return [f"the manifest cannot be made any more: {error}"]
+    item = name if any(one.video_id == name for one, _, _ in now.items) else name.rsplit("#", 1)[0]
+    there = {row["video_id"]: row for row in read_rows(folder / "items.parquet")}.get(item)
+    here = next(((one, content) for one, content, _ in now.items if one.video_id == item), None)
+    lines = [
+        f"{row.id} will be left out: {row.reason}{': ' * bool(row.detail)}{row.detail}"
+        for row in (*now.rejected_items, *now.rejected_captions)
+        if row.id in (item, name) and (there or row.id != item)
+    ]
+    if there and here:
+        said = vars(here[0]) | {"hash": here[1]}
+        for key, what in {"hash": "content", "path": "path", "split": "split", "start": "start", "end": "end"}.items():
+            if said[key] != there[key]:
+                was = "has changed" if key == "hash" else f"was {there[key]} and is {said[key]}"
+                lines.append(f"{item}: its {what} {was}")
+    elif bool(there) != bool(here) and not lines:
+        lines.append(f"{item} is {'new' if here else 'gone'}")
+    old = {row["caption_id"]: row["text"] for row in read_rows(folder / "captions.parquet")}
+    new = {caption_id(caption): caption.text.strip() for caption, _ in now.captions}
+    for one in sorted(old | new):
+        if name in (one, one.rsplit("#", 1)[0]) and old.get(one) != new.get(one):
+            lines.append(f"the caption {one} was {quote(old.get(one))} and is {quote(new.get(one))}")
+    return lines
+
+
+def read_rows(table: Path) -> list[dict[str, Any]]:
+    """The rows of one of the manifest's tables; none where there is none."""
+    return files.read_table(table).to_pylist() if table.exists() else []
+
+
+def quote(text: str | None) -> str:
+    """A caption's words, or that there are none."""
+    return "not there" if text is None else f"“{text}”"
 
 
 def print_check(config: dict[str, Any], look: bool) -> int:
@@ -215,14 +254,19 @@ def print_check(config: dict[str, Any], look: bool) -> int:
 def collect(config: dict[str, Any], memo: HashMemo) -> tuple[Manifest, dict[str, Any]]:
     """Read a dataset: its manifest and the facts of manifest.json."""
     reader = datasets.load(config["reader"])
-    root = Path(config["root"])
     if hasattr(reader, "prepare"):
-        reader.prepare(root, config)
-    items, captions = reader.read(config)
-    found = media.survey(root)
-    manifest = build(root, items + closed_folders(found), captions, memo)
+        reader.prepare(Path(config["root"]), config)
+    manifest, found = look(config, memo)
     memo.save()
     return manifest, summarize(manifest, config, datasets.expected(reader, config)) | {"skipped": found.skipped()}
+
+
+def look(config: dict[str, Any], memo: HashMemo) -> tuple[Manifest, media.Survey]:
+    """A dataset's manifest as it would be written now, and what lies under its root."""
+    root = Path(config["root"])
+    items, captions = datasets.load(config["reader"]).read(config)
+    found = media.survey(root)
+    return build(root, items + closed_folders(found), captions, memo), found
 
 
 def closed_folders(found: media.Survey) -> list[datasets.Item]:

@@ -155,17 +155,17 @@ def explain_text(folder: Path, captions: list[dict[str, Any]], encoder: WordEnco
         else:
             held |= {caption: (shard, row) for row, caption in enumerate(shard["caption_id"])}
     table = reader.read_sound(folder / "phrases.h5", "phrases")
-    known = None if table is None else set(table["key"].tolist())
+    known = None if table is None else dict(zip(table["key"].tolist(), table["phrase"]))
     return "\n".join(explain_text_row(row, held.get(row["caption_id"]), known, encoder) for row in wanted)
 
 
 def explain_text_row(
     caption: dict[str, Any],
     held: tuple[reader.Shard, int] | None,
-    known: set[int] | None,
+    known: dict[int, str] | None,
     encoder: WordEncoder,
 ) -> str:
-    """What differs between a caption's row, if there is one, and what would be written now; `known` keys have a phrase."""
+    """What differs between a caption's row, if there is one, and what would be written now; `known`: phrases by their keys."""
     name = caption["caption_id"]
     if held is None:
         return f"{name} has no row yet; it will be encoded"
@@ -173,14 +173,19 @@ def explain_text_row(
     then = {key: shard.attributes.get(key) for key in encoder.identity}
     changes = describe_changes(then, encoder.identity)
     if shard["fingerprint"][row] != fingerprint(encoder_fingerprint(then), caption["text"]):
-        changes.append("its text has changed")
+        changes.append(f"its text has changed, to “{caption['text']}”")
     if changes:
         return f"{name} will be encoded anew: {'; '.join(changes)}"
     first, last = shard["triplet_offset"][row : row + 2]
     keys = shard["triplet"][first:last].tolist()
     if keys != [phrase_key(phrase) for phrase in caption["phrases"]]:
-        return f"{name} keeps its words; its triplets have changed and will be written anew"
-    if known is None or not known.issuperset(keys):
+        were = ", ".join((known or {}).get(key, "a phrase that phrases.h5 does not hold") for key in keys)
+        are = ", ".join(caption["phrases"])
+        return (
+            f"{name} keeps its words; its triplets alone have changed, in triplets.parquet, and will be written anew: they "
+            f"were {were or 'none'} and are {are or 'none'}"
+        )
+    if known is None or not known.keys() >= set(keys):
         return f"{name} keeps its row; phrases.h5 is damaged or another one and will be written anew"
     return f"{name} is up to date ({shard.path}, row {row})"
 

@@ -498,4 +498,33 @@ def test_what_the_manifest_left_out_and_whether_it_is_of_today_is_said_to_whom_a
     )
     assert manifest.explain_item(config, "video1") == []
     annotate(project, more=[{"video_id": "video1", "caption": "one more"}])
-    assert "the manifest has not run since" in manifest.explain_item(config, "video1")[0]
+    assert manifest.explain_item(config, "video1")[0].startswith(
+        "the caption video1#002 was not there and is “one more”; the manifest has not run since"
+    )
+    assert manifest.explain_item(config, "video1#002") == manifest.explain_item(config, "video1")
+    assert manifest.explain_item(config, "video2")[0].startswith("nothing of video2, but something else has changed; ")
+
+
+def test_whom_asks_why_is_told_what_is_otherwise_since_the_manifest_ran(project, monkeypatch):
+    run(monkeypatch)
+    config = read_dataset("small")
+    told = json.loads((project / "MSRVTT_data.json").read_text())
+    told["sentences"][0]["caption"] = "the clip moves up"
+    (project / "MSRVTT_data.json").write_text(json.dumps(told))
+    (project / "videos/video1.mp4").write_bytes(b"another film")
+    (project / "videos/video2.mp4").unlink()
+    annotations = project / "MSRVTT_train.csv"
+    annotations.write_text(annotations.read_text().replace("video3\n", ""))
+
+    def why(name: str) -> str:
+        return "\n".join(manifest.explain_item(config, name))
+
+    assert "the caption video0#000 was “video0 moves left” and is “the clip moves up”; the manifest has not" in why(
+        "video0"
+    )
+    assert "nothing of video0#001, but something else" in why("video0#001")
+    assert "video1: its content has changed; the manifest" in why("video1")
+    assert "video2 will be left out: missing video" in why("video2")
+    assert "video3 is gone" in why("video3") and "was “video3 moves left” and is not there" in why("video3")
+    (project / "MSRVTT_train.csv").unlink()
+    assert "the manifest cannot be made any more: " in why("video0") and "MSRVTT_train.csv" in why("video0")

@@ -154,10 +154,14 @@ def test_why_says_what_has_become_of_a_row(run, tmp_path, capsys):
     assert encoder.towers is None
     assert "no caption and no video" in run(CAPTIONS, why="nobody")[1]
     changed = CAPTIONS | {"video4#000": ("a cube", ["a ball"]), "video1#001": ("a ball", ["something else"])}
-    assert run(changed, why="video4#000")[1] == "video4#000 will be encoded anew: its text has changed"
-    assert "its triplets have changed" in run(changed, why="video1#001")[1]
+    assert run(changed, why="video4#000")[1] == "video4#000 will be encoded anew: its text has changed, to “a cube”"
+    were, are = ", ".join(CAPTIONS["video1#001"][1]) or "none", "something else"
+    assert (
+        f"triplets alone have changed, in triplets.parquet, and will be written anew: they were {were} and are {are}"
+        in (run(changed, why="video1#001")[1])
+    )
     said = run(changed, why="video4#000", words=8)[1]
-    assert said == "video4#000 will be encoded anew: words was 32, is 8; its text has changed"
+    assert said == "video4#000 will be encoded anew: words was 32, is 8; its text has changed, to “a cube”"
     assert "up to date" in run(changed, why="video3#000")[1]
     run(changed)
     assert "up to date" in run(changed, why="video3#000")[1]
