@@ -1,6 +1,7 @@
 """Score one trained run on one split: `metrics.json`, `ranks.parquet`, `recall.csv` and a table.
 
 python -m eval.run --run cache/demo/runs/unitrim --shards cache/demo [--split test]
+torchrun --nproc-per-node N -m eval.run --of cache/demo/runs/unitrim --shards cache/demo shares the gallery among N processes.
 """
 
 import argparse
@@ -12,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval import metrics
-from eval.load import choose_device, load_run, scores_name
+from eval.load import load_run, scores_name
 from eval.overview import run_table, to_text
 from eval.similarity import Scores, matrices
 from eval.stale import facts_of
 from pipeline import files, stage
 from pipeline.shards import identity
-from train import checkpoint
+from train import checkpoint, distributed
 
 TOP = 10  # items of each gallery that ranks.parquet keeps
 
@@ -92,7 +93,8 @@ def moments_of_other_split(
 @stage.command
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, required=True, help="cache/<dataset>/runs/<run>")
+    # torchrun takes `--run` for one of its own flags, half said; `--of` is for it
+    parser.add_argument("--run", "--of", type=Path, required=True, help="cache/<dataset>/runs/<run>")
     parser.add_argument("--shards", type=Path, required=True, help="cache/<dataset>")
     parser.add_argument("--split", default="test", help="test (default), val or train")
     parser.add_argument(
@@ -100,8 +102,10 @@ def main() -> None:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     args = parser.parse_args()
-    numbers = score_run(args.run, args.shards, args.split, args.joint, args.device)
-    if "skipped" in numbers:
+    with distributed.group():
+        numbers = score_run(args.run, args.shards, args.split, args.joint, args.device)
+        first = distributed.is_first()
+    if "skipped" in numbers or not first:
         return
     print(f"{numbers['method']}, seed {numbers['seed']}, {args.split} split of {args.shards}")
     print(to_text([run_table(numbers)]))
@@ -115,11 +119,12 @@ def score_run(
 
     Errors: UniTriMError that says what to run first; ValueError where the scores cannot be ranked.
     """
-    device = choose_device(device)
+    device = str(distributed.device()) if device == "auto" else device
     home = shards / "scores" / scores_name(run, shards)
     if "skipped" in (record := checkpoint.facts(run)):
         return skip(home, split, identify(run, record, shards, split, {}) | {"skipped": record["skipped"]})
-    method, cache, record = load_run(run, shards, device)
+    with distributed.in_turn():
+        method, cache, record = load_run(run, shards, device)
     facts = identify(run, record, shards, split, identity(shards, method.needs))
     if split == "test" and not len(cache.captions("test")):
         return skip(home, split, facts | {"skipped": "not scored: the test split has no captions"})
@@ -131,7 +136,8 @@ def score_run(
     if origin:
         numbers["joint"]["calibrated_on"] = origin
     numbers = facts | numbers
-    save_scores(home, split, numbers, columns)
+    if distributed.is_first():
+        save_scores(home, split, numbers, columns)
     return numbers
 
 
@@ -144,6 +150,8 @@ def identify(run: Path, record: dict[str, Any], shards: Path, split: str, parts:
 
 def skip(folder: Path, split: str, numbers: dict[str, Any]) -> dict[str, Any]:
     """Scores of a run that has none: the reason, and no rows."""
+    if not distributed.is_first():
+        return numbers
     save_scores(folder, split, numbers, {"caption_id": [], "video_id": []})
     print(f"{numbers['method']}, seed {numbers['seed']}: {numbers['skipped']}")
     return numbers

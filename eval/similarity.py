@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.files import read_table
 from pipeline.progress import Progress
+from train import distributed
 from train.layers import full_precision
 
 ROWS = 64  # items or captions encoded at a time
@@ -64,11 +65,6 @@ class Scorer:
         encoder = full_precision(getattr(self.method, f"encode_{kind}"))
         return encoder({name: tensor.to(self.device) for name, tensor in features.items()})
 
-    def encode_gallery(self, rows: NDArray, kind: str) -> Iterator[dict[str, torch.Tensor]]:
-        """Encoded items, ROWS at a time."""
-        for at in range(0, len(rows), ROWS):
-            yield self.encode(rows[at : at + ROWS], kind)
-
     def score(self, text: dict[str, torch.Tensor], block: dict[str, torch.Tensor], kind: str) -> NDArray:
         """(texts, items) scores of two encoded batches, a few items at a time where their tokens would fill the memory."""
         step = max(1, PAIRS // (row_count(text) * tokens(text) * tokens(block)))
@@ -84,23 +80,24 @@ class Scorer:
     def matrix(self, captions: NDArray, items: NDArray, kind: str) -> NDArray:
         """(captions, items) float32 scores of one kind.
 
-        Encoded items are held up to HELD bytes; the texts stream past each such group, so memory is bounded on both sides.
+        Encoded items are held up to HELD bytes; the texts stream past each such group, so memory is bounded on both sides. Of
+        several processes each scores some blocks of items; the blocks are those of one process, and so are the bits.
         """
         scores = np.full((len(captions), len(items)), np.nan, np.float32)
-        meter = Progress(scores.size, f"text-{kind} scores", "pair")
-        begin = 0
-        for group in batch_by_bytes(self.encode_gallery(items, kind), HELD):
+        own = distributed.own_blocks(len(items), ROWS)
+        meter = Progress(sum(last - first for first, last in own) * len(captions), f"text-{kind} scores", "pair")
+        blocks, place = (self.encode(items[first:last], kind) for first, last in own), iter(own)
+        for group in batch_by_bytes(blocks, HELD):
+            columns = [next(place) for _ in group]
             for at in range(0, len(captions), ROWS):
                 text = self.encode(captions[at : at + ROWS], "text")
-                column = begin
-                for block in group:
+                for block, (first, last) in zip(group, columns):
                     made = self.score(text, block, kind)
-                    scores[at : at + row_count(text), column : column + row_count(block)] = made
-                    column += row_count(block)
-                    meter.add(made.size)
-            begin = column
+                    scores[at : at + row_count(text), first:last] = made
+                    if distributed.is_first():
+                        meter.add(made.size)
         meter.close()
-        return scores
+        return distributed.join_blocks(torch.from_numpy(scores), ROWS).numpy()
 
 
 @torch.inference_mode()

@@ -109,7 +109,13 @@ KEYS: dict[str, Any] = {
         "form": one_of("surface", "lemma"),
         "cap": whole(1, usual=8),
     },
-    "train": {},  # filled by `method_keys`
+    "train": {  # further keys, a method each, come from `method_keys`
+        "processes": Key(
+            "a whole number of at least 1, or auto",
+            lambda value: value == "auto" or (type(value) is int and value >= 1),
+            1,
+        )
+    },
 }
 TOP = ("enabled", "methods", "seeds", "defaults", "datasets")
 
@@ -119,10 +125,11 @@ def faults(whole: dict[str, Any], name: str) -> list[str]:
     known = whole.get("datasets") or {}
     if not isinstance(known, dict):
         return ["datasets must be sections, a name each"]
-    rows = KEYS | {"scratch": scratch_keys(), "train": {method: method_keys(method) for method in methods()}}
+    of_methods = {method: method_keys(method) for method in methods()}
+    rows = KEYS | {"scratch": scratch_keys(), "train": KEYS["train"] | of_methods}
     top = {
         "enabled": names("datasets that params.yaml has", lambda one: one in known),
-        "methods": names(f"methods ({', '.join(methods())})", lambda one: one in rows["train"]),
+        "methods": names(f"methods ({', '.join(methods())})", lambda one: one in of_methods),
         "seeds": Key(
             "a list as [{dataset: demo, seed: 1}], of enabled datasets and whole numbers above 0, each pair once",
             lambda value: are_seeds(value, whole.get("enabled") or []),

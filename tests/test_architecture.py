@@ -30,6 +30,7 @@ FLOORS = (
     "train/data",
     "train/losses.py train/method.py",
     "train/layers",
+    "train/distributed.py",
     "pipeline/manifest.py pipeline/clip.py pipeline/visual.py pipeline/keyframes.py pipeline/triplets.py pipeline/text.py",
     "pipeline/lexicon.py pipeline/spans.py",
     "pipeline/export.py pipeline/datasets/enable.py pipeline/shards/__main__.py",

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from train.data import Cache
+from train.distributed import join_blocks, own_blocks
 from train.layers import full_precision
 from train.method import Method
 
@@ -58,13 +59,14 @@ def score_parts(
         blocks = (getattr(cache, kind)(rows[at : at + ROWS]) for at in range(0, len(rows), ROWS))
         return [encoder({name: tensor.to(device) for name, tensor in block.items()}) for block in blocks]
 
-    columns: list[dict[str, Tensor]] = []
     texts = encode("text", captions)
-    for at in range(0, len(videos), ROWS):  # a block of videos at a time: their patches are large
-        (video,) = encode("video", videos[at : at + ROWS])
+    parts = {name: torch.zeros(len(captions), len(videos)) for name in model.fused()}
+    for first, last in own_blocks(len(videos), ROWS):  # a block of videos at a time: their patches are large
+        (video,) = encode("video", videos[first:last])
         rows = [full_precision(model.score_parts)(text, video) for text in texts]
-        columns.append({name: torch.cat([row[name].cpu() for row in rows]) for name in rows[0]})
-    return {name: torch.cat([column[name] for column in columns], 1) for name in columns[0]}
+        for name, part in parts.items():
+            part[:, first:last] = torch.cat([row[name].cpu() for row in rows])
+    return {name: join_blocks(part, ROWS) for name, part in parts.items()}
 
 
 def fit(scores: Tensor, truth: Tensor) -> Tensor:

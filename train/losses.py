@@ -8,6 +8,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from train.distributed import gather_columns, gather_rows, own_rows
+from train.layers.precision import widen
+
+__all__ = [
+    "SigLIPLoss",
+    "clip_loss",
+    "gather_rows",
+    "own_rows",
+    "same_video",
+    "squared_cosine",
+    "squared_distance",
+]
+
 
 class SigLIPLoss(nn.Module):
     """SigLIP's loss with its own temperature exp(t) and bias b: every pair is a yes-or-no question (Zhai et al. 2023)."""
@@ -18,8 +31,11 @@ class SigLIPLoss(nn.Module):
         self.b = nn.Parameter(torch.tensor(-10.0))
 
     def forward(self, score: Tensor, positive: Tensor, first: bool = False) -> Tensor:
-        """Sum over a text's videos, mean over texts. `first`: set the bias from these scores before anything else."""
-        score = score.float()
+        """Sum over a text's videos, mean over texts. `first`: set the bias from these scores before anything else.
+
+        score: all texts of a step against this process's videos; positive: against those of all processes.
+        """
+        score = gather_columns(widen(score))
         if first:
             self.calibrate(score.detach(), positive)
         logit = score * self.t.exp() + self.b
@@ -44,17 +60,20 @@ def same_video(label: Tensor) -> Tensor:
 
 
 def clip_loss(score: Tensor, scale: Tensor) -> Tensor:
-    """Symmetric cross-entropy of scaled scores whose diagonal is right (CLIP)."""
-    logit = score.float() * scale
+    """Symmetric cross-entropy of scaled scores whose diagonal is right (CLIP).
+
+    score: all texts of a step against this process's videos.
+    """
+    logit = gather_columns(widen(score)) * scale
     truth = torch.arange(len(logit), device=logit.device)
     return (F.cross_entropy(logit, truth) + F.cross_entropy(logit.T, truth)) / 2
 
 
 def squared_cosine(one: Tensor, other: Tensor) -> Tensor:
     """Mean squared cosine: 0 when orthogonal (the paper's plain cosine is smallest when opposite)."""
-    return F.cosine_similarity(one.float(), other.float(), dim=-1).square().mean()
+    return F.cosine_similarity(widen(one), widen(other), dim=-1).square().mean()
 
 
 def squared_distance(one: Tensor, other: Tensor) -> Tensor:
     """Mean squared length of the difference."""
-    return (one.float() - other.float()).square().sum(-1).mean()
+    return (widen(one) - widen(other)).square().sum(-1).mean()

@@ -2,11 +2,14 @@
 
 Writes `cache/<dataset>/runs/<method>[-seed<k>]/`: checkpoint.pt after every epoch, history.jsonl, run.json. A run that was
 stopped goes on with --resume and ends, on a CPU, with the very bits of a run that was not; --resume try starts again where
-settings, shards or code have changed. On a GPU the steps run under bf16 autocast.
+settings, shards or code have changed. On a GPU the steps run under bf16 autocast. `torchrun --nproc-per-node N -m train.run ...`
+trains on N processes, each with its own GPU: the same batches and the same loss, to rounding.
 """
 
 import argparse
+import contextlib
 import hashlib
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +19,13 @@ import torch
 from pipeline import files
 from pipeline.command import command
 from pipeline.shards import identity
-from train import checkpoint, fusion, methods
+from train import checkpoint, distributed, fusion, methods
 from train.data import Cache, Loader
 from train.data.cache import require_parts
 from train.history import History
 from train.layers.clip_blocks import read_header
 from train.method import Config, Method
-from train.settings import apply_preset, configure, parse_setting, read_stored_settings
+from train.settings import apply_preset, configure, count_processes, parse_setting, read_stored_settings
 from train.trainer import Trainer
 
 
@@ -51,10 +54,14 @@ def main() -> None:
         kind = methods.load(args.method)
         stored = read_stored_settings(args.shards, args.method, kind.needs)
         settings = apply_preset(kind.Config, stored) | apply_preset(kind.Config, dict(args.set))
-        with files.lock(folder):
-            print(run(args.shards, folder, args.method, args.seed, settings, resume=args.resume))
+        if not distributed.launched() and (count := count_processes(args.shards, torch.cuda.device_count())) > 1:
+            raise SystemExit(distributed.launch(count, "train.run", sys.argv[1:]))
+        with distributed.group(), files.lock(folder) if distributed.is_first() else contextlib.nullcontext():
+            said = run(args.shards, folder, args.method, args.seed, settings, resume=args.resume)
+            if distributed.is_first():
+                print(said)
     except ValueError as error:
-        raise SystemExit(f"train: {error}") from None
+        raise SystemExit(f"train: {error}" if distributed.speaks() else 1) from None
     except KeyboardInterrupt:
         raise SystemExit("train: stopped; the same command with --resume goes on from the last epoch") from None
 
@@ -63,11 +70,12 @@ def run(
     shards: Path, folder: Path, name: str, seed: int, settings: dict[str, Any], *, resume: str | None = None
 ) -> str:
     """Train and write a run; the answer says in one line what was done. `resume`: `only`, `try` or None, as above."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = distributed.device()
     torch.set_flush_denormal(True)  # sharp softmaxes leave weights near 1e-40, on which a CPU is 30 times slower
     method = methods.load(name)
     config = configure(method.Config, settings)
-    cache = open_cache(shards, methods.needed(name, config), config)
+    with distributed.in_turn():
+        cache = open_cache(shards, methods.needed(name, config), config)
     config = replace(config, dimension=cache.dimension, frames=cache.frames, patches=cache.patches)
     if config.tune:
         config = replace(config, tail=tail_facts(shards, cache))
@@ -76,33 +84,58 @@ def run(
     if config.tune:
         model.read(shards / "clip" / "tail.safetensors")
     facts = describe(shards, name, seed, model, cache)
-    before = checkpoint.facts(folder)
-    same = all(before.get(key) == facts[key] for key in ("config", "seed", "shards", "code"))
-    if same and before.get("complete") and is_sound(folder):
+    same, complete, sound = distributed.told(lambda: compare(folder, facts))
+    if complete:
         return f"{folder} is complete with these settings; remove it to train it again"
     history = History(folder / "history.jsonl")
     if model.phases() and not len(cache.captions("train")):
-        why = "not trained: the train split has no captions; a method that learns nothing can search"
-        (folder / "checkpoint.pt").unlink(missing_ok=True)
-        checkpoint.describe(folder, facts | {"complete": True, "skipped": why})
-        history.cut(0)
-        return f"{folder}: {why}"
-    wanted = resume == "only" or (resume == "try" and same and is_sound(folder))
-    training = load_resume(folder, model, same, history) if wanted else None
-    checkpoint.describe(folder, facts | {"complete": False})
-    history.cut(training["history"] if training else 0)
+        return skip(folder, facts, history)
+    loader = load_batches(cache, config.batch, seed, device) if model.phases() else None
+    wanted = resume == "only" or (resume == "try" and sound)
+    with distributed.in_turn():
+        training = load_resume(folder, model, same, history) if wanted else None
+    distributed.wait()  # all have read what the first writes now
+    if distributed.is_first():
+        checkpoint.describe(folder, facts | {"complete": False})
+        history.cut(training["history"] if training else 0)
     split = fusion.hold_out(cache) if model.fused() else ""
     trainer = Trainer(folder, name, seed, model, device, history)
-    trainer.train(Loader(cache, "train", config.batch, seed, device) if model.phases() else None, training)
+    trainer.train(loader, training)
     chosen = {}
     if split:
         weights = fusion.choose(model, cache, split, device)
         model.set_weights(weights)
         chosen = {"fusion": {"chosen_on": split, "texts": len(cache.captions(split)), "weights": weights}}
+    said = f"{folder}: {facts['parameters']:,} parameters trained in {trainer.seconds:.0f} s"
+    if not distributed.is_first():
+        return said
     checkpoint.save(folder, name, model)
     written = chosen | {"checkpoint": checkpoint.digest(folder / "checkpoint.pt"), "seconds": round(trainer.seconds, 1)}
-    checkpoint.describe(folder, facts | {"complete": True} | written)
-    return f"{folder}: {facts['parameters']:,} parameters trained in {trainer.seconds:.0f} s"
+    checkpoint.describe(folder, facts | {"complete": True, "processes": distributed.world()} | written)
+    return said
+
+
+def load_batches(cache: Cache, batch: int, seed: int, device: torch.device) -> Loader:
+    """The train split's batches, this process's part of each."""
+    return Loader(cache, "train", batch, seed, device, distributed.rank(), distributed.world())
+
+
+def compare(folder: Path, facts: dict[str, Any]) -> tuple[bool, bool, bool]:
+    """Whether the run that stands is of these settings, shards and code; whether it is also complete; whether it can go on."""
+    before = checkpoint.facts(folder)
+    same = all(before.get(key) == facts[key] for key in ("config", "seed", "shards", "code"))
+    sound = same and is_sound(folder)
+    return same, bool(sound and before.get("complete")), sound
+
+
+def skip(folder: Path, facts: dict[str, Any], history: History) -> str:
+    """Write a run of a method that has nothing to learn from; what was not done."""
+    why = "not trained: the train split has no captions; a method that learns nothing can search"
+    if distributed.is_first():
+        (folder / "checkpoint.pt").unlink(missing_ok=True)
+        checkpoint.describe(folder, facts | {"complete": True, "skipped": why})
+        history.cut(0)
+    return f"{folder}: {why}"
 
 
 def open_cache(shards: Path, needs: frozenset[str], config: Config) -> Cache:

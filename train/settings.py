@@ -18,6 +18,18 @@ def parse_setting(word: str) -> tuple[str, str]:
     return key, value
 
 
+def read_sections(shards: Path, path: Path) -> list[dict[str, Any]]:
+    """What params.yaml says of a dataset, the later over the earlier."""
+    if path.exists():
+        import yaml
+
+        whole = yaml.safe_load(path.read_text()) or {}
+        return [whole.get("defaults") or {}, (whole.get("datasets") or {}).get(shards.name) or {}]
+    if (shards / "params.json").exists():
+        return [json.loads((shards / "params.json").read_text())]
+    return []
+
+
 def read_stored_settings(
     shards: Path, method: str, needs: Iterable[str] = ("word", "triplet"), path: Path = Path("params.yaml")
 ) -> dict[str, Any]:
@@ -26,21 +38,22 @@ def read_stored_settings(
     Where there is no such file, as on a machine that has nothing but the shards, they are those in the shards' params.json.
     How many words and triplets a caption may have counts for methods that need them only.
     """
-    sections: list[dict[str, Any]] = []
-    if path.exists():
-        import yaml
-
-        whole = yaml.safe_load(path.read_text()) or {}
-        sections = [whole.get("defaults") or {}, (whole.get("datasets") or {}).get(shards.name) or {}]
-    elif (shards / "params.json").exists():
-        sections = [json.loads((shards / "params.json").read_text())]
     settings: dict[str, Any] = {}
-    for section in sections:
+    for section in read_sections(shards, path):
         shared = {"words": section.get("words"), "triplets": (section.get("triplets") or {}).get("cap")}
         feature = {"words": "word", "triplets": "triplet"}
         settings |= {key: value for key, value in shared.items() if value is not None and feature[key] in needs}
         settings |= (section.get("train") or {}).get(method) or {}
     return settings
+
+
+def count_processes(shards: Path, gpus: int, path: Path = Path("params.yaml")) -> int:
+    """How many processes train at once on this machine: `train.processes` in params.yaml; `auto` is one a GPU, more never are."""
+    said: Any = 1
+    for section in read_sections(shards, path):
+        said = (section.get("train") or {}).get("processes", said)
+    wanted = max(gpus, 1) if said == "auto" else int(said)
+    return min(wanted, gpus) if gpus else wanted
 
 
 def apply_preset(kind: type[Config], settings: dict[str, Any]) -> dict[str, Any]:

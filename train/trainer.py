@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from train import checkpoint
+from train import checkpoint, distributed
 from train.data import Loader
 from train.history import EVERY, History, Meter
 from train.method import Features, Method, Phase
@@ -49,24 +49,29 @@ class Trainer:
             first = resume["epoch"]
         freeze_except(self.model, modules)
         self.model.train()
-        meter = Meter(phase, loader, first)
+        meter = Meter(phase, loader, first) if distributed.is_first() else None
         for epoch in range(first, phase.epochs):
             for step, batch in enumerate(loader.epoch(before + epoch)):
                 done = epoch * loader.steps + step
                 total = phase.epochs * loader.steps
                 # a seed a step: a resumed run draws what the whole run would have drawn here
                 torch.manual_seed((self.seed * 1_000_003 + (before * loader.steps + done)) % 2**63)
-                terms = self.step(phase, modules, optimizer, batch, done, total)
-                meter.add()
-                if done % EVERY == 0 or done == total - 1:
+                with distributed.sharing(loader.batch):
+                    terms = self.step(phase, modules, optimizer, batch, done, total)
+                if meter:
+                    meter.add()
+                if meter and (done % EVERY == 0 or done == total - 1):
                     self.history.add(meter.line(epoch, done, optimizer.param_groups[0]["lr"], terms))
             if epoch + 1 < phase.epochs:
                 at = {"phase": number, "epoch": epoch + 1, "optimizer": optimizer.state_dict()}
             else:
                 at = {"phase": number + 1, "epoch": 0, "optimizer": None}
-            at |= {"history": self.history.size(), "seconds": time.monotonic() - began}
-            checkpoint.save(self.folder, self.name, self.model, at)
-        meter.close()
+            distributed.require_same(self.model.parameters(), "parameters")
+            if meter:
+                at |= {"history": self.history.size(), "seconds": time.monotonic() - began}
+                checkpoint.save(self.folder, self.name, self.model, at)
+        if meter:
+            meter.close()
 
     def step(
         self,
@@ -85,7 +90,8 @@ class Trainer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             terms = phase.loss(batch, done / total)
         optimizer.zero_grad()
-        sum(terms.values()).backward()
+        (sum(terms.values()) / distributed.world()).backward()
+        distributed.sum_gradients(parameter for module in modules.values() for parameter in module.parameters())
         for module in modules.values():  # each its own: a loss that reaches one module must not shrink another's step
             nn.utils.clip_grad_norm_(module.parameters(), config.max_grad_norm)
         optimizer.step()

@@ -152,7 +152,7 @@ def test_a_partial_section_is_enough():
         "methods: [zero_shot, unitrim]\ndefaults: {train: {unitrim: {k: 4, batch: 8}}}\ndatasets: {d: {train: {unitrim: {k: 2}}}}"
     )
     written = json.loads(write_dataset("d").read_text())
-    assert written["train"] == {"zero_shot": {}, "unitrim": {"k": 2, "batch": 8}}
+    assert written["train"] == {"processes": 1, "zero_shot": {}, "unitrim": {"k": 2, "batch": 8}}
     assert written["triplets"]["cap"] == 8 and "name" not in written
 
 

@@ -81,13 +81,14 @@ class Cache:
         memory: Memory,
         dtype: torch.dtype,
         readers: Executor | None = None,
+        beside: np.ndarray | None = None,
     ) -> Features:
-        """Features `names` of some rows, as far as they are needed."""
+        """Features `names` of some rows, as far as they are needed, as long as the longest of these or of the rows `beside`."""
         rows, batch = np.asarray(rows, np.int64), {}
         for name in names:
             if name not in self.features:
                 continue
-            tensor, counts = collect(name, self.features[name], rows, memory, readers)
+            tensor, counts = collect(name, self.features[name], rows, memory, readers, beside)
             batch[name] = (tensor[:, 0] if name in SINGLE else tensor).to(dtype)
             if name not in SINGLE:
                 mask = torch.from_numpy(np.arange(tensor.shape[1]) < counts[:, None])

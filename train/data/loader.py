@@ -14,6 +14,7 @@ import torch
 
 from train.data.cache import IMAGE, SINGLE, TEXT, VIDEO, Cache, allocate
 from train.data.ragged import READERS, Memory
+from train.distributed import Share
 from train.method import Features
 
 # The smallest tensors stay in RAM, up to 1 GiB or 1/16 of it: for small rows the system calls cost more than the bytes.
@@ -38,9 +39,10 @@ class BatchBuffer:
 class Loader:
     """Batches of (caption, video) pairs of one split; every caption of every video is a sample.
 
-    `batch` is the number of samples of a step over all ranks; rank r takes its r-th slice. Which samples a step has is a
-    pure function of (seed, epoch, step), so a run resumes at any step, on any number of ranks, without replaying. The
-    samples left over at the end of an epoch wait for another epoch's order.
+    `batch` is the number of samples of a step over all ranks; rank r gets the videos and images of its r-th slice, and the texts
+    and labels of all of them, padded as in the whole batch. Which samples a step has is a pure function of (seed, epoch, step),
+    so a run resumes at any step, on any number of ranks, without replaying. The samples left over at the end of an epoch wait
+    for another epoch's order.
 
     The smallest tensors stay in memory as long as they take at most `resident_bytes` bytes together (a GiB, or a sixteenth of the
     memory); the others are read ahead for every batch.
@@ -93,11 +95,14 @@ class Loader:
         return self.cache.nbytes() < torch.cuda.mem_get_info(self.device)[0] // 2
 
     def rows(self, epoch: int, start: int = 0) -> Iterator[np.ndarray]:
-        """Caption rows of this rank for each step of an epoch from step `start` on: a pure function of seed and epoch."""
+        """Caption rows of all ranks for each step of an epoch from step `start` on: a pure function of seed and epoch."""
         order = np.random.Generator(np.random.Philox(key=[self.seed, epoch])).permutation(len(self.samples))
         for step in range(start, self.steps):
-            first, last = (step * self.batch + self.batch * rank // self.world for rank in (self.rank, self.rank + 1))
-            yield self.samples[order[first:last]]
+            yield self.samples[order[step * self.batch : (step + 1) * self.batch]]
+
+    def own(self, rows: np.ndarray) -> np.ndarray:
+        """This rank's part of a step's rows."""
+        return rows[slice(*Share(len(rows), self.rank, self.world).bounds())]
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Features]:
         """The batches of one epoch from step `start` on: features, masks, and `label`, the row of each sample's video."""
@@ -119,10 +124,10 @@ class Loader:
             yield batch
 
     def _batch(self, rows: np.ndarray, memory: Memory, dtype: torch.dtype, readers: Executor | None = None) -> Features:
-        """All features of some captions and their videos."""
+        """All features of some captions, and of the videos of this rank's part of them."""
         videos = self.cache.video_of[rows]
         batch = self.cache.collect(TEXT, rows, memory, dtype, readers)
-        batch |= self.cache.collect(VIDEO + IMAGE, videos, memory, dtype, readers)
+        batch |= self.cache.collect(VIDEO + IMAGE, self.own(videos), memory, dtype, readers, videos)
         return batch | {"label": torch.from_numpy(videos).to(self.device if self.resident else "cpu")}
 
     def _ahead(self, steps: Iterator[np.ndarray]) -> Iterator[tuple[Features, BatchBuffer]]:

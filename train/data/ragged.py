@@ -226,14 +226,20 @@ Memory = Callable[[str, tuple[int, ...], int], torch.Tensor]  # name, shape (B, 
 
 
 def collect(
-    name: str, feature: Ragged | Indexed, samples: np.ndarray, memory: Memory, readers: Executor | None = None
+    name: str,
+    feature: Ragged | Indexed,
+    samples: np.ndarray,
+    memory: Memory,
+    readers: Executor | None = None,
+    beside: np.ndarray | None = None,
 ) -> tuple[torch.Tensor, np.ndarray]:
     """One feature of a batch, (B, L, ...) float16 with zeros as padding, and how many rows of each sample are real.
 
-    `memory` says where to put it; what a GPU holds is gathered there instead.
+    L is the longest of these samples, and of those `beside` them in other processes' parts of the batch. `memory` says where to
+    put it; what a GPU holds is gathered there instead.
     """
     column, counts = feature.column, feature.counts(samples)
-    length = max(1, int(counts.max(initial=0)))
+    length = max(1, int((counts if beside is None else feature.counts(beside)).max(initial=0)))
     if column.resident is not None and column.resident.is_cuda:
         return column.gather(feature.index(samples, length), None), counts
     out = memory(name, (len(samples), length, *column.shape), feature.limit)

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from train.distributed import draw_noise
 from train.layers.blocks import axis_chunks
 from train.layers.precision import full_precision
 
@@ -18,7 +19,7 @@ class PerturbedTopK(torch.autograd.Function):
     def forward(ctx, score: Tensor, k: int, samples: int, sigma: float) -> Tensor:
         """(rows, P) scores -> (rows, k, P) shares, each of the k rows sums to 1; rows in order of place, not of score."""
         rows, patches = score.shape
-        noise = torch.randn(rows, samples, patches, device=score.device, dtype=torch.float32)
+        noise = draw_noise(rows, samples, patches, device=score.device)
         index = (score[:, None] + sigma * noise).topk(k, -1, sorted=False).indices.sort(-1).values  # (rows, S, k)
         share = torch.zeros(rows, k * patches, device=score.device, dtype=torch.float32)
         slot = index + patches * torch.arange(k, device=score.device)

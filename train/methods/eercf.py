@@ -111,9 +111,12 @@ class EERCF(Method):
         """Contrasts over the weak and the strong scores, and the Pearson constraint."""
         text, video = self.encode_text(batch), self.encode_video(batch)
         coarse, frame, patch = self.weak(text, video)
-        adapted = self.adapt(text, video)
+        adapted = self.adapt({"sentence": losses.own_rows(text["sentence"])}, video)
         scale = self.scale()
-        constraint = pearson(text["sentence"], video["video"]) + pearson(text["sentence"], adapted)
+        whole = [
+            losses.gather_rows(part) for part in (video["video"], adapted)
+        ]  # correlations are over the whole batch
+        constraint = pearson(text["sentence"], whole[0]) + pearson(text["sentence"], whole[1])
         return {
             "weak": 0.8 * losses.clip_loss(0.5 * coarse + 0.5 * frame + 0.05 * patch, scale),
             "strong": 0.2 * losses.clip_loss(cosines(text["sentence"], adapted), scale),
@@ -123,5 +126,7 @@ class EERCF(Method):
 
 def pearson(one: Tensor, other: Tensor) -> Tensor:
     """0.14 Σ (r_d - 1)², r_d the correlation over the batch of dimension d in both; 0.14 is the published weight."""
-    first, second = ((part - part.mean(0)) / part.std(0).clamp(min=1e-6) for part in (one.float(), other.float()))
+    first, second = (
+        (part - part.mean(0)) / part.std(0).clamp(min=1e-6) for part in (layers.widen(one), layers.widen(other))
+    )
     return 0.14 * ((first * second).mean(0) - 1).square().sum()

@@ -364,7 +364,7 @@ class ImageText(nn.Module):
         terms = {"text_image": self.scale(cosines(unit(spatial), image["image"]), positive, first)}
         if self.config.image_text == "disentangled":
             temporal = self.temporal(unified)
-            rebuilt = self.rebuild(torch.cat([temporal, image["image"]], -1))
+            rebuilt = self.rebuild(torch.cat([temporal, losses.gather_rows(image["image"])], -1))
             terms["orthogonality"] = self.config.w_orth * losses.squared_cosine(spatial, temporal)
             terms["reconstruction"] = self.config.w_rec * losses.squared_distance(unified.detach(), rebuilt)
         return terms
