@@ -20,6 +20,8 @@ def load_run(run: Path, shards: Path, device: str) -> tuple[Any, Any, dict[str, 
     try:
         method = checkpoint.load(run, device)
         cache = data.Cache(shards, method.needs, words=method.config.words, triplets=method.config.triplets)
+        if cache.tail:
+            method.enter(cache.tail)
     except OSError as error:
         raise MissingError(str(error)) from None
     same_clip = record.get("clip_sha256", cache.clip_sha256) == cache.clip_sha256
@@ -44,6 +46,8 @@ def open_method(run: Path | None, shards: Path, device: str) -> tuple[Any, str, 
     record = json.loads((run / "run.json").read_text())
     method = checkpoint.load(run, device)
     require_fit(run, shards, method, record.get("clip_sha256", clip) == clip, frames)
+    if {"hidden", "image_hidden"} & method.needs:
+        method.enter(int(found[0].attributes.get("tail", 0)))
     return method, record.get("method", run.name), record.get("checkpoint") or checkpoint.digest(run / "checkpoint.pt")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline import files, params, stage
 from pipeline.encoders.check import build_record
-from pipeline.encoders.tail import TAIL, tail_blocks, write_tail
+from pipeline.encoders.tail import TOWERS, tail_blocks, write_tail
 from pipeline.encoders.weights import locate, weights_identity
 
 
@@ -41,10 +41,7 @@ def pin_clip(config: dict[str, Any], folder: Path) -> dict[str, Any]:
         if name != "scratch" and folder.exists():
             shutil.rmtree(folder)
         files.write(folder / "clip.json", json.dumps(record, indent=1) + "\n")
-    if tail_blocks(config["tail"]["image"], record["vision"]["layers"]):
-        write_tail(folder, source, record)
-    else:
-        (folder / TAIL).unlink(missing_ok=True)
+    write_tail(folder, source, record, {kind: tail_blocks(kind, config["tail"], record) for kind in TOWERS})
     return record
 
 

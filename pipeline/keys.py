@@ -86,13 +86,14 @@ KEYS: dict[str, Any] = {
     "lexicon": text("a hub name, a folder or `scratch`", "bert-base-uncased"),
     "lexicon_revision": text("a commit of the hub's", None, empty=True),
     "scratch": {},  # filled by `scratch_keys`
-    "tail": {
-        "image": Key(
+    "tail": dict.fromkeys(
+        ("image", "text"),
+        Key(
             "a whole number of at least 0, or all",
             lambda value: value == "all" or (type(value) is int and value >= 0),
             0,
-        )
-    },
+        ),
+    ),
     "precision": one_of("auto", "fp32", "bf16", "fp16"),
     "frames": whole(1, usual=12),
     "sampling": one_of("uniform", "clip4clip"),

@@ -13,7 +13,7 @@ from pipeline.command import command
 from pipeline.shards import identity
 from train import methods
 from train.data.cache import require_parts
-from train.settings import read_stored_settings
+from train.settings import read_stored_settings, tune_word
 from train.tuned import tuned_needs
 
 
@@ -23,8 +23,7 @@ def write_inputs(shards: Path, names: list[str]) -> list[Path]:
     for name in names:
         needs = methods.load(name).needs
         settings = read_stored_settings(shards, name, needs)
-        if settings.get("tune"):
-            needs = tuned_needs(needs)
+        needs = tuned_needs(needs, tune_word(settings))
         if needs not in digests:
             digests[needs] = identity(shards, needs)
         said = {"settings": settings, "needs": sorted(needs), "shards": digests[needs]}

@@ -33,12 +33,14 @@ class Config:
     weight_decay: float = 0.01  # of weight matrices; none on scalars, biases, norms, identity-started matrices
     warmup: float = 0.1  # share of a phase's steps in which the learning rate rises from 0; a cosine to 0 follows
     max_grad_norm: float = 1.0  # of each module that a phase moves
-    tune: str = ""  # `image`: CLIP's last image blocks learn too, from the `hidden` that `tail` in params.yaml caches
-    tune_blocks: int = 0  # how many of them; 0 is as many as the shards allow
+    tune: str = (
+        ""  # image, text or true (both): CLIP's last blocks learn too, as far as `tail` in params.yaml lets them
+    )
+    tune_blocks: int = 0  # how many of each tower; 0 is as many as `tail` allows
     tune_rate: float = 1e-7  # their learning rate, the paper's
     tune_decay: float = 1.0  # factor of the rate from each block to the one below
     tune_recompute: bool = False  # run the blocks again in the backward pass instead of holding what they computed
-    tail: dict = field(default_factory=dict)  # filled from the shards: the tower's sizes and the first block cached
+    tail: dict = field(default_factory=dict)  # filled from the cache: a tower's sizes and the most blocks a run may own
 
     # old names of settings: whoever still writes one is told the new one
     RENAMED = {

@@ -27,6 +27,7 @@ from train.layers.clip_blocks import read_header
 from train.method import Config, Method
 from train.settings import apply_preset, configure, count_processes, parse_setting, read_stored_settings
 from train.trainer import Trainer
+from train.tuned import Tuned, describe_tail, tuned_towers
 
 
 @command
@@ -52,7 +53,7 @@ def main() -> None:
     folder = args.out or args.shards / "runs" / f"{args.method}{suffix}"
     try:
         kind = methods.load(args.method)
-        stored = read_stored_settings(args.shards, args.method, kind.needs)
+        stored = read_stored_settings(args.shards, args.method, kind.needs, said=dict(args.set))
         settings = apply_preset(kind.Config, stored) | apply_preset(kind.Config, dict(args.set))
         if not distributed.launched() and (count := count_processes(args.shards, torch.cuda.device_count())) > 1:
             raise SystemExit(distributed.launch(count, "train.run", sys.argv[1:]))
@@ -77,11 +78,11 @@ def run(
     with distributed.in_turn():
         cache = open_cache(shards, methods.needed(name, config), config)
     config = replace(config, dimension=cache.dimension, frames=cache.frames, patches=cache.patches)
-    if config.tune:
-        config = replace(config, tail=tail_facts(shards, cache))
+    if towers := tuned_towers(config.tune):
+        config = replace(config, tail=tail_facts(shards, cache, config.tune))
     torch.manual_seed(seed)
     model = methods.build(name, vars(config)).to(device)
-    if config.tune:
+    if towers:
         model.read(shards / "clip" / "tail.safetensors")
     facts = describe(shards, name, seed, model, cache)
     same, complete, sound = distributed.told(lambda: compare(folder, facts))
@@ -144,17 +145,17 @@ def open_cache(shards: Path, needs: frozenset[str], config: Config) -> Cache:
     return Cache(shards, needs, words=config.words, triplets=config.triplets)
 
 
-def tail_facts(shards: Path, cache: Cache) -> dict[str, Any]:
-    """The sizes of CLIP's image tower and the first block whose input the shards hold.
+def tail_facts(shards: Path, cache: Cache, tune: str) -> dict[str, Any]:
+    """The sizes of CLIP's towers that learn, and how many of their last blocks a run may own.
 
-    Errors: ValueError where tail.safetensors is missing or of another CLIP than the shards.
+    Errors: ValueError where tail.safetensors is missing, of another CLIP than the shards, or lacks what is wanted.
     """
     header = read_header(shards / "clip" / "tail.safetensors")
     if header["clip_sha256"] != cache.clip_sha256:
         raise ValueError(
             f"{shards / 'clip'} is another CLIP than the shards'; run: {files.everything_command(shards.name)}"
         )
-    return {"shape": vars(header["image"]), "first": header["image"].layers - cache.tail}
+    return describe_tail(header, tune, cache.tail, shards.name)
 
 
 def describe(shards: Path, name: str, seed: int, model: Method, cache: Cache) -> dict[str, Any]:
@@ -169,7 +170,7 @@ def describe(shards: Path, name: str, seed: int, model: Method, cache: Cache) ->
         "shards": identity(shards, cache.needs),
         "code": code_digest(name),
         "torch": torch.__version__,
-    }
+    } | ({"owned": model.owned()} if isinstance(model, Tuned) else {})
 
 
 def code_digest(name: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from train.method import Config, check_settings
+from train.tuned import tuned_towers
 
 
 def parse_setting(word: str) -> tuple[str, str]:
@@ -31,15 +32,24 @@ def read_sections(shards: Path, path: Path) -> list[dict[str, Any]]:
 
 
 def read_stored_settings(
-    shards: Path, method: str, needs: Iterable[str] = ("word", "triplet"), path: Path = Path("params.yaml")
+    shards: Path,
+    method: str,
+    needs: Iterable[str] = ("word", "triplet"),
+    path: Path = Path("params.yaml"),
+    said: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Settings in params.yaml: datasets.<dataset>.train.<method> over defaults.train.<method>.
 
     Where there is no such file, as on a machine that has nothing but the shards, they are those in the shards' params.json.
-    How many words and triplets a caption may have counts for methods that need them only.
+    How many words and triplets a caption may have counts for methods that need them only, and words for all that run the text
+    tower; `said` beside the stored settings may ask for that.
     """
     settings: dict[str, Any] = {}
-    for section in read_sections(shards, path):
+    sections = read_sections(shards, path)
+    own = [(section.get("train") or {}).get(method) or {} for section in sections]
+    tune = tune_word(dict(pair for part in [*own, said or {}] for pair in part.items()))
+    needs = {*needs, "word"} if "text" in tuned_towers(tune) else set(needs)
+    for section in sections:
         shared = {"words": section.get("words"), "triplets": (section.get("triplets") or {}).get("cap")}
         feature = {"words": "word", "triplets": "triplet"}
         settings |= {key: value for key, value in shared.items() if value is not None and feature[key] in needs}
@@ -54,6 +64,11 @@ def count_processes(shards: Path, gpus: int, path: Path = Path("params.yaml")) -
         said = (section.get("train") or {}).get("processes", said)
     wanted = max(gpus, 1) if said == "auto" else int(said)
     return min(wanted, gpus) if gpus else wanted
+
+
+def tune_word(settings: dict[str, Any]) -> str:
+    """The setting `tune`, which YAML may have read as true or false."""
+    return cast("tune", settings.get("tune", ""), "")
 
 
 def apply_preset(kind: type[Config], settings: dict[str, Any]) -> dict[str, Any]:
@@ -78,6 +93,8 @@ def cast(key: str, value: Any, like: Any) -> Any:
     try:
         if isinstance(like, list):
             return value.split(",") if isinstance(value, str) else list(value)
+        if isinstance(value, bool) and isinstance(like, str):
+            return str(value).lower()
         if isinstance(value, str) and not isinstance(like, str):
             value = ast.literal_eval(value)
         if isinstance(like, bool) != isinstance(value, bool) or (isinstance(like, int) and value != int(value)):

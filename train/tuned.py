@@ -1,61 +1,107 @@
-"""A method whose image features come from CLIP's last blocks, which learn with it: `tune: image`.
+"""A method whose features come from CLIP's last blocks, which learn with it: `tune: true`, or `image` or `text`.
 
-The method's own file does not change. What the cache holds before block `first` goes through the frozen and the owned blocks,
-and the method gets frame, patch and image tokens as a frozen CLIP would have given them. A phase that teaches text and video
-moves the blocks; any other leaves them, as the paper's second stage does.
+The method's own file does not change. What the cache holds before block `first` of the image tower goes through the frozen and
+the owned blocks, token ids go through the text tower, and the method gets its features as a frozen CLIP would have given them.
+A phase that teaches text and video moves the blocks; one that teaches images alone leaves them, as the paper's second stage.
 """
 
-# Axes: B batch, N frames, P patches, W width of CLIP's image tower, D embedding.
+# Axes: B batch, N frames, P patches, L words, M triplets, T tokens of a triplet, W width of CLIP's image tower, D embedding.
 
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from train.layers.clip_blocks import Tower, TowerShape
+from train.layers.clip_blocks import TextTower, Tower, TowerShape
 from train.method import Config, Features, Method, Phase
 
-PARTS = {
-    "frame": "hidden",
-    "patch": "hidden",
-    "image": "image_hidden",
-    "image_patch": "image_hidden",
-}  # a feature and what it is made from
+PARTS = {  # of each tower: a feature and what it is made from
+    "image": {"frame": "hidden", "patch": "hidden", "image": "image_hidden", "image_patch": "image_hidden"},
+    "text": {"sentence": "token", "word": "token", "triplet": "triplet_token"},
+}
+TUNE = {"": (), "false": (), "image": ("image",), "text": ("text",), "true": ("image", "text")}
 
 
 class Tuned(Method):
-    """A method and the image blocks that it owns."""
+    """A method and the blocks that it owns."""
 
     def __init__(self, inner: Method):
-        torch.nn.Module.__init__(self)
+        nn.Module.__init__(self)
         self.config, self.inner = inner.config, inner
-        self.needs = tuned_needs(inner.needs)
-        tail = inner.config.tail
-        shape = TowerShape(**tail["shape"])
-        self.tower = Tower(shape, tail["first"], inner.config.tune_blocks or shape.layers - tail["first"], causal=False)
-        self.tower.recompute = inner.config.tune_recompute
+        self.needs = tuned_needs(inner.needs, inner.config.tune)
+        self.towers = nn.ModuleDict({kind: self.build_tower(kind) for kind in tuned_towers(inner.config.tune)})
+
+    def build_tower(self, kind: str) -> Tower:
+        """A tower of the sizes that the cache says, all its blocks at their start."""
+        config, facts = self.config, self.config.tail[kind]
+        shape, most = TowerShape(**facts["shape"]), facts["most"]
+        owned = config.tune_blocks or most
+        if kind == "image":
+            tower = Tower(shape, shape.layers - most, owned, causal=False)
+        elif owned > most:
+            raise ValueError(
+                f"tail.text in params.yaml lets a run own {most} of the text tower's {shape.layers} blocks, not {owned}; "
+                "raise it or lower `tune_blocks`"
+            )
+        else:
+            tower = TextTower(shape, owned)
+        tower.recompute = config.tune_recompute
+        return tower
 
     def read(self, path: Path) -> None:
         """Start the blocks from CLIP's own weights."""
-        self.tower.read(path, "image")
+        for kind, tower in self.towers.items():
+            tower.read(path, kind)
+
+    def enter(self, tail: int) -> None:
+        """Go on from shards that hold what enters the last `tail` image blocks. ValueError where the run cannot."""
+        if "image" in self.towers:
+            self.towers["image"].enter(self.towers["image"].shape.layers - tail)
+
+    def owned(self) -> dict[str, list[int]]:
+        """The numbers of the blocks that learn, in each tower."""
+        return {kind: list(tower.owned) for kind, tower in self.towers.items()}
 
     def expand(self, features: Features) -> Features:
-        """The features with frame (B, N, D), patch (B, N, P, D) and image (B, D) made from what is there of hidden states."""
-        made = {}
-        if "hidden" in features:
-            batch, frames = features["hidden"].shape[:2]
-            token = self.tower(features["hidden"].flatten(0, 1)).unflatten(0, (batch, frames))  # (B, N, 1 + P, D)
-            made = {"frame": token[:, :, 0].contiguous(), "patch": token[:, :, 1:].contiguous()}
-        if "image_hidden" in features:
-            token = self.tower(features["image_hidden"])
-            made |= {"image": token[:, 0], "image_patch": token[:, 1:]}
+        """The features with those made that the towers make; what the method does not need is left out."""
+        made: Features = {}
+        given = self.needs.intersection(features)
+        if "hidden" in given:
+            made |= self.see(features["hidden"], "frame", "patch")
+        if "image_hidden" in given:
+            made |= self.see(features["image_hidden"], "image", "image_patch")
+        if "token" in given:
+            made |= self.read_captions(features["token"], features["word_mask"])
+        if "triplet_token" in given:
+            made["triplet"] = self.read_phrases(features["triplet_token"])
         return {**features, **{name: tensor for name, tensor in made.items() if name in self.inner.needs}}
 
+    def see(self, hidden: Tensor, whole: str, part: str) -> Features:
+        """(..., D) and (..., P, D) tokens of pictures from (..., 1 + P, W) hidden states, under these names."""
+        token = self.towers["image"](hidden.flatten(0, -3)).unflatten(0, hidden.shape[:-2])
+        return {whole: token[..., 0, :].contiguous(), part: token[..., 1:, :].contiguous()}
+
+    def read_captions(self, ids: Tensor, mask: Tensor) -> Features:
+        """sentence (B, D) and word (B, L, D) of captions (B, L)."""
+        word = self.towers["text"](ids)
+        return {"sentence": word[torch.arange(len(ids), device=ids.device), mask.sum(1) - 1], "word": word}
+
+    def read_phrases(self, ids: Tensor) -> Tensor:
+        """(B, M, D) of phrases (B, M, T), -1 behind each one's last token; one that occurs twice is encoded once."""
+        distinct, place = ids.flatten(0, 1).unique(dim=0, return_inverse=True)
+        last = (distinct >= 0).sum(1) - 1
+        word = self.towers["text"](distinct.clamp_min(0))
+        # a lookup, whose gradient adds up in one order, as that of an index does not
+        return F.embedding(place.view(ids.shape[:2]), word[torch.arange(len(distinct), device=ids.device), last])
+
     def encode_text(self, features: Features) -> Features:
-        """The method's own: the text tower stays frozen."""
-        return self.inner.encode_text(features)
+        """The method's own, of tuned tokens."""
+        return self.inner.encode_text(self.expand(features))
 
     def encode_video(self, features: Features) -> Features:
         """The method's own, of tuned tokens."""
@@ -86,18 +132,18 @@ class Tuned(Method):
         self.inner.set_weights(weights)
 
     def phases(self) -> list[Phase]:
-        """The method's own; those that teach text and video also move the owned blocks, the last norm and the projection."""
-        rate, decay, count = self.config.tune_rate, self.config.tune_decay, len(self.tower.blocks)
-        blocks = {f"tower.blocks.{number}": rate * decay ** (count - 1 - number) for number in range(count)}
-        rates = blocks | {"tower.norm": rate, "tower.projection": rate}
+        """The method's own; those that do not teach images alone also move the owned blocks, last norms and projections."""
+        rates: dict[str, float] = {}
+        for kind, tower in self.towers.items():
+            rates |= tower_rates(f"towers.{kind}", len(tower.blocks), self.config)
         phases = []
         for phase in self.inner.phases():
-            moves = "text_video" in phase.teaches
-            learns = [f"inner.{name}" for name in phase.learns]
-            loss = partial(self.loss, phase, moves)
-            inner = {f"inner.{name}": rate for name, rate in phase.learning_rates.items()}
+            moves = tuple(phase.teaches) != ("text_image",)
             own = rates if moves else {}
-            phases.append(replace(phase, learns=[*learns, *own], loss=loss, learning_rates=inner | own))
+            learns = [*(f"inner.{name}" for name in phase.learns), *own]
+            inner = {f"inner.{name}": rate for name, rate in phase.learning_rates.items()}
+            loss = partial(self.loss, phase, moves)
+            phases.append(replace(phase, learns=learns, loss=loss, learning_rates=inner | own))
         return phases
 
     def loss(self, phase: Phase, moves: bool, batch: Features, progress: float) -> dict[str, Tensor]:
@@ -107,14 +153,45 @@ class Tuned(Method):
         return phase.loss(batch, progress)
 
 
-def tuned_needs(needs: frozenset[str]) -> frozenset[str]:
-    """What the cache must give in place of the tokens that the blocks make."""
-    return frozenset(PARTS.get(name, name) for name in needs)
+def tower_rates(name: str, blocks: int, config: Config) -> dict[str, float]:
+    """The learning rate of each owned part of a tower."""
+    rate, decay = config.tune_rate, config.tune_decay
+    lower = {f"{name}.blocks.{number}": rate * decay ** (blocks - 1 - number) for number in range(blocks)}
+    return lower | {f"{name}.norm": rate, f"{name}.projection": rate}
+
+
+def tuned_towers(tune: str) -> tuple[str, ...]:
+    """The towers whose blocks learn. ValueError for a word that means none."""
+    if tune not in TUNE:
+        raise ValueError(f"tune is image, text, true (both) or empty, not {tune!r}")
+    return TUNE[tune]
+
+
+def tuned_needs(needs: Iterable[str], tune: str) -> frozenset[str]:
+    """What the cache must give in place of the tokens that the towers make."""
+    made = {name: source for kind in tuned_towers(tune) for name, source in PARTS[kind].items()}
+    return frozenset(made.get(name, name) for name in needs)
 
 
 def check(config: Config) -> None:
     """ValueError unless the settings of tuning go together."""
-    if config.tune not in ("", "image"):
-        raise ValueError(f"tune is `image` or empty, not {config.tune!r}")
-    if not config.tune and (config.tune_blocks or config.tail):
-        raise ValueError("tune_blocks says how many of CLIP's blocks learn; set tune=image beside it")
+    if not tuned_towers(config.tune) and (config.tune_blocks or config.tail):
+        raise ValueError("tune_blocks says how many of CLIP's blocks learn; set tune=image, text or true beside it")
+
+
+def describe_tail(header: dict[str, Any], tune: str, hidden: int, dataset: str) -> dict[str, Any]:
+    """What a Config's `tail` holds of each tower that learns: its sizes, and how many last blocks a run may own.
+
+    `header`: of tail.safetensors; `hidden`: how many the shards' hidden states let it own.
+    Errors: ValueError that says what to run where the file does not hold the text tower.
+    """
+    found = {}
+    for kind in tuned_towers(tune):
+        most = hidden if kind == "image" else header["tail"][kind]
+        if not most or not header["tail"][kind]:
+            raise ValueError(
+                f"no block of CLIP's {kind} tower may be owned; set datasets.{dataset}.tail.{kind} in params.yaml and run: "
+                f"dvc repro clip@{dataset}"
+            )
+        found[kind] = {"shape": vars(header[kind]), "most": most}
+    return found

@@ -20,7 +20,7 @@ class Reader:
 
     def phrases(self, sentence: str) -> list[str]:
         """What the sentence says, by the shallow parser: it answers at once and needs no server."""
-        if "triplet" not in self.method.needs:
+        if not {"triplet", "triplet_token"} & self.method.needs:
             return []
         from pipeline.scene_graph import parse
 
@@ -43,7 +43,10 @@ class Reader:
         return self.towers
 
     def features(self, sentence: str, phrases: list[str]) -> dict[str, Any]:
-        """sentence (1, D), word (1, L, D), triplet (1, M, D) with masks, rounded as the shards round."""
+        """sentence (1, D), word (1, L, D), triplet (1, M, D) with masks, rounded as the shards round.
+
+        For a run that has a text tower of its own also token (1, L) and triplet_token (1, M, T), -1 behind each phrase's last.
+        """
         import torch
 
         towers = self.load()
@@ -54,6 +57,11 @@ class Reader:
             triplet = [token[-1] for _, token in towers.encode_texts(phrases, self.words, alone=True)]
             made["triplet"] = torch.stack(triplet).half().float()[None]
             made["triplet_mask"] = torch.ones(made["triplet"].shape[:2], dtype=torch.bool)
+        if "token" in self.method.needs:
+            made["token"] = torch.tensor(towers.tokenize([sentence], self.words), dtype=torch.int32)
+        if phrases and "triplet_token" in self.method.needs:
+            ids = [torch.tensor(one, dtype=torch.int32) for one in towers.tokenize(phrases, self.words)]
+            made["triplet_token"] = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=-1)[None]
         return {name: tensor.to(self.device) for name, tensor in made.items()}
 
     def encode(self, sentence: str) -> dict[str, Any]:

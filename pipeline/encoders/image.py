@@ -28,7 +28,7 @@ class ImageEncoder:
         self.folder, self.device = folder, device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.size, self.patches, self.dimension = record["image_size"], record["patches"], record["dimension"]
         self.frames, self.name = config["frames"], record["name"]
-        self.tail = tail_blocks(config["tail"]["image"], record["vision"]["layers"])
+        self.tail = tail_blocks("image", config["tail"], record)
         self.first = record["vision"]["layers"] - self.tail
         self.width = record["vision"]["width"]
         self.towers: Any = None

@@ -1,45 +1,96 @@
-"""tail.safetensors: the blocks of CLIP's image tower in the form that a trainer reads without transformers."""
+"""tail.safetensors: CLIP's blocks in the form that a trainer reads without transformers."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 from pipeline import files
-from pipeline.encoders.weights import read_weights
+from pipeline.encoders.weights import check_weight_file, read_weights
 
 TAIL = "tail.safetensors"
+START = 4  # first text blocks from which a temporal transformer may start, as CLIP4Clip's does
+TOWERS = {  # where CLIPModel keeps a tower, its last norm and its projection
+    "image": ("vision_model.", "vision_model.post_layernorm.", "visual_projection."),
+    "text": ("text_model.", "text_model.final_layer_norm.", "text_projection."),
+}
 
 
-def write_tail(folder: Path, source: Path, record: dict[str, Any]) -> Path:
+def write_tail(folder: Path, source: Path, record: dict[str, Any], tail: dict[str, int]) -> Path:
     """Write `folder`/tail.safetensors from the weights in `source`, float32, the same bytes for the same weights.
 
-    It holds every block, so that shards made for any `tail` fit it. The header has the sizes that a trainer builds the tower by.
+    `tail`: of the image and the text tower, how many last blocks a run may own. A tower that has any is there with every block,
+    so that shards made for another number fit it. The first text blocks and the positions are there in any case, for
+    `temporal_init`. The header has the sizes that a trainer builds the towers by, and `tail`. A file that is this one stays.
     """
+    path = folder / TAIL
+    if stands(path, record, tail):
+        return path
     from safetensors.torch import save
 
-    tensors = read_weights(source, "vision_model.", "visual_projection.")
-    at = "vision_model.encoder.layers."
-    layers = len({name[len(at) :].split(".")[0] for name in tensors if name.startswith(at)})
     kept: dict[str, Any] = {}
-    for number in range(layers):
-        kept |= block_tensors(tensors, f"{at}{number}.", f"image.blocks.{number}.")
-    kept |= {f"image.norm.{kind}": tensors[f"vision_model.post_layernorm.{kind}"] for kind in ("weight", "bias")}
-    kept["image.projection"] = tensors["visual_projection.weight"]
-    facts = record["vision"]
-    shape = {
-        "width": len(tensors["vision_model.post_layernorm.weight"]),
+    facts: dict[str, Any] = {"clip_sha256": record["sha256"], "tail": tail}
+    for kind in TOWERS:
+        if kind == "image" and not tail[kind]:
+            continue
+        tensors = read_weights(source, TOWERS[kind][0], TOWERS[kind][2])
+        facts[kind] = tower_shape(kind, tensors, record)
+        if kind == "text":
+            kept["text.position"] = tensors["text_model.embeddings.position_embedding.weight"]
+            kept |= read_blocks(kind, tensors, min(START, facts[kind]["layers"]))
+        if tail[kind]:
+            kept |= read_blocks(kind, tensors, facts[kind]["layers"]) | read_ends(kind, tensors)
+    header = {"facts": json.dumps(facts, sort_keys=True)}
+    kept = {name: tensor.contiguous() for name, tensor in sorted(kept.items())}
+    files.write(path, save(kept, header))
+    return path
+
+
+def stands(path: Path, record: dict[str, Any], tail: dict[str, int]) -> bool:
+    """Whether a file is whole, of these weights and for this tail; told without torch, from its header."""
+    try:
+        check_weight_file(path)
+        with open(path, "rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        facts = json.loads(header["__metadata__"]["facts"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return facts.get("clip_sha256") == record["sha256"] and facts.get("tail") == tail
+
+
+def tower_shape(kind: str, tensors: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
+    """The fields of `train.layers.clip_blocks.TowerShape`."""
+    model, norm, _ = TOWERS[kind]
+    facts = record["vision" if kind == "image" else kind]
+    words = tensors.get("text_model.embeddings.token_embedding.weight", ())
+    return {
+        "width": len(tensors[f"{norm}weight"]),
         "heads": facts["heads"],
-        "layers": layers,
+        "layers": facts["layers"],
         "dimension": record["dimension"],
         "epsilon": facts["epsilon"],
         "activation": facts["activation"],
-        "hidden": len(tensors[f"{at}0.mlp.fc1.bias"]),
-        "tokens": 1 + record["patches"],
+        "hidden": len(tensors[f"{model}encoder.layers.0.mlp.fc1.bias"]),
+        "tokens": 1 + record["patches"] if kind == "image" else record["context"],
+        "vocabulary": len(words),
     }
-    header = {"facts": json.dumps({"clip_sha256": record["sha256"], "image": shape}, sort_keys=True)}
-    kept = {name: tensor.contiguous() for name, tensor in sorted(kept.items())}
-    files.write(folder / TAIL, save(kept, header))
-    return folder / TAIL
+
+
+def read_blocks(kind: str, tensors: dict[str, Any], count: int) -> dict[str, Any]:
+    """The first `count` blocks of a tower."""
+    kept: dict[str, Any] = {}
+    for number in range(count):
+        kept |= block_tensors(tensors, f"{TOWERS[kind][0]}encoder.layers.{number}.", f"{kind}.blocks.{number}.")
+    return kept
+
+
+def read_ends(kind: str, tensors: dict[str, Any]) -> dict[str, Any]:
+    """A tower's last norm, its projection and, of text, the token embedding."""
+    _, norm, projection = TOWERS[kind]
+    kept = {f"{kind}.norm.{part}": tensors[f"{norm}{part}"] for part in ("weight", "bias")}
+    kept[f"{kind}.projection"] = tensors[f"{projection}weight"]
+    if kind == "text":
+        kept["text.token"] = tensors["text_model.embeddings.token_embedding.weight"]
+    return kept
 
 
 def block_tensors(tensors: dict[str, Any], at: str, to: str) -> dict[str, Any]:
@@ -60,10 +111,11 @@ def block_tensors(tensors: dict[str, Any], at: str, to: str) -> dict[str, Any]:
     return kept
 
 
-def tail_blocks(wanted: int | str, layers: int) -> int:
-    """`tail.image` of params.yaml as a number of blocks."""
+def tail_blocks(kind: str, tail: dict[str, int | str], record: dict[str, Any]) -> int:
+    """`tail.image` or `tail.text` of params.yaml as a number of blocks. ValueError where the tower has fewer."""
+    wanted, layers = tail[kind], record["vision" if kind == "image" else kind]["layers"]
     if wanted != "all" and not 0 <= int(wanted) <= layers:
         raise ValueError(
-            f"tail.image is {wanted}, and this CLIP's image tower has {layers} blocks; set it to 0 … {layers} or to all"
+            f"tail.{kind} is {wanted}, and this CLIP's {kind} tower has {layers} blocks; set it to 0 … {layers} or to all"
         )
     return layers if wanted == "all" else int(wanted)

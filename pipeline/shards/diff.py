@@ -26,6 +26,8 @@ def diff(one: Path, two: Path) -> list[str]:
         lines.append(
             f"{kind}: {len(both)} rows in both, {len(left) - len(both)} only in {one}, {len(right) - len(both)} only in {two}"
         )
+        if kind != "visual" and (line := compare_tokens(left, right, both)):
+            lines.append(line)
         for name in EMBEDDINGS[kind]:
             apart, other = [], []
             for key in both:
@@ -45,6 +47,24 @@ def diff(one: Path, two: Path) -> list[str]:
             some = f", {apart[0]} first" if apart else ""
             lines.append(f"  piece: {len(apart)} of {len(both)} rows differ{some}")
     return lines
+
+
+def compare_tokens(
+    left: dict[str, tuple[Shard, int]], right: dict[str, tuple[Shard, int]], both: list[str]
+) -> str | None:
+    """How many texts have the same token ids in two caches; None where one of the caches has none."""
+    held = [key for key in both if all("token" in side[key][0].names for side in (left, right))]
+    if not held:
+        return None
+    other = [key for key in held if not np.array_equal(read_ids(left[key]), read_ids(right[key]))]
+    return f"  token: {len(held) - len(other)} of {len(held)} rows equal" + (f"; {other[0]} differs" if other else "")
+
+
+def read_ids(where: tuple[Shard, int]) -> np.ndarray:
+    """(L,) token ids of one row."""
+    shard, row = where
+    begin = row_starts(shard, "token")
+    return shard["token"][begin[row] : begin[row + 1]]
 
 
 def locate_rows(folder: Path, kind: str) -> dict[str, tuple[Shard, int]]:
@@ -70,7 +90,9 @@ def read_pieces(where: tuple[Shard, int]) -> np.ndarray:
 @cache
 def row_starts(shard: Shard, name: str) -> np.ndarray:
     """(rows + 1,) where each row begins in a tensor."""
-    tensors = {cut: shard[cut] for cut in schema.OFFSETS[shard.kind]} | {KEYS[shard.kind]: shard[KEYS[shard.kind]]}
+    tensors = {cut: shard[cut] for cut in schema.offset_names(shard.kind, shard.names)} | {
+        KEYS[shard.kind]: shard[KEYS[shard.kind]]
+    }
     return row_bounds(shard.kind, tensors, TENSORS[shard.kind][name][1].split()[0])
 
 

@@ -8,7 +8,9 @@ import pyarrow.parquet
 
 from pipeline.shards import layout, reader
 
-NEEDS = ("sentence", "word", "triplet", "frame", "patch", "hidden", "image", "image_patch")  # the features there are
+# the features there are
+NEEDS = ("sentence", "word", "triplet", "token", "triplet_token", "frame", "patch", "hidden", "image", "image_patch")
+PHRASES = frozenset({"triplet", "triplet_token"})
 
 
 def identity(folder: Path, needs: Iterable[str] = NEEDS) -> dict[str, str]:
@@ -25,7 +27,7 @@ def identity(folder: Path, needs: Iterable[str] = NEEDS) -> dict[str, str]:
     for path in layout.shard_paths(folder / "text"):
         shard = reader.Shard(path, "text")
         parts["text"].append(zip(shard["caption_id"], shard["fingerprint"]))
-        if "triplet" in needs:
+        if needs & PHRASES:
             edges, keys = shard["triplet_offset"].tolist(), shard["triplet"].tolist()
             parts["triplet"].append([(name, keys[a:b]) for name, a, b in zip(shard["caption_id"], edges, edges[1:])])
     if needs & {"hidden", "image_hidden"}:
@@ -36,7 +38,7 @@ def identity(folder: Path, needs: Iterable[str] = NEEDS) -> dict[str, str]:
     if needs & {"image", "image_patch", "image_hidden"}:
         keyframes = pyarrow.parquet.read_table(folder / "keyframes.parquet", columns=["video_id", "index"]).to_pydict()
         parts["image"] = [zip(keyframes["video_id"], keyframes["index"])]
-    return {name: digest_rows(rows) for name, rows in parts.items() if name != "triplet" or "triplet" in needs}
+    return {name: digest_rows(rows) for name, rows in parts.items() if name != "triplet" or needs & PHRASES}
 
 
 def digest_rows(groups: Iterable[Iterable[tuple]]) -> str:

@@ -19,13 +19,13 @@ from pipeline.shards.rows import checksum, fingerprint, row_checksums
 from pipeline.shards.schema import (
     FORMAT,
     KEYS,
-    OFFSETS,
     ROWS,
     TABLES,
     TENSORS,
     TEXT,
     check_axes,
     check_offsets,
+    offset_names,
     tensor_names,
 )
 
@@ -86,7 +86,7 @@ class Shard:
         for name, written in self._open()[2].items():
             if checksum([self[name]]) != written:
                 raise self._damaged(f"{name} does not have the checksum with which it was written")
-        for name, axis in OFFSETS[self.kind].items():
+        for name, axis in offset_names(self.kind, self.names).items():
             check_offsets(f"{self.path}: {name}", self[name], axes[axis])
 
     def good_rows(self) -> list[int]:

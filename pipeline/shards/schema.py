@@ -44,6 +44,8 @@ TENSORS = {
         "key": ("int64", "U"),  # rising; `phrase_key` of the phrase, so that a phrase more or less changes no other's
         "phrase": (TEXT, "U"),
         "embedding": ("float16", "U D"),
+        "token_offset": ("int64", "U+1"),
+        "token": ("int32", "T"),  # SOT to EOT, for a trainer that runs the text tower itself
     },
     "lexicon": {
         "caption_id": (TEXT, "C"),
@@ -71,11 +73,12 @@ TENSORS = {
         "embedding": ("float16", "U D"),  # EOT
     },
 }
-OPTIONAL = {"visual": ("hidden",)}  # a shard may hold them or not
+# a shard may hold them or not: `hidden` where `tail` asks for it; files of an earlier release have no phrases' token ids
+OPTIONAL = {"visual": ("hidden",), "phrases": ("token_offset", "token")}
 OFFSETS = {  # an offset tensor and the axis that it cuts
     "visual": {"offset": "F", "jpeg_offset": "J"},
     "text": {"word_offset": "L", "triplet_offset": "M"},
-    "phrases": {},
+    "phrases": {"token_offset": "T"},
     "lexicon": {"piece_offset": "L"},
     "spans": {"without_noun_offset": "A", "noun_offset": "N", "without_verb_offset": "B", "verb_offset": "E"},
     "removed": {},
@@ -108,6 +111,11 @@ def tensor_names(kind: str, there: Container[str]) -> list[str]:
     return [name for name in TENSORS[kind] if name in there or name not in OPTIONAL.get(kind, ())]
 
 
+def offset_names(kind: str, there: Container[str]) -> dict[str, str]:
+    """The offset tensors of a shard and the axes that they cut; of optional ones those that are there."""
+    return {name: axis for name, axis in OFFSETS[kind].items() if name in there or name not in OPTIONAL.get(kind, ())}
+
+
 def check_axes(kind: str, shapes: Mapping[str, tuple[int, ...]], path: Path) -> dict[str, int]:
     """The length of each axis, the same in every tensor that has it; ValueError where two disagree."""
     lengths: dict[str, int] = {}
@@ -120,6 +128,9 @@ def check_axes(kind: str, shapes: Mapping[str, tuple[int, ...]], path: Path) -> 
             axis, length = (axis[:-2], length - 1) if axis.endswith("+1") else (axis, length)
             if lengths.setdefault(axis, length) != length:
                 raise ShardError(f"{path}: {name} {shape} does not fit: axis {axis} is {lengths[axis]} elsewhere")
+    for name, axis in OFFSETS[kind].items():
+        if (name in shapes) != (axis in lengths):
+            raise ShardError(f"{path}: {name} and the tensors that it cuts are not both there")
     return lengths
 
 

@@ -106,35 +106,48 @@ def update_phrases(
     Encoded chunks wait in `spare` until the whole is written, so that a crash costs one chunk. A slice encodes its part of the
     phrases and leaves them there.
     """
-    have: dict[str, np.ndarray] = {}
+    have: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # token ids (L,) and embedding (D,)
     for source in [path, *sorted(spare.glob("*.h5"))]:
         old = reader.read_sound(source, kind, encoder=encoder_fingerprint(encoder.identity))
-        if old is not None:
-            have |= dict(zip(old["phrase"], old["embedding"]))
+        # an earlier release wrote no token ids: such a file is made anew
+        if old is not None and (kind != "phrases" or "token" in old.names):
+            ids = np.split(old["token"], old["token_offset"][1:-1]) if kind == "phrases" else [None] * len(old)
+            have |= dict(zip(old["phrase"], zip(ids, old["embedding"])))
     missing = [phrase for phrase in distinct if phrase not in have and part.has(phrase_key(phrase))]
     attributes = attributes | {"encoder": encoder_fingerprint(encoder.identity)}
     meter = progress.Progress(len(missing), "phrases", "phrase")
     for chunk in split_chunks(missing, PHRASES_PER_CHUNK):
-        rows = np.stack([word[-1] for _, word in encoder(chunk)])
+        rows = [(token, word[-1]) for token, word in encoder(chunk)]
         have |= dict(zip(chunk, rows))
         if len(missing) > PHRASES_PER_CHUNK or not part.whole:  # a single chunk is in phrases.h5 a moment later
             name = fingerprint(*chunk)[:16]  # by content: a rerun with other chunks overwrites nothing it still needs
-            writer.write(spare / f"{name}.h5", kind, phrase_tensors(chunk, rows), attributes)
+            writer.write(spare / f"{name}.h5", kind, phrase_tensors(kind, chunk, rows, encoder), attributes)
         meter.add(len(chunk))
     meter.close()
     if not part.whole:
         return len(missing)
-    nothing = np.zeros((0, encoder.dimension), np.float16)
-    embedding = np.concatenate([nothing, *(have[phrase][None] for phrase in distinct)])
     if missing or len(have) != len(distinct) or not path.exists():
-        writer.write(path, kind, phrase_tensors(distinct, embedding), attributes)
+        rows = [have[phrase] for phrase in distinct]
+        writer.write(path, kind, phrase_tensors(kind, distinct, rows, encoder), attributes)
     return len(missing)
 
 
-def phrase_tensors(phrases: list[str], embedding: np.ndarray) -> dict[str, Any]:
-    """The tensors of a shard of phrases."""
-    key = np.array([phrase_key(phrase) for phrase in phrases], np.int64)
-    return {"key": key, "phrase": phrases, "embedding": embedding}
+def phrase_tensors(
+    kind: str, phrases: list[str], rows: list[tuple[np.ndarray, np.ndarray]], encoder: WordEncoder
+) -> dict[str, Any]:
+    """The tensors of a table of phrases, each given with its token ids (L,) and its embedding (D,).
+
+    `kind` phrases holds the ids, for runs that own the text tower; no run reads others.
+    """
+    made = {
+        "key": np.array([phrase_key(phrase) for phrase in phrases], np.int64),
+        "phrase": phrases,
+        "embedding": np.concatenate([np.zeros((0, encoder.dimension), np.float16), *(row[None] for _, row in rows)]),
+    }
+    if kind == "phrases":
+        ids = [token for token, _ in rows]
+        made |= {"token_offset": to_offsets(ids), "token": np.concatenate([np.zeros(0, np.int32), *ids])}
+    return made
 
 
 def encoder_fingerprint(identity: dict[str, Any]) -> str:

@@ -132,6 +132,12 @@ def check_values(shard: Shard) -> list[str]:
             found.append(f"{name}: {int((size == 0).sum())} tokens are zero, the first at {int(np.argmin(size))}")
         if size.max() > LOUD_NORM * max(middle, 1e-6):
             found.append(f"{name}: norm {size.max():.3g} at {int(size.argmax())}, the median is {middle:.3g}")
+    if "token" in shard.names:
+        offset = shard["token_offset" if shard.kind == "phrases" else "word_offset"]
+        if len(empty := np.flatnonzero(np.diff(offset) == 0)):
+            found.append(f"{len(empty)} rows have no token id, {keys[empty[0]]} first")
+        if shard["token"].size and shard["token"].min() < 0:
+            found.append("token: an id is below 0")
     if shard.kind == "visual":
         empty = np.flatnonzero(np.diff(shard["offset"]) == 0)
         if len(empty):

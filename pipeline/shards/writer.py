@@ -16,12 +16,12 @@ from pipeline.shards.schema import (
     ATTRIBUTES,
     FORMAT,
     KEYS,
-    OFFSETS,
     ROWS,
     TENSORS,
     TEXT,
     check_axes,
     check_offsets,
+    offset_names,
     tensor_names,
 )
 
@@ -49,7 +49,7 @@ def write(path: Path, kind: str, tensors: Mapping[str, Any], attributes: Mapping
     for name, parts in pieces.items():
         for part in parts:
             _check_finite(f"{path}: {name}", part)
-    for name, axis in OFFSETS[kind].items():
+    for name, axis in offset_names(kind, pieces).items():
         check_offsets(f"{path}: {name}", np.concatenate(pieces[name]), axes[axis])
     with replacing(path, _room(pieces)) as part:
         with h5py.File(

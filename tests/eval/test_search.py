@@ -43,6 +43,7 @@ datasets:
   mine:
     reader: folder
     root: {root}
+    tail: {{image: 1, text: all}}
 """
 
 
@@ -89,10 +90,12 @@ def home(tmp_path_factory):
             command(f"pipeline.{stage}", "--dataset", "mine")
         for method in ("zero_shot", "unitrim"):
             command("train.run", "--shards", "cache/mine", "--method", method)
+        own = ["--out", "cache/mine/runs/unitrim-tuned", "--set", "tune=true", "tune_rate=0.01"]
+        command("train.run", "--shards", "cache/mine", "--method", "unitrim", *own)
         yield base
 
 
-@pytest.fixture(scope="module", params=["zero_shot", "unitrim"])
+@pytest.fixture(scope="module", params=["zero_shot", "unitrim", "unitrim-tuned"])
 def finder(home, request):
     return engine.Search(Path("cache/mine/runs") / request.param, Path("cache/mine"))
 

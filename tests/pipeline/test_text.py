@@ -100,6 +100,25 @@ def test_each_distinct_phrase_is_there_once_and_equals_its_sentence(run, tmp_pat
     assert np.array_equal(phrases["embedding"][row], everything(tmp_path / "text")["video4#000"][2])
 
 
+def test_phrases_have_the_token_ids_that_a_caption_of_these_words_has(run, tmp_path):
+    run(CAPTIONS)
+    phrases = shards.read(tmp_path / "text" / "phrases.h5", "phrases")
+    for row, phrase in enumerate(phrases["phrase"]):
+        ids = phrases["token"][slice(*phrases["token_offset"][row : row + 2])]
+        if phrase == "a ball":
+            assert np.array_equal(ids, everything(tmp_path / "text")["video4#000"][0])
+        assert len(ids) == len(phrase.replace(" ", "")) + 2  # each byte a token, between SOT and EOT
+
+
+def test_a_file_of_phrases_without_token_ids_is_made_anew(run, tmp_path):
+    run(CAPTIONS)
+    whole, path = digest(tmp_path / "text"), tmp_path / "text" / "phrases.h5"
+    tensors = {name: value for name, value in shards.read(path, "phrases").items() if not name.startswith("token")}
+    shards.write(path, "phrases", tensors, shards.Shard(path, "phrases").attributes)
+    encoder, said = run(CAPTIONS)
+    assert encoder.encoded == 5 and "5 captions = 5 kept" in said and digest(tmp_path / "text") == whole
+
+
 def test_a_second_run_encodes_and_writes_nothing(run):
     run(CAPTIONS)
     encoder, said = run(CAPTIONS)

@@ -357,9 +357,8 @@ def test_two_runs_at_once_do_not_mix(world, monkeypatch):
 def test_what_enters_a_block_is_cached_and_gives_the_tokens(clean):
     clean.set(tail={"image": 1})
     clean.run()
-    path = write_tail(
-        clean.cache / "clip", clean.cache / "clip", json.loads((clean.cache / "clip/clip.json").read_text())
-    )
+    record = json.loads((clean.cache / "clip/clip.json").read_text())
+    path = write_tail(clean.cache / "clip", clean.cache / "clip", record, {"image": 1, "text": 0})
     tower = Tower(read_header(path)["image"], 1, 1, causal=False)
     tower.read(path, "image")
     for path in shards.shard_paths(clean.cache / "visual"):

@@ -6,6 +6,17 @@ from train.method import Features, Method
 from train.optimizer import AdamW, parameter_groups, schedule
 
 SIZES = {"dimension": 16, "frames": 4, "words": 10, "triplets": 3, "patches": 5}
+TOWER = {  # a tower of three blocks for such a batch
+    "width": 8,
+    "heads": 2,
+    "layers": 3,
+    "dimension": SIZES["dimension"],
+    "epsilon": 1e-5,
+    "activation": "quick_gelu",
+    "hidden": 16,
+    "tokens": 16,
+    "vocabulary": 20,
+}
 
 
 def batch(count: int = 4, seed: int = 0, sizes: dict[str, int] = SIZES) -> Features:
@@ -24,7 +35,15 @@ def batch(count: int = 4, seed: int = 0, sizes: dict[str, int] = SIZES) -> Featu
     patch = torch.randn(count, sizes["frames"], sizes["patches"], size, generator=made)
     for tensor, mask in ((word, word_mask), (triplet, triplet_mask), (frame, frame_mask), (patch, frame_mask)):
         tensor[~mask] = 50.0
+    hidden = torch.randn(count, sizes["frames"], 1 + sizes["patches"], TOWER["width"], generator=made)
+    hidden[~frame_mask] = 50.0
+    phrase = torch.randint(TOWER["vocabulary"], (count, sizes["triplets"], 6), generator=made, dtype=torch.int32)
+    spoken = torch.arange(6) < torch.randint(2, 7, phrase.shape[:2], generator=made)[..., None]
     return {
+        "hidden": hidden,
+        "image_hidden": hidden[:, 0],
+        "token": torch.randint(TOWER["vocabulary"], word.shape[:2], generator=made, dtype=torch.int32),
+        "triplet_token": phrase.masked_fill(~spoken, -1),
         "sentence": word[torch.arange(count), word_mask.sum(1) - 1],
         "word": word,
         "word_mask": word_mask,
@@ -42,14 +61,19 @@ def batch(count: int = 4, seed: int = 0, sizes: dict[str, int] = SIZES) -> Featu
 def widened(features: Features, axis_of: str, more: int) -> Features:
     """The same batch with `more` padding rows, full of rubbish, on words, triplets or frames."""
     wide = dict(features)
-    names = [axis_of, f"{axis_of}_mask"] + (["patch"] if axis_of == "frame" else [])
-    for name in names:
+    for name in along(axis_of):
         tensor = features[name]
         extra = torch.full(
             (len(tensor), more, *tensor.shape[2:]), 0 if tensor.dtype == torch.bool else 7, dtype=tensor.dtype
         )
         wide[name] = torch.cat([tensor, extra], 1)
     return wide
+
+
+def along(axis_of: str) -> list[str]:
+    """The features that have an axis of words, triplets or frames."""
+    more = {"frame": ["patch", "hidden"], "word": ["token"], "triplet": ["triplet_token"]}[axis_of]
+    return [axis_of, f"{axis_of}_mask", *more]
 
 
 def train(method: Method, phase_index: int, features: Features, steps: int, seed: int = 0) -> None:

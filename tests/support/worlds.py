@@ -174,7 +174,9 @@ def _text(folder, captions, world, count):
     embedding = np.concatenate([world.see("triplet", of[phrase], 1) for phrase in phrases])
     made = _attributes(folder, words=32)
     key = np.array([shards.phrase_key(phrase) for phrase in phrases])
+    ids = [np.arange(len(phrase.split()) + 2, dtype=np.int32) for phrase in phrases]
     whole = {"key": key, "phrase": phrases, "embedding": embedding}
+    whole |= {"token_offset": np.cumsum([0, *map(len, ids)]), "token": np.concatenate(ids)}
     shards.write(folder / "text" / "phrases.h5", "phrases", whole, made)
     parts = {name: [] for name in range(count)}
     for name, video, index in captions:

@@ -10,7 +10,7 @@ from pipeline.encoders import check
 from pipeline.encoders.tail import write_tail
 from pipeline.encoders.towers import FrozenCLIP
 from tests.support import tiny
-from train.layers.clip_blocks import Tower, read_header
+from train.layers.clip_blocks import TextTower, Tower, read_header
 
 
 @pytest.fixture(scope="module", params=["tiny", "ViT-B/32"])
@@ -19,13 +19,14 @@ def clip(request, tmp_path_factory):
     source = tiny.clip(tmp_path_factory.mktemp("hf") / "model")
     if request.param != "tiny":
         torch.manual_seed(1)
-        text = json.loads((source / "config.json").read_text())["text_config"]
+        tokens = json.loads((source / "config.json").read_text())["text_config"]
+        text = {name: tokens[name] for name in ("vocab_size", "bos_token_id", "eos_token_id")}
         CLIPModel(CLIPConfig(text_config=text, projection_dim=512)).save_pretrained(source)
     folder = tmp_path_factory.mktemp("cache") / "demo" / "clip"
     folder.mkdir(parents=True)
     record = check.build_record(str(source), None, source)
     (folder / "clip.json").write_text(json.dumps(record))
-    return FrozenCLIP.load(folder), write_tail(folder, source, record)
+    return FrozenCLIP.load(folder), write_tail(folder, source, record, {"image": 1, "text": 1})
 
 
 @torch.no_grad()
@@ -42,6 +43,20 @@ def test_blocks_from_any_on_give_the_towers_tokens(clip, last):
     # what is cached is float16: the bound on unit tokens that a run with no step differs by
     unit = torch.nn.functional.normalize
     assert (unit(tower(hidden.half().float()), dim=-1) - unit(token, dim=-1)).abs().max() < 2e-3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("owned", [1, 2])
+def test_the_text_tower_gives_the_frozen_ones_tokens(clip, owned):
+    """Padded to the longest, in one batch, as a trainer runs it."""
+    frozen, path = clip
+    texts = ["a dog", "a red ball rolls to the left of a dog", "two dogs run"]
+    tower = TextTower(read_header(path)["text"], owned)
+    tower.read(path)
+    found = frozen.encode_texts(texts)
+    ids = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(token) for token, _ in found], batch_first=True)
+    for token, (_, expected) in zip(tower(ids), found):
+        torch.testing.assert_close(token[: len(expected)], expected, atol=2e-5, rtol=1e-4)
 
 
 def test_only_owned_blocks_get_a_gradient(clip):
@@ -61,9 +76,9 @@ def test_more_blocks_than_the_cache_allows_are_refused(clip):
 
 def test_the_same_weights_make_the_same_file(clip, tmp_path):
     frozen, path = clip
-    assert write_tail(tmp_path, frozen.source, frozen.record).read_bytes() == path.read_bytes()
+    assert write_tail(tmp_path, frozen.source, frozen.record, {"image": 1, "text": 1}).read_bytes() == path.read_bytes()
 
 
 def test_a_missing_file_says_what_to_run(tmp_path):
-    with pytest.raises(ValueError, match="dvc repro clip@demo visual@demo"):
+    with pytest.raises(ValueError, match="run: dvc repro clip@demo"):
         read_header(tmp_path / "demo" / "clip" / "tail.safetensors")

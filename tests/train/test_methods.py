@@ -5,20 +5,40 @@ import importlib
 import pytest
 import torch
 
-from tests.support.features import SIZES, batch, train, widened
+from tests.support.features import SIZES, TOWER, along, batch, train, widened
 from train import checkpoint, methods
 from train.method import TASKS
+from train.tuned import Tuned
 
+LEARNING = [name for name in methods.names() if methods.build(name, {}).phases()]
 CASES = [(name, variant) for name in methods.names() for variant in [{}, *methods.load(name).Config.variants()]]
+TAIL = {kind: {"shape": TOWER, "most": TOWER["layers"]} for kind in ("image", "text")}
+TUNED = {"tune": "true", "tail": TAIL, "tune_rate": 1e-3}
+# every method that learns also with CLIP's blocks in its hands; meanP learns through them alone
+CASES += [(name, TUNED) for name in LEARNING] + [("clip4clip", {"similarity": "meanP"} | TUNED)]
 MASKS = {"word_mask", "triplet_mask", "frame_mask", "label"}
 
 
 def build(name, **settings):
-    """A small model of a method."""
-    return methods.build(name, SIZES | methods.load(name).Config.small() | settings)
+    """A small model of a method; a text tower of its own has read some words already."""
+    made = methods.build(name, SIZES | methods.load(name).Config.small() | settings)
+    with torch.no_grad():
+        for buffer in (buffer for path, buffer in made.named_buffers() if path.startswith("towers.text.")):
+            buffer.normal_()
+    return made
 
 
-@pytest.fixture(params=CASES, ids=lambda case: "-".join([case[0], *map(str, case[1].values())]))
+def name_of(method):
+    """The method's name, whoever owns CLIP's blocks."""
+    return type(method.inner if isinstance(method, Tuned) else method).__module__.split(".")[-1]
+
+
+@pytest.fixture(
+    params=CASES,
+    ids=lambda case: "-".join(
+        [case[0], *(str(value) for key, value in case[1].items() if key not in ("tail", "tune_rate"))]
+    ),
+)
 def method(request):
     name, variant = request.param
     torch.manual_seed(0)
@@ -72,8 +92,7 @@ def test_padding_changes_nothing(method, axis):
     short = {"word": 10, "triplet": 3, "frame": 4}[axis] - 2
     features = batch(5)
     features = features | {f"{axis}_mask": features[f"{axis}_mask"] & (torch.arange(short + 2) < short)}
-    names = [axis, f"{axis}_mask"] + (["patch"] if axis == "frame" else [])
-    cut = features | {name: features[name][:, :short] for name in names}
+    cut = features | {name: features[name][:, :short] for name in along(axis)}
     assert close(scores(method, features), scores(method, cut))
     assert close(scores(method, cut), scores(method, widened(cut, axis, 1)))
 
@@ -129,12 +148,13 @@ def test_it_reads_only_what_it_needs(method):
     for phase in method.phases():
         phase.loss(features, 0.0)
     assert Watched.read - MASKS == method.needs
-    assert method.needs <= type(method).needs
+    if not isinstance(method, Tuned):
+        assert method.needs <= type(method).needs
     Watched.read.clear()
 
 
 def test_a_checkpoint_gives_back_the_same_scores(method, tmp_path):
-    name = type(method).__module__.split(".")[-1]
+    name = name_of(method)
     restless(method)
     checkpoint.save(tmp_path, name, method)
     again = checkpoint.load(tmp_path)
@@ -143,11 +163,11 @@ def test_a_checkpoint_gives_back_the_same_scores(method, tmp_path):
 
 
 def test_the_same_seed_trains_the_same_model(method):
-    name = type(method).__module__.split(".")[-1]
+    name = name_of(method)
     states = []
     for _ in range(2):
         torch.manual_seed(5)
-        fresh = type(method)(method.config)
+        fresh = build(name, **vars(method.config))
         for index in range(len(fresh.phases())):
             train(fresh, index, batch(), 2)
         states.append(fresh.state_dict())

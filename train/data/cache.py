@@ -1,6 +1,6 @@
 """One dataset's shards as rows of captions and videos, and the features of any of them."""
 
-# Axes: B batch, N frames, P patches, L words, M triplets, D embedding.
+# Axes: B batch, N frames, P patches, L words, M triplets, T tokens of a triplet, D embedding, W width of the image tower.
 
 from collections.abc import Iterable
 from concurrent.futures import Executor
@@ -11,18 +11,20 @@ import torch
 
 from pipeline.files import read_table
 from pipeline.shards import Shard, ShardError, prove_shards, rebuild_command, require_one_clip, shard_paths
-from train.data.ragged import Indexed, Memory, Ragged, ShardColumn, collect
+from pipeline.shards.identity import PHRASES
+from train.data.ragged import Indexed, Memory, PaddedColumn, Ragged, ShardColumn, collect
 from train.method import Features
 
-TEXT = ("sentence", "word", "triplet")
+TEXT = ("sentence", "word", "triplet", "token", "triplet_token")
 VIDEO = ("frame", "patch", "hidden")
 IMAGE = ("image", "image_patch", "image_hidden")
 SINGLE = ("sentence", "image", "image_patch", "image_hidden")  # one row a sample: no length axis, no mask
+MASKS = dict.fromkeys(VIDEO, "frame_mask") | {"token": "word_mask", "triplet_token": "triplet_mask"}
 
 
-def allocate(name: str, shape: tuple[int, ...], limit: int) -> torch.Tensor:
-    """A fresh float16 tensor; nothing is reused."""
-    return torch.empty(shape, dtype=torch.float16)
+def allocate(name: str, shape: tuple[int, ...], limit: int, dtype: torch.dtype = torch.float16) -> torch.Tensor:
+    """A fresh tensor; nothing is reused."""
+    return torch.empty(shape, dtype=dtype)
 
 
 class Cache:
@@ -39,7 +41,7 @@ class Cache:
         self.words, self.triplets = words, triplets
         visual = self._shards("visual", "visual")
         text = self._shards("text", "text")
-        phrases = [Shard(self.folder / "text" / "phrases.h5", "phrases")] if "triplet" in self.needs else []
+        phrases = [Shard(self.folder / "text" / "phrases.h5", "phrases")] if self.needs & PHRASES else []
         prove_shards(self.folder, [*visual, *text, *phrases])
         self.clip_sha256 = require_one_clip(visual + text)
         self._rows(visual, text)
@@ -63,7 +65,10 @@ class Cache:
         return np.flatnonzero(self.video_split == split)
 
     def text(self, rows: np.ndarray, dtype: torch.dtype = torch.float32) -> Features:
-        """Those of sentence (B, D), word (B, L, D), triplet (B, M, D) that are needed, with masks, each in fresh memory."""
+        """Those of sentence (B, D), word (B, L, D), triplet (B, M, D) that are needed, with masks, each in fresh memory.
+
+        For who runs the text tower itself: token (B, L) int32, triplet_token (B, M, T) int32 with -1 behind each phrase's last.
+        """
         return self.collect(TEXT, rows, allocate, dtype)
 
     def video(self, rows: np.ndarray, dtype: torch.dtype = torch.float32) -> Features:
@@ -89,10 +94,11 @@ class Cache:
             if name not in self.features:
                 continue
             tensor, counts = collect(name, self.features[name], rows, memory, readers, beside)
-            batch[name] = (tensor[:, 0] if name in SINGLE else tensor).to(dtype)
+            tensor = tensor.to(dtype) if tensor.is_floating_point() else tensor
+            batch[name] = tensor[:, 0] if name in SINGLE else tensor
             if name not in SINGLE:
                 mask = torch.from_numpy(np.arange(tensor.shape[1]) < counts[:, None])
-                batch["frame_mask" if name in VIDEO else f"{name}_mask"] = mask.to(tensor.device)
+                batch[MASKS.get(name, f"{name}_mask")] = mask.to(tensor.device)
         return batch
 
     def columns(self) -> list[ShardColumn]:
@@ -222,7 +228,10 @@ class Cache:
         if "word" in self.needs:
             start, count = (part[self.text_row] for part in _ragged(text, "word_offset"))
             self.features["word"] = Ragged(ShardColumn("word", text), start, count, self.words)
-        if "triplet" in self.needs:
+        if "token" in self.needs:
+            start, count = (part[self.text_row] for part in _ragged(text, "word_offset"))
+            self.features["token"] = Ragged(ShardColumn("token", text), start, count, self.words)
+        if self.needs & PHRASES:
             phrases = Shard(self.folder / "text" / "phrases.h5", "phrases")
             require_one_clip([text[0], phrases])
             wanted, known = np.concatenate([np.asarray(shard["triplet"]) for shard in text]), np.asarray(phrases["key"])
@@ -230,7 +239,17 @@ class Cache:
             if len(wanted) and (not len(known) or (known[row] != wanted).any()):
                 raise ShardError(f"{phrases.path} does not fit the text shards; run: {rebuild_command(phrases.path)}")
             start, count = (part[self.text_row] for part in _ragged(text, "triplet_offset"))
-            self.features["triplet"] = Indexed(ShardColumn("embedding", [phrases]), row, start, count, self.triplets)
+            columns = {name: self._phrases(name, phrases) for name in self.needs & PHRASES}
+            self.features |= {
+                name: Indexed(column, row, start, count, self.triplets) for name, column in columns.items()
+            }
+
+    def _phrases(self, name: str, phrases: Shard) -> ShardColumn:
+        if name == "triplet":
+            return ShardColumn("embedding", [phrases])
+        if "token" not in phrases.names:
+            raise ShardError(f"{phrases.path} holds no token ids; run: {rebuild_command(phrases.path)}")
+        return PaddedColumn("triplet_token", phrases["token"], phrases["token_offset"])
 
 
 def _ragged(of: list[Shard], name: str) -> tuple[np.ndarray, np.ndarray]:

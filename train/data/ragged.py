@@ -40,6 +40,7 @@ class ShardColumn:
     name: str
     shards: list[Shard]
     shape: tuple[int, ...] = field(init=False)  # of one row
+    dtype: torch.dtype = field(init=False)
     bounds: np.ndarray = field(init=False)  # first row of each shard, and the end
     begin: list[int] = field(init=False)  # where the tensor starts in each file, bytes
     resident: torch.Tensor | None = field(default=None, init=False)
@@ -50,7 +51,7 @@ class ShardColumn:
         shapes = {place.shape[1:] for place in places}
         if len(shapes) != 1:
             raise ShardError(f"{self.name} has rows of {sorted(shapes)} in the shards around {self.shards[0].path}")
-        self.shape = shapes.pop()
+        self.shape, self.dtype = shapes.pop(), getattr(torch, places[0].dtype)
         self.bounds = np.cumsum([0] + [place.shape[0] for place in places])
         self.begin = [place.offset for place in places]
 
@@ -65,8 +66,8 @@ class ShardColumn:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one row (float16)."""
-        return 2 * int(np.prod(self.shape))
+        """Bytes of one row."""
+        return self.dtype.itemsize * int(np.prod(self.shape))
 
     @property
     def nbytes(self) -> int:
@@ -92,7 +93,7 @@ class ShardColumn:
         return shard.tolist(), position.tolist()
 
     def read(self, extents: list[Extent], out: torch.Tensor, readers: Executor | None = None) -> None:
-        """Fill `out` (B, L, ...) float16 with the extents; what none covers is left as it is.
+        """Fill `out` (B, L, ...) with the extents; what none covers is left as it is.
 
         Cached pages are copied on this thread; the rest is read in parallel: a disk serves several requests at once, but threads
         that only copy contend for the interpreter's lock.
@@ -132,13 +133,13 @@ class ShardColumn:
 
     def preload(self, device: torch.device) -> None:
         """Bring the whole column to the device, a chunk at a time."""
-        resident = torch.empty(len(self), *self.shape, dtype=torch.float16, device=device)
+        resident = torch.empty(len(self), *self.shape, dtype=self.dtype, device=device)
         step = max(1, CHUNK // self.row_bytes)
         for shard, first in enumerate(self.bounds[:-1].tolist()):
             for start in range(first, int(self.bounds[shard + 1]), step):
                 count = min(step, int(self.bounds[shard + 1]) - start)
                 there = resident[start : start + count]
-                chunk = there if device.type == "cpu" else torch.empty(there.shape, dtype=torch.float16)
+                chunk = there if device.type == "cpu" else torch.empty(there.shape, dtype=self.dtype)
                 self.read([Extent(0, 0, start, count)], chunk[None])
                 if chunk is not there:
                     there.copy_(chunk)
@@ -155,6 +156,27 @@ class ShardColumn:
         at = torch.from_numpy(index).to(self.resident.device, non_blocking=True)
         found = self.resident[at.clamp_min(0)]
         return found.masked_fill_((at < 0).view(*at.shape, *[1] * len(self.shape)), 0)
+
+
+class PaddedColumn(ShardColumn):
+    """Short ragged rows of integers, padded with -1 to the longest and held in memory: the token ids of phrases."""
+
+    def __init__(self, name: str, values: np.ndarray, offset: np.ndarray):
+        count = np.diff(offset)
+        self.name, self.shards, self.handles, self.resident = name, [], {}, None
+        self.table = np.full((len(count), max(1, int(count.max(initial=1)))), -1, np.int32)
+        self.table[np.arange(self.table.shape[1]) < count[:, None]] = values
+        self.shape, self.dtype, self.bounds = self.table.shape[1:], torch.int32, np.array([0, len(count)])
+
+    def read(self, extents: list[Extent], out: torch.Tensor, readers: Executor | None = None) -> None:
+        """Fill `out` (B, L, T) with the extents."""
+        for extent in extents:
+            rows = torch.from_numpy(self.table[extent.row : extent.row + extent.count])
+            out[extent.sample, extent.place : extent.place + extent.count] = rows
+
+    def preload(self, device: torch.device) -> None:
+        """Bring the table to the device."""
+        self.resident = torch.from_numpy(self.table).to(device)
 
 
 @dataclass
@@ -222,7 +244,8 @@ class Indexed:
         return index
 
 
-Memory = Callable[[str, tuple[int, ...], int], torch.Tensor]  # name, shape (B, L, ...), the largest L there can be
+# name, shape (B, L, ...), the largest L there can be, type
+Memory = Callable[[str, tuple[int, ...], int, torch.dtype], torch.Tensor]
 
 
 def collect(
@@ -233,7 +256,7 @@ def collect(
     readers: Executor | None = None,
     beside: np.ndarray | None = None,
 ) -> tuple[torch.Tensor, np.ndarray]:
-    """One feature of a batch, (B, L, ...) float16 with zeros as padding, and how many rows of each sample are real.
+    """One feature of a batch, (B, L, ...) with zeros as padding, and how many rows of each sample are real.
 
     L is the longest of these samples, and of those `beside` them in other processes' parts of the batch. `memory` says where to
     put it; what a GPU holds is gathered there instead.
@@ -242,7 +265,7 @@ def collect(
     length = max(1, int((counts if beside is None else feature.counts(beside)).max(initial=0)))
     if column.resident is not None and column.resident.is_cuda:
         return column.gather(feature.index(samples, length), None), counts
-    out = memory(name, (len(samples), length, *column.shape), feature.limit)
+    out = memory(name, (len(samples), length, *column.shape), feature.limit, column.dtype)
     if column.resident is not None and len(column):
         column.gather(feature.index(samples, length), out)
     else:

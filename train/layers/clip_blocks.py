@@ -1,4 +1,4 @@
-"""The blocks of a CLIP tower as a trainer owns them: what was cached before block `first` goes in, CLIP's tokens come out.
+"""CLIP's blocks as a trainer owns them: what was cached before block `first`, or token ids, go in, CLIP's tokens come out.
 
 `pipeline/encoders/transformer.py` has the same arithmetic for frozen towers, with packed weights and without gradients; a test
 holds the two against each other. Weights come from `cache/<dataset>/clip/tail.safetensors`, which the clip stage writes.
@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from train.layers.precision import full_precision
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "quick_gelu": lambda value: value * torch.sigmoid(1.702 * value),
@@ -76,20 +78,41 @@ class Tower(nn.Module):
                 f"blocks, not {owned}; raise `tail` in params.yaml or lower `tune_blocks`"
             )
         self.shape, self.first = shape, first
+        self.skipped = 0  # frozen blocks that the cache has already run
         self.recompute = False  # trade time for memory: the blocks run again in the backward pass
         self.frozen = nn.ModuleList(CLIPBlock(shape, causal) for _ in range(shape.layers - first - owned))
         self.blocks = nn.ModuleList(CLIPBlock(shape, causal) for _ in range(owned))
         self.norm = nn.LayerNorm(shape.width, shape.epsilon)
         self.projection = nn.Linear(shape.width, shape.dimension, bias=False)
 
+    @property
+    def owned(self) -> range:
+        """The numbers of the blocks that learn, in the whole tower."""
+        return range(self.shape.layers - len(self.blocks), self.shape.layers)
+
+    def enter(self, first: int) -> None:
+        """Go on from what enters block `first`, as other shards may hold it. ValueError where that is none of the frozen ones."""
+        if not self.first <= first <= self.owned.start:
+            raise ValueError(
+                f"the shards hold what enters block {first} of {self.shape.layers}, and the run goes on from block "
+                f"{self.first}, or up to {self.owned.start}; set tail.image in params.yaml to "
+                f"{self.shape.layers - self.first}, and run the clip and visual stages"
+            )
+        self.skipped = first - self.first
+
     def forward(self, hidden: Tensor) -> Tensor:
         """(B, T, W) residual stream before block `first` -> (B, T, D) tokens, normed, projected, of any length."""
         with torch.no_grad():
-            for block in self.frozen:
+            for block in self.frozen[self.skipped :]:
                 hidden = block(hidden)
         for block in self.blocks:
             again = self.recompute and torch.is_grad_enabled()
             hidden = checkpoint(block, hidden, use_reentrant=False) if again else block(hidden)
+        return self.project(hidden)
+
+    @full_precision
+    def project(self, hidden: Tensor) -> Tensor:
+        """The last norm and the projection: cosines are taken of what comes out, and bfloat16 would round each."""
         return self.projection(self.norm(hidden))
 
     def read(self, path: Path, tower: str) -> None:
@@ -104,16 +127,43 @@ class Tower(nn.Module):
             self.projection.load_state_dict({"weight": file.get_tensor(f"{tower}.projection")})
 
 
-def read_header(path: Path) -> dict[str, Any]:
-    """What tail.safetensors says of itself: `clip_sha256`, and the TowerShape of each tower under `image` and `text`.
+class TextTower(Tower):
+    """The whole text tower: token ids go in, through embeddings that stay as they are."""
 
-    Errors: ValueError that says what to run where the file is missing.
+    def __init__(self, shape: TowerShape, owned: int):
+        super().__init__(shape, 0, owned, causal=True)
+        # buffers, not parameters: nothing moves them, and a checkpoint holds them
+        self.register_buffer("token", torch.zeros(shape.vocabulary, shape.width))
+        self.register_buffer("position", torch.zeros(shape.tokens, shape.width))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(B, L) token ids from SOT on -> (B, L, D) tokens; what stands behind a text's EOT changes nothing before it."""
+        with torch.no_grad():
+            hidden = F.embedding(ids, self.token) + self.position[: ids.shape[1]]
+        return super().forward(hidden)
+
+    def read(self, path: Path, tower: str = "text") -> None:
+        """Take the weights from tail.safetensors."""
+        from safetensors import safe_open
+
+        super().read(path, tower)
+        with safe_open(path, "pt") as file:
+            self.token.copy_(file.get_tensor("text.token"))
+            self.position.copy_(file.get_tensor("text.position"))
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """What tail.safetensors says of itself: `clip_sha256`, `tail` (how many last blocks of each tower a run may own), and the
+    TowerShape of a tower under `image` and `text`, where the file holds any of it.
+
+    Errors: ValueError that says what to run where the file is missing or of an earlier release.
     """
     from safetensors import safe_open
 
     if not path.exists():
-        name = path.parent.parent.name
-        raise ValueError(f"{path} is missing; set tail in params.yaml and run: dvc repro clip@{name} visual@{name}")
+        raise ValueError(f"{path} is missing; run: dvc repro clip@{path.parent.parent.name}")
     with safe_open(path, "pt") as file:
         facts = json.loads(file.metadata()["facts"])
-    return {name: TowerShape(**value) if isinstance(value, dict) else value for name, value in facts.items()}
+    if "tail" not in facts:
+        raise ValueError(f"{path} is of an earlier release; run: dvc repro clip@{path.parent.parent.name}")
+    return {name: TowerShape(**value) if name in ("image", "text") else value for name, value in facts.items()}

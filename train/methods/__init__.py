@@ -33,10 +33,13 @@ def build(name: str, config: dict) -> Method:
     check_settings(method.Config, config)
     model = method(method.Config(**config))
     tuned.check(model.config)
-    return tuned.Tuned(model) if model.config.tune else model
+    if not tuned.tuned_towers(model.config.tune):
+        return model
+    if not model.phases():
+        raise ValueError(f"{name} learns nothing, so that nothing would tell CLIP's blocks how to move; leave out tune")
+    return tuned.Tuned(model)
 
 
 def needed(name: str, config: Config) -> frozenset[str]:
     """The features that a method of these settings reads from the shards."""
-    needs = load(name).needed(config)
-    return tuned.tuned_needs(needs) if config.tune else needs
+    return tuned.tuned_needs(load(name).needed(config), config.tune)

@@ -79,6 +79,7 @@ def test_damage_is_found_and_counted(folder):
         ("visual", lambda t: {"video_id": ["video0015", *t["video_id"][1:]]}, "present and rejected, video0015"),
         ("visual", lambda t: {"video_id": t["video_id"][::-1]}, "not sorted"),
         ("text", lambda t: {"video_id": t["video_id"][:-1] + ["video0003"]}, "in the wrong file"),
+        ("text", lambda t: {"token": -1 - t["token"]}, "token: an id is below 0"),
         ("text", lambda t: {"triplet": np.full_like(t["triplet"], 9999)}, "phrases that are not there"),
     ],
 )
@@ -116,6 +117,25 @@ def test_diff_names_the_rows_that_are_furthest_apart(good, folder):
     text = "\n".join(diff.diff(good, folder))
     assert f"frame: 14 of 15 rows equal, cosine mean 0.866667, least -1.000000; worst: {name} -1.000000" in text
     assert "patch: 15 of 15 rows equal" in text
+
+
+def test_diff_names_texts_of_other_token_ids(good, folder):
+    assert "token: 32 of 32 rows equal" in "\n".join(diff.diff(good, folder))
+    path = folder / "text" / "phrases.h5"
+    last = Shard(path, "phrases")["phrase"][-1]
+    rewrite(path, "phrases", lambda t: {"token": np.append(t["token"][:-1], t["token"][-1:] + 1)})
+    assert f"; {last} differs" in "\n".join(diff.diff(good, folder))
+
+
+def test_pruning_phrases_keeps_the_token_ids_of_the_others(folder):
+    path = folder / "text" / "phrases.h5"
+    before = Shard(path, "phrases")
+    kept = before["token"][before["token_offset"][1] :].copy()
+    flip(path, "phrases", "embedding")
+    repair.prune(Shard(path, "phrases"))
+    after = Shard(path, "phrases")
+    after.check()
+    assert np.array_equal(after["token"], kept) and after["token_offset"][-1] == len(kept)
 
 
 def test_pruning_keeps_the_good_rows(folder):
