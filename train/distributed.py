@@ -24,6 +24,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from pipeline.files import ParamsError
+
 PATIENCE = timedelta(
     hours=2
 )  # a process waits so long for another: rank 0 may write a checkpoint to a slow disk meanwhile
@@ -74,7 +76,12 @@ def group() -> Iterator[None]:
         yield
         return
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+        local, gpus = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+        if local >= gpus:
+            raise ParamsError(
+                f"process {local} has no GPU of its own: this machine has {gpus}; start as many processes"
+            )
+        torch.cuda.set_device(local)
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
     try:
         yield

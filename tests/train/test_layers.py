@@ -221,3 +221,21 @@ def test_patches_that_learn_get_the_gradient_of_the_choice_too():
     torch.testing.assert_close(scored, frozen)
     scored.sum().backward()
     assert (tuned.grad != 0).any()
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_late_interaction_is_the_same_where_a_gpu_must_not_be_waited_for(monkeypatch, masked, weighted):
+    made = torch.Generator().manual_seed(2)
+    text = torch.randn(4, 6, 8, generator=made, requires_grad=True)
+    gallery = torch.randn(3, 5, 8, generator=made)
+    mask = torch.arange(6) < torch.tensor([6, 1, 3, 2])[:, None]
+    shown = torch.arange(5) < torch.tensor([5, 2, 1])[:, None] if masked else None
+    weight = (torch.rand(4, 6, generator=made) * mask) if weighted else None
+    found = []
+    for on_cpu in (True, False):
+        monkeypatch.setattr(layers.blocks, "on_cpu", lambda tensor, answer=on_cpu: answer)
+        score = layers.best_match_mean(text, mask, gallery, shown, weight)
+        (grad,) = torch.autograd.grad((score * torch.arange(12.0).view(4, 3)).sum(), text)
+        found.append((score, grad))
+    torch.testing.assert_close(*found)

@@ -137,7 +137,10 @@ class Loader:
         self._buffers = None  # a second iteration running beside this one makes its own
         # the last epoch's last batch is still in use
         free, used, coming = deque(buffers[:-1]), deque(buffers[-1:]), deque()
-        with ThreadPoolExecutor(READERS, "reader") as readers, ThreadPoolExecutor(self.threads, "batch") as batches:
+        with (
+            ThreadPoolExecutor(READERS, "reader") as readers,
+            ThreadPoolExecutor(self.threads, "batch", initializer=self._enter_device) as batches,
+        ):
             try:
                 while True:
                     while len(used) >= 2:
@@ -153,6 +156,11 @@ class Loader:
             finally:
                 _cancel(future for future, _ in coming)
                 self._buffers = [*free, *(buffer for _, buffer in coming), *used]
+
+    def _enter_device(self) -> None:
+        """Make a new thread's GPU this process's own: it pins memory, and would otherwise do so by way of the first GPU."""
+        if self.device.type == "cuda" and self.device.index is not None:
+            torch.cuda.set_device(self.device)
 
     def _fill(self, rows: np.ndarray, buffer: BatchBuffer, readers: Executor) -> Features:
         """Read one batch into its buffer; on a CPU also widen it there."""

@@ -153,6 +153,8 @@ class ShardColumn:
             rows = out.view(-1, *self.shape).numpy()
             np.take(self.resident.numpy(), index.reshape(-1), axis=0, out=rows, mode="clip")  # lets other threads run
             return out
+        if not len(self):  # captions of which none has a triplet: a GPU would stop at a row that is not there
+            return self.resident.new_zeros(*index.shape, *self.shape)
         at = torch.from_numpy(index).to(self.resident.device, non_blocking=True)
         found = self.resident[at.clamp_min(0)]
         return found.masked_fill_((at < 0).view(*at.shape, *[1] * len(self.shape)), 0)

@@ -5,6 +5,7 @@
 import torch
 from torch import Tensor
 
+from train.layers import blocks
 from train.layers.precision import full_precision
 
 
@@ -14,8 +15,17 @@ def best_match_mean(
 ) -> Tensor:
     """(T, G) from unit tokens (T, L, D) and (G, K, D): the mean over a text's tokens of the best cosine.
 
-    `weight` (T, L), which sums to 1, makes it a weighted mean. Padding of the text is left out of the product.
+    `weight` (T, L), which sums to 1, makes it a weighted mean. Padding of the text is left out of the product; not so where a GPU
+    trains, which would have to be waited for to know how much there is.
     """
+    if not blocks.on_cpu(text_mask) and torch.is_grad_enabled():
+        similarity = torch.einsum("tld,gkd->tlgk", text, gallery)
+        if gallery_mask is not None:
+            similarity = similarity.masked_fill(~gallery_mask, -torch.inf)
+        share = text_mask / text_mask.sum(1, keepdim=True).clamp(min=1) if weight is None else weight * text_mask
+        return torch.einsum(
+            "tlg,tl->tg", similarity.amax(3).masked_fill(~text_mask[..., None], 0), share.to(text.dtype)
+        )
     similarity = torch.einsum("wd,gkd->wgk", text[text_mask], gallery)
     if gallery_mask is not None:
         similarity = similarity.masked_fill(~gallery_mask, -torch.inf)
