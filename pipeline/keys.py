@@ -97,6 +97,9 @@ KEYS: dict[str, Any] = {
     "precision": one_of("auto", "fp32", "bf16", "fp16"),
     "frames": whole(1, usual=12),
     "sampling": one_of("uniform", "clip4clip"),
+    "segments": Key(
+        "0, or a number of seconds from 4 to 86400", lambda value: value == 0 or 4 <= as_number(value) <= 86400, 0
+    ),
     "decoder": one_of("pyav", "decord", "ffmpeg"),
     "thumbnail": whole(1, 4096, usual=112),
     "shards": whole(1, 100_000, usual=64),
@@ -245,7 +248,8 @@ def method_keys(method: str) -> dict[str, Key]:
                 given = [line for line in node.body if isinstance(line, ast.AnnAssign)]
                 for line in given:
                     kind = ast.unparse(line.annotation)
-                    kind = re.sub(r"\w+", lambda word: named.get(word[0], word[0]), kind)
+                    for name, meaning in named.items():
+                        kind = re.sub(rf"\b{name}\b", lambda _, meaning=meaning: meaning, kind)
                     rows[ast.unparse(line.target)] = of_type(kind, None)
     return rows
 

@@ -4,18 +4,21 @@ The output is the same bytes for the same input. `--check` only prints what the 
 """
 
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline import datasets, files, params, stage
+from pipeline import datasets, files, params, progress, stage
 from pipeline.datasets import media, protocol
 from pipeline.datasets.hashes import HashMemo, RunMemo
 from pipeline.datasets.validate import Manifest, RejectRow, build, caption_id
 from pipeline.rejects import write_rejects
 
+FILM_SECONDS = 3600.0  # that cutting one film may take
 OUTPUTS = ("items.parquet", "captions.parquet", "rejects.parquet", "manifest.json")
 
 
@@ -134,6 +137,10 @@ def require_root(config: dict[str, Any]) -> None:
     """A root there must be, and, unless it is rendered here, outside of this project's own files."""
     project, root = Path(__file__).resolve().parents[1], Path(config["root"]).resolve()
     name = config["name"]
+    if config.get("segments") and config["reader"] != "folder":
+        raise files.ParamsError(
+            f"datasets.{name}.segments: only a folder's films are cut, a protocol names whole videos"
+        )
     if not config["root"]:
         raise files.ParamsError(f"datasets.{name} has no root; type: make dataset NAME={name} ROOT=/path/to/{name}")
     inside = root == project or project in root.parents or root in project.parents
@@ -266,7 +273,59 @@ def look(config: dict[str, Any], memo: HashMemo) -> tuple[Manifest, media.Survey
     root = Path(config["root"])
     items, captions = datasets.load(config["reader"]).read(config)
     found = media.survey(root)
-    return build(root, items + closed_folders(found), captions, memo), found
+    manifest = build(root, items + closed_folders(found), captions, memo)
+    return (cut_films(manifest, config) if config.get("segments") else manifest), found
+
+
+def cut_films(manifest: Manifest, config: dict[str, Any]) -> Manifest:
+    """The manifest with each long film as its segments, which are remembered by the film's content.
+
+    A film that a caption names stays whole, for the caption speaks of all of it; so does one that cannot be read, for the visual
+    stage to reject.
+    """
+    from pipeline import engine
+    from pipeline.video.demux import pyav_version
+    from pipeline.video.segments import VERSION, Segmenter
+
+    named = {caption.video_id for caption, _ in manifest.captions}
+    films = {
+        i.video_id: h for i, h, _ in manifest.items if i.kind == "video" and i.video_id not in named and i.end is None
+    }
+    key = f"{config['segments']:g} s, version {VERSION}, {pyav_version()}"
+    path = memo_folder(config) / "segments.json"
+    known = read_segments(path).get(key, {})
+    paths = {content: item.path for item, content, _ in manifest.items if item.video_id in films}
+    todo = [
+        {"path": paths[content], "hash": content} for content in dict.fromkeys(films.values()) if content not in known
+    ]
+    work = Segmenter(config["root"], float(config["segments"]))
+    outcomes = engine.run(work, todo, workers=os.cpu_count() or 1, seconds=FILM_SECONDS) if todo else ()
+    for outcome in progress.progress(outcomes, "cut", "film", total=len(todo)):
+        known[outcome.item["hash"]] = outcome.value if outcome.ok else []
+    known = {content: known[content] for content in sorted(set(films.values()))}
+    files.write(path, json.dumps({key: known}, separators=(",", ":")))
+    items = []
+    for item, content, size in manifest.items:
+        spans = known[films[item.video_id]] if item.video_id in films else []
+        parts = [replace(item, video_id=segment_id(item.video_id, start), start=start, end=end) for start, end in spans]
+        items += [(part, content, size) for part in parts or [item]]
+    return replace(manifest, items=sorted(items, key=lambda row: row[0].video_id))
+
+
+def read_segments(path: Path) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """Segments by what they were cut by and by the film's content; none where the file is missing or torn."""
+    try:
+        said = json.loads(path.read_text())
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def segment_id(film: str, start: float) -> str:
+    """A segment's name: its film and when it begins, as `holiday.mp4@00:12:30.500`."""
+    whole = round(start * 1000)
+    hours, minutes, seconds = whole // 3_600_000, whole // 60_000 % 60, whole // 1000 % 60
+    return f"{film}@{hours:02d}:{minutes:02d}:{seconds:02d}.{whole % 1000:03d}"
 
 
 def closed_folders(found: media.Survey) -> list[datasets.Item]:
@@ -296,6 +355,9 @@ def memo_folder(config: dict[str, Any]) -> Path:
 def closing_lines(manifest: Manifest, hashed: int, skipped: dict[str, int]) -> list[str]:
     """What a run says in the end."""
     lines = [f"{len(manifest.items)} items, {len(manifest.captions)} captions; {hashed} files hashed"]
+    segments = [item.path for item, _, _ in manifest.items if "@" in item.video_id and item.end is not None]
+    if segments:
+        lines.append(f"{len(set(segments))} long films cut into {len(segments)} segments")
     for name, rejects in (("items", manifest.rejected_items), ("captions", manifest.rejected_captions)):
         if rejects:
             lines.append(f"rejected {name}: {count_reasons(rejects)}")

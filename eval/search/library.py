@@ -19,6 +19,7 @@ from pipeline.files import CLIPError, ParamsError
 SHIPPED = Path(__file__).parents[2] / "pipeline" / "datasets" / "demo" / "clip"
 SHIPPED_SIDE = 112  # pixels of thumbnails where CLIP sees only 48
 SIDE = 224  # pixels of thumbnails: sharp on every screen
+SEGMENT_SECONDS = 30  # parts that a long film is cut into, where params.yaml does not say otherwise
 STEPS = ("reading the folder", "preparing CLIP", "looking at photos and videos", "picking keyframes")
 
 
@@ -33,7 +34,8 @@ def library_config(root: Path) -> dict[str, Any]:
     whole = params.read_params() if params.PARAMS.exists() else {}
     said = params.merge(whole.get("defaults") or {}, (whole.get("datasets") or {}).get("folder") or {})
     config = params.merge(keys.usual(), said | {"reader": "folder", "root": str(root), "max_rejects": 1})
-    return config | {"name": library_name(root), "thumbnail": max(SIDE, config["thumbnail"])}
+    seconds = config["segments"] or SEGMENT_SECONDS
+    return config | {"name": library_name(root), "thumbnail": max(SIDE, config["thumbnail"]), "segments": seconds}
 
 
 def require_folder(root: str) -> Path:

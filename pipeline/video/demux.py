@@ -1,7 +1,7 @@
 """What a video file says of itself: its stream of moving pictures, its packets, when its frames are shown."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -47,6 +47,17 @@ class Scan:
     duration: list[int] = field(default_factory=list)
     held: int = 0
     cut: bool = False  # whether the file ends within a packet
+
+    def add(self, packet: av.Packet, shown: bool) -> None:
+        """Take down what one packet says."""
+        self.pts.append(packet.pts)
+        self.dts.append(packet.dts)
+        self.key.append(packet.is_keyframe)
+        self.shown.append(shown)
+        self.corrupt.append(packet.is_corrupt)
+        self.duration.append(packet.duration or 0)
+        self.held += packet.size
+        self.packet.append(packet if self.held <= HELD_BYTES else None)
 
     def times(self) -> list[int]:
         """Ascending presentation times of the frames that are shown; PlanError if they cannot be trusted."""
@@ -115,17 +126,9 @@ def find_stream(container: av.container.InputContainer) -> av.VideoStream:
 
 def scan(container: av.container.InputContainer, stream: av.VideoStream) -> Scan:
     """Read every packet of the stream once."""
-    found = Scan(stream.time_base)
-    hidden = is_hidden_vp8 if stream.codec_context.codec.canonical_name == "vp8" else never_hidden
+    found, shows = Scan(stream.time_base), shown_test(stream)
     for packet in read_packets(container, stream):
-        found.pts.append(packet.pts)
-        found.dts.append(packet.dts)
-        found.key.append(packet.is_keyframe)
-        found.shown.append(not (packet.is_discard or hidden(packet)))
-        found.corrupt.append(packet.is_corrupt)
-        found.duration.append(packet.duration or 0)
-        found.held += packet.size
-        found.packet.append(packet if found.held <= HELD_BYTES else None)
+        found.add(packet, shows(packet))
     if found.corrupt and found.corrupt[-1]:  # half a packet at the end of a file that was cut off; the rest is whole
         found.cut = True
         for column in (found.packet, found.pts, found.dts, found.key, found.shown, found.corrupt, found.duration):
@@ -145,9 +148,11 @@ def read_packets(container: av.container.InputContainer, stream: av.VideoStream)
         return
 
 
-def never_hidden(packet: av.Packet) -> bool:
-    """No packet is hidden."""
-    return False
+def shown_test(stream: av.VideoStream) -> Callable[[av.Packet], bool]:
+    """A function that says whether a packet's picture is shown; an edit list discards some, VP8 hides some."""
+    if stream.codec_context.codec.canonical_name == "vp8":
+        return lambda packet: not (packet.is_discard or is_hidden_vp8(packet))
+    return lambda packet: not packet.is_discard
 
 
 def is_hidden_vp8(packet: av.Packet) -> bool:

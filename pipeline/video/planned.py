@@ -15,6 +15,7 @@ import av
 from pipeline.files import PlanError
 from pipeline.video import demux, timeline
 from pipeline.video.demux import HELD_BYTES, Scan, reread
+from pipeline.video.part import is_part, scan_part
 from pipeline.video.request import FrameRequest, SampledFrames
 from pipeline.video.resize import Canvas
 from pipeline.video.timeline import to_seconds
@@ -41,19 +42,42 @@ SKIP_CODECS = {"h264", "mpeg4", "mpeg1video", "mpeg2video"}
 
 def decode_by_plan(path: str | os.PathLike, want: FrameRequest, headed: bool) -> SampledFrames:
     """Decode only the groups of pictures that hold a wanted frame. `headed`: an MP4, whose header tells all about it."""
+    if is_part(want):
+        with demux.open_container(path, headed) as container:
+            stream = demux.find_stream(container)
+            require_plannable(container, stream)
+            if part := scan_part(container, stream, want):
+                found, origin = part
+                times = found.times()
+                stop = found.end(times)
+                times = times if times[0] == origin else [origin, *times]  # seconds count from the file's first frame
+                return take(
+                    path, want, stream, found, times, timeline.choose_frames(times, stop, stop, want, found.clock)
+                )
     with demux.open_container(path, headed) as container:
         stream = demux.find_stream(container)
         require_plannable(container, stream)
         found = demux.scan(container, stream)
         times = found.times()
         stop = found.end(times)
-        chosen, notes = timeline.choose_frames(
-            times, stop, demux.promised_duration(container, stream, found, times, stop), want, found.clock
-        )
-        slots = {times[index]: slot for slot, index in enumerate(chosen)}
-        canvas = Canvas(len(slots), want.size)
-        for picture in plan_packets(stream.codec_context, found, set(slots), lambda: reread(path)):
-            canvas.add(slots[picture.pts], picture)
+        promised = demux.promised_duration(container, stream, found, times, stop)
+        return take(path, want, stream, found, times, timeline.choose_frames(times, stop, promised, want, found.clock))
+
+
+def take(
+    path: str | os.PathLike,
+    want: FrameRequest,
+    stream: av.VideoStream,
+    found: Scan,
+    times: list[int],
+    choice: tuple[list[int], list[str]],
+) -> SampledFrames:
+    """The chosen ones of the frames that are shown at `times`, and notes."""
+    chosen, notes = choice
+    slots = {times[index]: slot for slot, index in enumerate(chosen)}
+    canvas = Canvas(len(slots), want.size)
+    for picture in plan_packets(stream.codec_context, found, set(slots), lambda: reread(path)):
+        canvas.add(slots[picture.pts], picture)
     return SampledFrames(canvas.convert(), to_seconds(times, chosen, found.clock), demux.pyav_version(), notes)
 
 
