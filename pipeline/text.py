@@ -15,7 +15,15 @@ from pipeline import files, params, shards, stage
 from pipeline.encoders.text import TextEncoder
 from pipeline.files import WHOLE, Slice
 from pipeline.shards.update_captions import update_captions
-from pipeline.shards.update_text import encode_rows, explain_text, is_same, list_phrases, read_known, update_phrases
+from pipeline.shards.update_text import (
+    encode_rows,
+    explain_text,
+    is_same,
+    list_phrases,
+    outline_rows,
+    read_known,
+    update_phrases,
+)
 
 
 @stage.command
@@ -80,11 +88,18 @@ def update_text(
     spare = folder.parent / ".phrases"
     fresh = update_phrases(folder / "phrases.h5", spare, distinct, encoder, attributes, part)
     distinct = [phrase for phrase in distinct if part.has(shards.phrase_key(phrase))]
+
+    def encode(rows: list[dict[str, Any]], old: shards.Shard | None) -> tuple[dict[str, Any], int]:
+        outline = outline_rows(rows, encoder)
+        if is_same(old, outline, attributes):  # and no word of it is read
+            return outline, len(rows)
+        return encode_rows(rows, outline, read_known(old), encoder)
+
     said = update_captions(
         folder,
         "text",
         captions,
-        lambda rows, old: encode_rows(rows, read_known(old), encoder),
+        encode,
         lambda old, tensors: is_same(old, tensors, attributes),
         attributes,
         config["shards"],

@@ -39,32 +39,39 @@ def list_phrases(captions: list[dict[str, Any]]) -> list[str]:
     return [found[key] for key in sorted(found)]
 
 
+def outline_rows(rows: list[dict[str, Any]], encoder: WordEncoder) -> dict[str, Any]:
+    """The tensors of one shard that no encoder makes: which captions, of what texts, with which triplets."""
+    base = encoder_fingerprint(encoder.identity)
+    triplet = [np.array([phrase_key(phrase) for phrase in row["phrases"]], np.int64) for row in rows]
+    return {
+        "caption_id": [row["caption_id"] for row in rows],
+        "video_id": [row["video_id"] for row in rows],
+        "fingerprint": [fingerprint(base, row["text"]) for row in rows],
+        "triplet_offset": to_offsets(triplet),
+        "triplet": np.concatenate([np.zeros(0, np.int64), *triplet]),
+    }
+
+
 def encode_rows(
     rows: list[dict[str, Any]],
+    outline: dict[str, Any],
     old: dict[str, tuple[np.ndarray, np.ndarray]],
     encoder: WordEncoder,
 ) -> tuple[dict[str, Any], int]:
     """Tensors of one shard, and how many of its captions were kept from `old` {fingerprint: (token, word)}."""
-    base = encoder_fingerprint(encoder.identity)
-    fingerprints = [fingerprint(base, row["text"]) for row in rows]
+    fingerprints = outline["fingerprint"]
     missing = {mark: row["text"] for mark, row in zip(fingerprints, rows) if mark not in old}
     reused = sum(mark in old for mark in fingerprints)
     # two captions with the same text have the same fingerprint: it is encoded once, and both rows get it
     features = old | dict(zip(missing, encoder(list(missing.values()))))
     token = [features[mark][0] for mark in fingerprints]
     word = [features[mark][1] for mark in fingerprints]
-    triplet = [np.array([phrase_key(phrase) for phrase in row["phrases"]], np.int64) for row in rows]
     nothing = np.zeros((0, encoder.dimension), np.float16)
-    return {
-        "caption_id": [row["caption_id"] for row in rows],
-        "video_id": [row["video_id"] for row in rows],
-        "fingerprint": fingerprints,
+    return outline | {
         "sentence": np.stack([values[-1] for values in word]) if rows else nothing,
         "word_offset": to_offsets(word),
         "word": np.concatenate([nothing, *word]),
         "token": np.concatenate([np.zeros(0, np.int32), *token]),
-        "triplet_offset": to_offsets(triplet),
-        "triplet": np.concatenate([np.zeros(0, np.int64), *triplet]),
     }, reused
 
 
@@ -77,18 +84,20 @@ def read_known(old: reader.Shard | None) -> dict[str, tuple[np.ndarray, np.ndarr
     """{fingerprint: (token, word)} of an earlier, sound shard."""
     if old is None:
         return {}
-    spans = zip(old["word_offset"][:-1], old["word_offset"][1:])
-    return {mark: (old["token"][a:b], old["word"][a:b]) for mark, (a, b) in zip(old["fingerprint"], spans)}
+    # plain arrays over the same memory: a slice of a memmap costs thirty times as much
+    ends, token, word = (np.asarray(old[name]) for name in ("word_offset", "token", "word"))
+    spans = zip(ends[:-1].tolist(), ends[1:].tolist())
+    return {mark: (token[a:b], word[a:b]) for mark, (a, b) in zip(old["fingerprint"], spans)}
 
 
-def is_same(old: reader.Shard | None, tensors: dict[str, Any], attributes: dict[str, Any]) -> bool:
+def is_same(old: reader.Shard | None, outline: dict[str, Any], attributes: dict[str, Any]) -> bool:
     """Whether an earlier, sound shard already is what would be written (equal fingerprints are equal words)."""
     return (
         old is not None
         and all(old.attributes.get(name) == value for name, value in attributes.items())
-        and all(old[name] == tensors[name] for name in ("caption_id", "video_id", "fingerprint"))
+        and all(old[name] == outline[name] for name in ("caption_id", "video_id", "fingerprint"))
         # triplets come from a parser, not from the text alone, so that no fingerprint speaks for them
-        and all(np.array_equal(old[name], tensors[name]) for name in ("triplet_offset", "triplet"))
+        and all(np.array_equal(old[name], outline[name]) for name in ("triplet_offset", "triplet"))
     )
 
 
@@ -111,8 +120,10 @@ def update_phrases(
         old = reader.read_sound(source, kind, encoder=encoder_fingerprint(encoder.identity))
         # an earlier release wrote no token ids: such a file is made anew
         if old is not None and (kind != "phrases" or "token" in old.names):
-            ids = np.split(old["token"], old["token_offset"][1:-1]) if kind == "phrases" else [None] * len(old)
-            have |= dict(zip(old["phrase"], zip(ids, old["embedding"])))
+            ids: list[Any] = [None] * len(old)
+            if kind == "phrases":
+                ids = np.split(np.asarray(old["token"]), np.asarray(old["token_offset"])[1:-1])
+            have |= dict(zip(old["phrase"], zip(ids, np.asarray(old["embedding"]))))
     missing = [phrase for phrase in distinct if phrase not in have and part.has(phrase_key(phrase))]
     attributes = attributes | {"encoder": encoder_fingerprint(encoder.identity)}
     meter = progress.Progress(len(missing), "phrases", "phrase")
