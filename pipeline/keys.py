@@ -267,7 +267,10 @@ def renamed_settings() -> dict[str, str]:
 def of_type(kind: str, usual: Any) -> Key:
     """A key that holds a value of a type, as a dataclass annotates it."""
     if kind.startswith("Literal["):
-        return one_of(*ast.literal_eval(f"({kind[len('Literal[') : -1]},)"), usual=usual)
+        words = ast.literal_eval(f"({kind[len('Literal[') : -1]},)")
+        # of a word like `true` YAML makes a truth value, which the trainer reads as the word again
+        said = one_of(*words, usual=usual)
+        return Key(said.says, lambda value: said.fits(str(value).lower() if isinstance(value, bool) else value), usual)
     if kind.startswith("list[Literal["):
         known = ast.literal_eval(f"({kind[len('list[Literal[') : -2]},)")
         return Key(f"a list of some of {', '.join(known)}", lambda value: are_some(value, known), usual)

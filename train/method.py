@@ -33,9 +33,10 @@ class Config:
     weight_decay: float = 0.01  # of weight matrices; none on scalars, biases, norms, identity-started matrices
     warmup: float = 0.1  # share of a phase's steps in which the learning rate rises from 0; a cosine to 0 follows
     max_grad_norm: float = 1.0  # of each module that a phase moves
-    tune: str = (
-        ""  # image, text or true (both): CLIP's last blocks learn too, as far as `tail` in params.yaml lets them
-    )
+    # what a temporal encoder starts from; clip: CLIP's first text blocks and its positions, as the published heads
+    temporal_init: Literal["identity", "clip"] = "identity"
+    # towers of CLIP whose last blocks learn too (true: both), as far as `tail` in params.yaml lets them
+    tune: Literal["", "image", "text", "true", "false"] = ""
     tune_blocks: int = 0  # how many of each tower; 0 is as many as `tail` allows
     tune_rate: float = 1e-7  # their learning rate, the paper's
     tune_decay: float = 1.0  # factor of the rate from each block to the one below
@@ -110,6 +111,9 @@ class Method(nn.Module):
 
     Config: type[Config] = Config
     needs: frozenset[str] = frozenset()
+    token_shift: int = (
+        0  # last blocks of the image tower in which tokens shift between frames, where the run owns as many
+    )
 
     def __init__(self, config: Config):
         super().__init__()

@@ -23,6 +23,7 @@ from train import checkpoint, distributed, fusion, methods
 from train.data import Cache, Loader
 from train.data.cache import require_parts
 from train.history import History
+from train.layers import TemporalEncoder
 from train.layers.clip_blocks import read_header
 from train.method import Config, Method
 from train.settings import apply_preset, configure, count_processes, parse_setting, read_stored_settings
@@ -78,12 +79,11 @@ def run(
     with distributed.in_turn():
         cache = open_cache(shards, methods.needed(name, config), config)
     config = replace(config, dimension=cache.dimension, frames=cache.frames, patches=cache.patches)
-    if towers := tuned_towers(config.tune):
+    if tuned_towers(config.tune):
         config = replace(config, tail=tail_facts(shards, cache, config.tune))
     torch.manual_seed(seed)
     model = methods.build(name, vars(config)).to(device)
-    if towers:
-        model.read(shards / "clip" / "tail.safetensors")
+    start_from_clip(model, shards, cache)
     facts = describe(shards, name, seed, model, cache)
     same, complete, sound = distributed.told(lambda: compare(folder, facts))
     if complete:
@@ -145,17 +145,36 @@ def open_cache(shards: Path, needs: frozenset[str], config: Config) -> Cache:
     return Cache(shards, needs, words=config.words, triplets=config.triplets)
 
 
-def tail_facts(shards: Path, cache: Cache, tune: str) -> dict[str, Any]:
-    """The sizes of CLIP's towers that learn, and how many of their last blocks a run may own.
+def start_from_clip(model: Method, shards: Path, cache: Cache) -> None:
+    """What starts from CLIP's own weights: blocks that the run owns, and with `temporal_init: clip` temporal encoders.
 
-    Errors: ValueError where tail.safetensors is missing, of another CLIP than the shards, or lacks what is wanted.
+    Errors: ValueError where there is no temporal encoder, or CLIP's blocks do not fit it.
     """
+    path = shards / "clip" / "tail.safetensors"
+    if isinstance(model, Tuned):
+        model.read(path)
+    if model.config.temporal_init == "clip":
+        tail_header(shards, cache)
+        encoders = [module for module in model.modules() if isinstance(module, TemporalEncoder)]
+        if not encoders:
+            raise ValueError("temporal_init: clip, but this method has no temporal encoder; leave it out")
+        for encoder in encoders:
+            encoder.read(path)
+
+
+def tail_header(shards: Path, cache: Cache) -> dict[str, Any]:
+    """What tail.safetensors says of itself. ValueError where it is missing or of another CLIP than the shards."""
     header = read_header(shards / "clip" / "tail.safetensors")
     if header["clip_sha256"] != cache.clip_sha256:
         raise ValueError(
             f"{shards / 'clip'} is another CLIP than the shards'; run: {files.everything_command(shards.name)}"
         )
-    return describe_tail(header, tune, cache.tail, shards.name)
+    return header
+
+
+def tail_facts(shards: Path, cache: Cache, tune: str) -> dict[str, Any]:
+    """The sizes of CLIP's towers that learn, and how many of their last blocks a run may own. ValueError as `tail_header`."""
+    return describe_tail(tail_header(shards, cache), tune, cache.tail, shards.name)
 
 
 def describe(shards: Path, name: str, seed: int, model: Method, cache: Cache) -> dict[str, Any]:

@@ -43,6 +43,8 @@ class Tuned(Method):
         owned = config.tune_blocks or most
         if kind == "image":
             tower = Tower(shape, shape.layers - most, owned, causal=False)
+            # with fewer blocks than shift, the cache holds what no published forward pass gives
+            tower.shifted = self.inner.token_shift if owned >= self.inner.token_shift else 0
         elif owned > most:
             raise ValueError(
                 f"tail.text in params.yaml lets a run own {most} of the text tower's {shape.layers} blocks, not {owned}; "
@@ -72,7 +74,7 @@ class Tuned(Method):
         made: Features = {}
         given = self.needs.intersection(features)
         if "hidden" in given:
-            made |= self.see(features["hidden"], "frame", "patch")
+            made |= self.see(features["hidden"], "frame", "patch", features["frame_mask"])
         if "image_hidden" in given:
             made |= self.see(features["image_hidden"], "image", "image_patch")
         if "token" in given:
@@ -81,9 +83,12 @@ class Tuned(Method):
             made["triplet"] = self.read_phrases(features["triplet_token"])
         return {**features, **{name: tensor for name, tensor in made.items() if name in self.inner.needs}}
 
-    def see(self, hidden: Tensor, whole: str, part: str) -> Features:
-        """(..., D) and (..., P, D) tokens of pictures from (..., 1 + P, W) hidden states, under these names."""
-        token = self.towers["image"](hidden.flatten(0, -3)).unflatten(0, hidden.shape[:-2])
+    def see(self, hidden: Tensor, whole: str, part: str, frames: Tensor | None = None) -> Features:
+        """(..., D) and (..., P, D) tokens of pictures from (..., 1 + P, W) hidden states, under these names.
+
+        frames: (B, N) which frames of videos there are; a still has no neighbours.
+        """
+        token = self.towers["image"](hidden.flatten(0, -3), frames).unflatten(0, hidden.shape[:-2])
         return {whole: token[..., 0, :].contiguous(), part: token[..., 1:, :].contiguous()}
 
     def read_captions(self, ids: Tensor, mask: Tensor) -> Features:
@@ -161,9 +166,9 @@ def tower_rates(name: str, blocks: int, config: Config) -> dict[str, float]:
 
 
 def tuned_towers(tune: str) -> tuple[str, ...]:
-    """The towers whose blocks learn. ValueError for a word that means none."""
+    """The towers whose blocks learn. ValueError for a word that is no setting of `tune`."""
     if tune not in TUNE:
-        raise ValueError(f"tune is image, text, true (both) or empty, not {tune!r}")
+        raise ValueError(f"tune: {tune!r} is not one of {', '.join(TUNE)}")
     return TUNE[tune]
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from train.layers.precision import full_precision
+from train.layers.token_shift import shift_tokens
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "quick_gelu": lambda value: value * torch.sigmoid(1.702 * value),
@@ -54,10 +55,14 @@ class CLIPBlock(nn.Module):
         self.qkv, self.out = nn.Linear(shape.width, 3 * shape.width), nn.Linear(shape.width, shape.width)
         self.wide, self.narrow = nn.Linear(shape.width, shape.hidden), nn.Linear(shape.hidden, shape.width)
 
-    def forward(self, token: Tensor) -> Tensor:
-        """(B, T, W) tokens that have heard each other; in a causal tower each hears itself and those before it."""
+    def forward(self, token: Tensor, frames: Tensor | None = None) -> Tensor:
+        """(B, T, W) tokens that have heard each other; in a causal tower each hears itself and those before it.
+
+        frames: of videos, (videos, N) which frames there are; the tokens then shift between the frames of a video.
+        """
         batch, count, width = token.shape
-        qkv = self.qkv(self.norm_attention(token)).view(batch, count, 3, self.heads, -1)
+        normed = self.norm_attention(token)
+        qkv = self.qkv(normed if frames is None else shift_tokens(normed, frames)).view(batch, count, 3, self.heads, -1)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # (B, heads, T, W / heads) each
         heard = F.scaled_dot_product_attention(query, key, value, is_causal=self.causal)
         token = token + self.out(heard.transpose(1, 2).reshape(batch, count, width))
@@ -79,6 +84,7 @@ class Tower(nn.Module):
             )
         self.shape, self.first = shape, first
         self.skipped = 0  # frozen blocks that the cache has already run
+        self.shifted = 0  # last blocks in which tokens shift between frames
         self.recompute = False  # trade time for memory: the blocks run again in the backward pass
         self.frozen = nn.ModuleList(CLIPBlock(shape, causal) for _ in range(shape.layers - first - owned))
         self.blocks = nn.ModuleList(CLIPBlock(shape, causal) for _ in range(owned))
@@ -100,14 +106,18 @@ class Tower(nn.Module):
             )
         self.skipped = first - self.first
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """(B, T, W) residual stream before block `first` -> (B, T, D) tokens, normed, projected, of any length."""
+    def forward(self, hidden: Tensor, frames: Tensor | None = None) -> Tensor:
+        """(B, T, W) residual stream before block `first` -> (B, T, D) tokens, normed, projected, of any length.
+
+        frames: of videos, (videos, N) which frames there are, for the blocks in which tokens shift between them.
+        """
         with torch.no_grad():
             for block in self.frozen[self.skipped :]:
                 hidden = block(hidden)
-        for block in self.blocks:
+        for number, block in enumerate(self.blocks):
+            seen = frames if number >= len(self.blocks) - self.shifted else None
             again = self.recompute and torch.is_grad_enabled()
-            hidden = checkpoint(block, hidden, use_reentrant=False) if again else block(hidden)
+            hidden = checkpoint(block, hidden, seen, use_reentrant=False) if again else block(hidden, seen)
         return self.project(hidden)
 
     @full_precision

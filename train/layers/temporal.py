@@ -1,9 +1,12 @@
 """The transformer over the frames of a video."""
 
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from train.layers.clip_blocks import read_header
 from train.layers.precision import widen
 
 
@@ -44,6 +47,30 @@ class TemporalEncoder(nn.Module):
         super().__init__()
         self.position = nn.Parameter(0.01 * torch.randn(positions, dimension))
         self.blocks = nn.ModuleList(TransformerBlock(dimension, count_heads(dimension)) for _ in range(layers))
+
+    @torch.no_grad()
+    def read(self, path: Path) -> None:
+        """Start from CLIP's first text blocks and its positions in tail.safetensors, as CLIP4Clip does, not from the identity.
+
+        What there is more of here starts as it would. Errors: ValueError where CLIP's blocks are of another shape.
+        """
+        from safetensors import safe_open
+
+        shape, width = read_header(path)["text"], self.position.shape[1]
+        own = {"width": width, "heads": count_heads(width), "hidden": 4 * width, "activation": "quick_gelu"}
+        if other := {name: value for name, value in own.items() if getattr(shape, name) != value}:
+            raise ValueError(
+                f"temporal_init: clip needs text blocks of {', '.join(f'{name} {value}' for name, value in other.items())}; this "
+                f"CLIP's have {', '.join(str(getattr(shape, name)) for name in other)}; set temporal_init to identity"
+            )
+        with safe_open(path, "pt") as file:
+            position = file.get_tensor("text.position")[: len(self.position)]
+            self.position[: len(position)] = position
+            there = {name.split(".")[2] for name in file.keys() if name.startswith("text.blocks.")}  # noqa: SIM118 no dict
+            for number, block in enumerate(self.blocks[: len(there)]):
+                block.load_state_dict(
+                    {name: file.get_tensor(f"text.blocks.{number}.{name}") for name in block.state_dict()}
+                )
 
     def forward(self, frame: Tensor, mask: Tensor) -> Tensor:
         """(B, N, D) unit frames that know their neighbours and their place."""

@@ -1,7 +1,7 @@
 """CLIP4Clip (Luo et al. 2021): the sentence against a video of mean-pooled or temporally encoded frames.
 
-Faithful but for two things: CLIP is frozen, so `meanP` learns its scale alone, and the temporal transformer starts as the
-identity instead of from CLIP's text blocks, which a cache of tensors does not hold.
+Faithful but for two defaults: CLIP is frozen, so that `meanP` learns its scale alone (`tune: true` lets CLIP's blocks learn), and
+the temporal transformer starts as the identity (`temporal_init: clip`: from CLIP's text blocks).
 """
 
 from dataclasses import dataclass

@@ -3,7 +3,8 @@
 Losses and weights are those of the published code (adxcreative/EERCF, modules/modeling_fineclip_patches_cdcl.py, main_eercf.py):
 0.8 of a contrast over the parameter-free "weak" scores, 0.2 of one over the video as the text looks at it ("strong"). Every pair
 gets the score by which the published code ranks its fifty candidates again; `score_coarse` is the one that recalls them. Absent
-frames have no vote. CLIP is frozen, and the temporal encoder starts as the identity. Images are looked for by the sentence.
+frames have no vote. By default CLIP is frozen, and the temporal encoder starts as the identity. Images are looked for by the
+sentence.
 """
 
 # Axes: B batch, T texts, V videos, N frames, P patches of a frame, D embedding.

@@ -3,9 +3,9 @@
 The head is that of the published code (LiuRicky/ts2_net, modules/modeling.py, differential_topk.py): a frame's own token always
 stays, three patches are chosen by an MLP that sees the frame, all four go through the temporal encoder, and of what comes out the
 frames' places are kept. Two modules that it never uses (a prompt encoder and a text selector) are left out, see UNUSED.
-Otherwise than there CLIP is frozen, so that its token shift inside CLIP's blocks 10 and 11 is missing; the temporal encoder
-starts as the identity; in evaluation the best patches themselves are taken, not a random mixture (`faithful: true` takes
-the mixture). Images are looked for by the sentence.
+Tokens shift between frames inside CLIP's last two blocks where a run owns these (`tune: image`). Otherwise than there CLIP is
+frozen by default, and nothing shifts; the temporal encoder starts as the identity; in evaluation the best patches themselves are
+taken, not a random mixture (`faithful: true` takes the mixture). Images are looked for by the sentence.
 """
 
 # Axes: B batch, T texts, V videos, N frames, P patches of a frame, k chosen patches, D embedding.
@@ -32,6 +32,7 @@ class Config(Config):
     samples: int = 500  # noisy copies in the perturbed top-k
     sigma: float = 0.05  # their noise
     sharpness: float = 4.0  # of the softmax over frames
+    token_shift: int = 2  # last image blocks in which tokens shift between frames, where the run owns them
     logit_scale: float = 20.0  # of the loss at the first step; at most 100, as CLIP's
     faithful: bool = False  # in evaluation, patches mixed by chance, as published
 
@@ -44,6 +45,7 @@ class TS2Net(Method):
 
     def __init__(self, config: Config):
         super().__init__(config)
+        self.token_shift = config.token_shift
         tokens = (1 + min(config.k, config.patches)) * config.frames
         self.temporal = layers.TemporalEncoder(config.dimension, config.layers, max(77, tokens))
         self.selector = layers.FrameSelector(

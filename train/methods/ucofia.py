@@ -3,9 +3,9 @@
 The head is that of the published code (Ziyang412/UCoFiA, train/modules/modeling_ucofia.py). Four matrices that it never uses
 are left out, see UNUSED. By default three slips are mended: chosen patches are brought to length 1 and their score weighs as much
 as the other two, padding has no vote, and in evaluation the best patches are taken; `faithful: true` takes all three back.
-Otherwise than there CLIP is frozen, so that its token shift inside CLIP's blocks 10 and 11 is missing, and the temporal
-encoder starts as the identity. Its normalisation of test scores over the training captions (SK-norm) is not applied. Images
-are looked for by the sentence.
+Tokens shift between frames inside CLIP's last two blocks where a run owns these (`tune: image`). Otherwise than there CLIP is
+frozen by default, and nothing shifts, and the temporal encoder starts as the identity. Its normalisation of test scores over the
+training captions (SK-norm) is not applied. Images are looked for by the sentence.
 """
 
 # Axes: B batch, T texts, V videos, L words, N frames, P patches of a frame, k chosen patches, D embedding.
@@ -31,6 +31,7 @@ class Config(Config):
     samples: int = 500  # noisy copies in the perturbed top-k
     sigma: float = 0.05  # their noise
     softmax_temperature: float = 0.01  # both temperatures of ISA
+    token_shift: int = 2  # last image blocks in which tokens shift between frames, where the run owns them
     logit_scale: float = 20.0  # of the loss at the first step; at most 100, as CLIP's
     faithful: bool = False  # as published, slips and all
     RENAMED = {"sharpness": "softmax_temperature"}
@@ -49,6 +50,7 @@ class UCoFiA(Method):
 
     def __init__(self, config: Config):
         super().__init__(config)
+        self.token_shift = config.token_shift
         size, temperatures = config.dimension, (config.softmax_temperature,) * 2
         tokens = (1 + min(config.k, config.patches)) * config.frames
         self.temporal = layers.TemporalEncoder(size, config.layers, max(77, config.frames))

@@ -1,8 +1,8 @@
 """X-CLIP (Ma et al. 2022): sentence and words against video and frames, four granularities in one fused score.
 
 The head is that of the published code (xuguohai/X-CLIP, modules/modeling_xclip.py). Padding words and absent frames have no vote;
-`faithful: true` gives them the one that they have in the published code, where every softmax runs over all places. Otherwise than
-there CLIP is frozen, and the temporal encoder starts as the identity. Images are looked for by the sentence, as CLIP does.
+`faithful: true` gives them the one that they have in the published code, where every softmax runs over all places. By default
+CLIP is frozen, otherwise than there, and the temporal encoder starts as the identity. Images are looked for by the sentence.
 """
 
 # Axes: B batch, T texts, V videos, L words, N frames, D embedding.
