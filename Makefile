@@ -34,7 +34,6 @@ demo: environment parser
 
 table:
 	@$(run) eval.report --table
-	@echo "report: $$(ls -d $(CURDIR)/cache/*/report/index.html | tr '\n' ' ')"
 
 # three seeds of every method of one dataset: they are written to `seeds` in params.yaml and are runs like the first.
 # make seeds [NAME=demo]

@@ -11,7 +11,7 @@ from typing import Any
 
 from eval.overview import build_tables, gather_metrics, print_tables, summarize, to_markdown, to_text
 from eval.report import facts, page
-from eval.report.bare import build_bare
+from eval.report.bare import build_bare, search_command
 from eval.report.figures import (
     LETTERS,
     choose_lead,
@@ -92,6 +92,13 @@ def build(folder: Path, runs: dict[str, list[dict[str, Any]]]) -> str:
     return page.page(f"UniTriM: {folder.name}", style, header, page.switch(names, lead), sections)
 
 
+def where_next(folder: Path) -> list[str]:
+    """What a person does after the numbers, where it can be done: look at the report, search."""
+    report = folder / "report" / "index.html"
+    command = search_command(folder)
+    return [f"report: {report.absolute()}"] * report.exists() + [f"search: {command}"] * bool(command)
+
+
 @stage.command
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -111,6 +118,8 @@ def main() -> None:
         )
     if args.table or args.markdown:
         print_tables(found, to_markdown if args.markdown else to_text)
+        if not args.markdown:
+            print("\n".join(line for folder in found for line in where_next(folder)))
         return
     try:
         runs = gather_metrics(found[0])

@@ -24,10 +24,9 @@ def build_bare(folder: Path) -> str:
         f'<p class="lead">{escape(folder.name)}: {len(names) - photos:,} videos and {photos:,} photos can be searched; CLIP '
         f"<code>{escape(Path(clip['name']).name)}</code>, weights {clip['sha256'][:12]}. There are no captions to score by.</p>"
     )
-    command = f'python -m eval.search --run {folder}/runs/zero_shot --shards {folder} "a red ball"'
     why = "".join(f"<li>{escape(line)}</li>" for line in skipped_lines(folder))
     parts = [
-        ("search", "Search", "What to type:", f"<pre>{escape(command)}</pre><ul>{why}</ul>"),
+        ("search", "Search", "What to type:", f"<pre>{escape(search_command(folder))}</pre><ul>{why}</ul>"),
         (
             "items",
             "What is in it",
@@ -40,6 +39,13 @@ def build_bare(folder: Path) -> str:
     sections = [(name, title, page.section(name, title, lead, body)) for name, title, lead, body in parts]
     style = (Path(__file__).parent / "report.css").read_text()
     return page.page(f"UniTriM: {folder.name}", style, header, "", sections)
+
+
+def search_command(folder: Path) -> str:
+    """What finds something in a dataset: by the baseline, which needs no training, else by any run; empty where there is none."""
+    runs = sorted(path.parent for path in (folder / "runs").glob("*/checkpoint.pt"))
+    run = next((path for path in runs if path.name == facts.BASELINE), runs[0] if runs else None)
+    return "" if run is None else f'python -m eval.search --run {run} --shards {folder} "a red ball"'
 
 
 def pictures(source: Source, names: list[str]) -> str:

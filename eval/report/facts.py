@@ -78,7 +78,7 @@ def warnings(folder: Path) -> str:
 
 def runs_section(folder: Path, runs: dict[str, list[dict[str, Any]]]) -> str:
     """A row a run, its settings folded under the table; then the cache's own facts and the rejects."""
-    rows, settings = [], []
+    rows, settings, weights = [], [], []
     for name, seeds in runs.items():
         records = [
             read_json(folder / "runs" / run_name(folder, name, metrics["seed"]) / "run.json") for metrics in seeds
@@ -86,10 +86,23 @@ def runs_section(folder: Path, runs: dict[str, list[dict[str, Any]]]) -> str:
         rows += [run_row(name, *pair) for pair in zip(seeds, records)]
         if config := records[0].get("config"):  # seeds of other settings are stale, and not here
             settings.append((name, {key: format_setting(value) for key, value in sorted(config.items())}))
+        weights.append(part_weights(name, [(one["seed"], record) for one, record in zip(seeds, records)]))
     head = ["method", "seed", "parameters", "seconds", "joint calibration", "torch", "code", "shards"]
     table = page.plain_table("Runs", head, rows)
     folded = "".join(page.details(f"settings of {name}", page.pairs(values)) for name, values in settings)
-    return f"{table}{folded}{page.pairs(cache_facts(folder))}{rejects(folder)}"
+    return f"{table}{''.join(weights)}{folded}{page.pairs(cache_facts(folder))}{rejects(folder)}"
+
+
+def part_weights(name: str, runs: list[tuple[int, dict[str, Any]]]) -> str:
+    """What each part of a method's score counts in each of its runs, in percent; nothing where nobody chose that."""
+    chosen = [(seed, record["fusion"]) for seed, record in runs if "fusion" in record]
+    if not chosen:
+        return ""
+    parts = list(chosen[0][1]["weights"])
+    rows = [[f"seed {seed}", *(f"{100 * one['weights'][part]:.0f} %" for part in parts)] for seed, one in chosen]
+    where = f"chosen on {chosen[0][1]['chosen_on']}, by {chosen[0][1]['texts']:,} texts"
+    head = ["run", *(part.replace("_", "–") for part in parts)]
+    return page.plain_table(f"What each part of {name}'s score counts, {where}", head, rows)
 
 
 def run_row(name: str, metrics: dict[str, Any], record: dict[str, Any]) -> list[str]:

@@ -201,6 +201,9 @@ def home(tmp_path_factory):
         )
         record = {"method": method, "seed": seed, "parameters": 1234567, "seconds": 12.3, "torch": "2.9.1"}
         record |= {"config": {"batch": 48, "alignments": ["sentence_video"]}, "code": "c0de" * 8}
+        if method == "mean":
+            weights = {"sentence_video": 0.25, "word_patch": 0.75 - 0.1 * seed}
+            record["fusion"] = {"chosen_on": "val", "texts": 1600, "weights": weights}
         files.write(folder / "runs" / name / "run.json", json.dumps(record))
         if method == "zero_shot":
             continue
@@ -306,6 +309,8 @@ def test_runs_settings_versions_and_rejects_have_a_place(written):
     runs = written[written.index('id="runs"') :]
     for shown in ("1,234,567", "2.9.1", "c0dec0dec0de", "settings of mean", "<dd>48</dd>", "sentence_video"):
         assert shown in runs
+    assert "What each part of mean&#x27;s score counts, chosen on val, by 1,600 texts" in runs
+    assert "sentence–video" in runs and all(f"<td>{share} %</td>" in runs for share in (25, 75, 65))
     assert "unreadable" in runs and "&lt;bad&gt;.mp4" in runs and "no moov atom" in runs and "<bad>" not in written
 
 
@@ -404,13 +409,20 @@ def test_a_dataset_without_captions_has_a_page_and_a_sentence_a_method(tmp_path,
     for path in (folder / "scores").glob("*"):
         shutil.rmtree(path)
     run.skip(folder / "scores" / "unitrim", "test", {"method": "unitrim", "seed": 0, "split": "test", "skipped": why})
+    for name in ("max_sim", "zero_shot"):
+        files.write(folder / "runs" / name / "checkpoint.pt", "weights")
     run_command("eval.report", "--dataset", "toy")
     drawn = (folder / "report" / "index.html").read_text()
     assert (
         why in drawn and "python -m eval.search --run cache/toy/runs/zero_shot" in drawn and "can be searched" in drawn
     )
     run_command("eval.report", "--table")
-    assert f"unitrim: {why}" in capsys.readouterr().out
+    said = capsys.readouterr().out.splitlines()
+    assert said[-3:] == [
+        f"unitrim: {why}",
+        f"report: {(folder / 'report' / 'index.html').absolute()}",
+        'search: python -m eval.search --run cache/toy/runs/zero_shot --shards cache/toy "a red ball"',
+    ]
 
 
 def test_scores_that_are_not_of_what_stands_are_left_out_with_a_sentence(tmp_path):
