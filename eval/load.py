@@ -19,7 +19,8 @@ def load_run(run: Path, shards: Path, device: str) -> tuple[Any, Any, dict[str, 
     record = json.loads((run / "run.json").read_text())
     try:
         method = checkpoint.load(run, device)
-        cache = data.Cache(shards, method.needs, words=method.config.words, triplets=method.config.triplets)
+        needs = method.needs - method.taught_by
+        cache = data.Cache(shards, needs, words=method.config.words, triplets=method.config.triplets)
         if cache.tail:
             method.enter(cache.tail)
     except OSError as error:

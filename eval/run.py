@@ -125,7 +125,7 @@ def score_run(
         return skip(home, split, identify(run, record, shards, split, {}) | {"skipped": record["skipped"]})
     with distributed.in_turn():
         method, cache, record = load_run(run, shards, device)
-    facts = identify(run, record, shards, split, identity(shards, method.needs))
+    facts = identify(run, record, shards, split, identity(shards, method.needs - method.taught_by))
     if split == "test" and not len(cache.captions("test")):
         return skip(home, split, facts | {"skipped": "not scored: the test split has no captions"})
     try:

@@ -11,6 +11,7 @@ PARTS = {
     "splits": "splits",
     "text": "captions",
     "triplet": "triplets",
+    "spans": "nouns and verbs",
     "visual": "frames",
     "image": "keyframes",
     "tail": "hidden states",

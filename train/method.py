@@ -6,9 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args, get_origin
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from train import losses
 from train.layers.precision import full_precision, widen
 
 Features = dict[str, Tensor]  # every tensor has the batch axis first, so rows can be sliced and joined
@@ -111,9 +113,9 @@ class Method(nn.Module):
 
     Config: type[Config] = Config
     needs: frozenset[str] = frozenset()
-    token_shift: int = (
-        0  # last blocks of the image tower in which tokens shift between frames, where the run owns as many
-    )
+    # last blocks of the image tower in which tokens shift between frames, where the run owns as many
+    token_shift: int = 0
+    taught_by: frozenset[str] = frozenset()  # of `needs`, those that only losses read: scoring and searching do without
 
     def __init__(self, config: Config):
         super().__init__()
@@ -141,6 +143,21 @@ class Method(nn.Module):
         """(T, V) scores of encoded texts against encoded videos."""
         raise NotImplementedError
 
+    def recalled(self) -> int:
+        """How many of a text's best videos by `score_coarse` are ranked again by `score_videos`; 0: all have the one score."""
+        return 0
+
+    def score_coarse(self, text: Features, video: Features) -> Tensor:
+        """(T, V) scores that are cheap, by which videos are recalled."""
+        raise NotImplementedError
+
+    def attend(self, features: Features) -> dict[str, tuple[Tensor, Tensor]]:
+        """Where in its own video each caption's removed words are looked for: none by default.
+
+        {noun or verb: ((B, N, P) weights of patches, the largest of a video 1; (B,) whether there is such a word)}
+        """
+        return {}
+
     @full_precision
     def score_images(self, text: Features, image: Features) -> Tensor:
         """(T, I) scores of encoded texts against encoded images: by default the cosine with the sentence embedding."""
@@ -165,6 +182,33 @@ class Method(nn.Module):
     def learned(self, phase: Phase) -> dict[str, nn.Module]:
         """The modules that a phase moves."""
         return {name: self.get_submodule(name) for name in phase.learns}
+
+
+class OneScore(Method):
+    """A method of one score, trained in one phase by the symmetric cross-entropy of it; `scale` is its temperature."""
+
+    term = "fused"  # name of the loss
+    scale: nn.Module
+
+    def phases(self) -> list[Phase]:
+        """All that it has learns text and video."""
+        names = [name for name, _ in self.named_children()]
+        return [Phase("alignment", self.config.epochs, names, self.loss, self.config.learning_rate, ("text_video",))]
+
+    def loss(self, batch: Features, progress: float) -> dict[str, Tensor]:
+        """The diagonal of a batch is right, as published: further captions of a video count as wrong."""
+        score = self.score_videos(self.encode_text(batch), self.encode_video(batch))
+        return {self.term: losses.clip_loss(score, self.scale())}
+
+
+def still_video(features: Features, frames: int) -> Features:
+    """Images (B, D) and their patches (B, P, D) as videos of one picture, repeated."""
+    image, patch = features["image"], features["image_patch"]
+    return {
+        "frame": image[:, None].expand(-1, frames, -1),
+        "patch": patch[:, None].expand(-1, frames, -1, -1),
+        "frame_mask": image.new_ones(len(image), frames, dtype=torch.bool),
+    }
 
 
 @full_precision

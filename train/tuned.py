@@ -33,7 +33,7 @@ class Tuned(Method):
     def __init__(self, inner: Method):
         nn.Module.__init__(self)
         self.config, self.inner = inner.config, inner
-        self.needs = tuned_needs(inner.needs, inner.config.tune)
+        self.needs, self.taught_by = tuned_needs(inner.needs, inner.config.tune), inner.taught_by
         self.towers = nn.ModuleDict({kind: self.build_tower(kind) for kind in tuned_towers(inner.config.tune)})
 
     def build_tower(self, kind: str) -> Tower:
@@ -81,7 +81,9 @@ class Tuned(Method):
             made |= self.read_captions(features["token"], features["word_mask"])
         if "triplet_token" in given:
             made["triplet"] = self.read_phrases(features["triplet_token"])
-        return {**features, **{name: tensor for name, tensor in made.items() if name in self.inner.needs}}
+        beside = {name for name in features if name.endswith("_mask")} | {"label"}
+        kept = {name: features[name] for name in features if name in beside | (given & self.inner.needs)}
+        return kept | {name: tensor for name, tensor in made.items() if name in self.inner.needs}
 
     def see(self, hidden: Tensor, whole: str, part: str, frames: Tensor | None = None) -> Features:
         """(..., D) and (..., P, D) tokens of pictures from (..., 1 + P, W) hidden states, under these names.
@@ -119,6 +121,18 @@ class Tuned(Method):
     def score_videos(self, text: Features, video: Features) -> Tensor:
         """The method's own."""
         return self.inner.score_videos(text, video)
+
+    def recalled(self) -> int:
+        """The method's own."""
+        return self.inner.recalled()
+
+    def score_coarse(self, text: Features, video: Features) -> Tensor:
+        """The method's own."""
+        return self.inner.score_coarse(text, video)
+
+    def attend(self, features: Features) -> dict[str, tuple[Tensor, Tensor]]:
+        """The method's own, of tuned tokens."""
+        return self.inner.attend(self.expand(features))
 
     def score_images(self, text: Features, image: Features) -> Tensor:
         """The method's own."""

@@ -8,8 +8,21 @@ import pyarrow.parquet
 
 from pipeline.shards import layout, reader
 
+SPANS = ("without_noun", "noun", "without_verb", "verb")
 # the features there are
-NEEDS = ("sentence", "word", "triplet", "token", "triplet_token", "frame", "patch", "hidden", "image", "image_patch")
+NEEDS = (
+    "sentence",
+    "word",
+    "triplet",
+    "token",
+    "triplet_token",
+    *SPANS,
+    "frame",
+    "patch",
+    "hidden",
+    "image",
+    "image_patch",
+)
 PHRASES = frozenset({"triplet", "triplet_token"})
 
 
@@ -30,6 +43,9 @@ def identity(folder: Path, needs: Iterable[str] = NEEDS) -> dict[str, str]:
         if needs & PHRASES:
             edges, keys = shard["triplet_offset"].tolist(), shard["triplet"].tolist()
             parts["triplet"].append([(name, keys[a:b]) for name, a, b in zip(shard["caption_id"], edges, edges[1:])])
+    if needs & set(SPANS):
+        found = [reader.Shard(path, "spans") for path in layout.shard_paths(folder / "spans")]
+        parts["spans"] = [zip(shard["caption_id"], shard["fingerprint"]) for shard in found]
     if needs & {"hidden", "image_hidden"}:
         tails = {
             reader.Shard(path, "visual").attributes.get("tail", 0) for path in layout.shard_paths(folder / "visual")

@@ -35,11 +35,20 @@ def batch(count: int = 4, seed: int = 0, sizes: dict[str, int] = SIZES) -> Featu
     patch = torch.randn(count, sizes["frames"], sizes["patches"], size, generator=made)
     for tensor, mask in ((word, word_mask), (triplet, triplet_mask), (frame, frame_mask), (patch, frame_mask)):
         tensor[~mask] = 50.0
+    spans = {}
+    for kind in ("noun", "verb"):
+        left, left_mask = tokens(sizes["words"], 2)
+        lost, lost_mask = tokens(3, 1)
+        lost[2 % count, 0] = lost[0, 0]  # two captions have lost the same word
+        for tensor, mask in ((left, left_mask), (lost, lost_mask)):
+            mask[1:2] &= kind == "noun"  # and one has lost no verb
+            tensor[~mask] = 50.0
+        spans |= {f"without_{kind}": left, f"without_{kind}_mask": left_mask, kind: lost, f"{kind}_mask": lost_mask}
     hidden = torch.randn(count, sizes["frames"], 1 + sizes["patches"], TOWER["width"], generator=made)
     hidden[~frame_mask] = 50.0
     phrase = torch.randint(TOWER["vocabulary"], (count, sizes["triplets"], 6), generator=made, dtype=torch.int32)
     spoken = torch.arange(6) < torch.randint(2, 7, phrase.shape[:2], generator=made)[..., None]
-    return {
+    return spans | {
         "hidden": hidden,
         "image_hidden": hidden[:, 0],
         "token": torch.randint(TOWER["vocabulary"], word.shape[:2], generator=made, dtype=torch.int32),

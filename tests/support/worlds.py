@@ -49,6 +49,7 @@ def cache(
     _manifest(folder, names, captions, world)
     _visual(folder, kept, names[len(kept) :], world, count)
     _text(folder, captions, world, count)
+    _spans(folder, captions, world, count)
     facts = {"name": "random", "path": None, "revision": None, "sha256": SHA, "image_size": 32, "patch_size": 16}
     facts |= {"patches": patches, "dimension": dimension, "context": 32}
     write(folder / "clip" / "clip.json", json.dumps(facts, indent=1))
@@ -201,3 +202,33 @@ def _text(folder, captions, world, count):
             "triplet": np.array([row for rows_of_one in picked for row in rows_of_one], np.int64),
         }
         shards.write(shards.shard_path(folder / "text", shard), "text", tensors, made)
+
+
+def _spans(folder, captions, world, count):
+    """Nouns "thing" and the verb; every third caption has no verb."""
+    made = _attributes(folder, words=32)
+    lost = sorted({"thing", *VERBS}, key=shards.phrase_key)
+    embedding = world.random.normal(size=(len(lost), world.dimension)).astype(np.float16)
+    key = np.array([shards.phrase_key(word) for word in lost])
+    table = {"key": key, "phrase": lost, "embedding": embedding}
+    shards.write(folder / "spans" / "removed.h5", "removed", table, made)
+    parts = {name: [] for name in range(count)}
+    for name, video, index in captions:
+        parts[shards.shard_number(video, count)].append((name, video, index))
+    for shard, rows in parts.items():
+        said = {"noun": [["thing"]] * len(rows), "verb": [[VERBS[index % 5]] * (index % 3 > 0) for _, _, index in rows]}
+        tensors = {
+            "caption_id": [name for name, _, _ in rows],
+            "video_id": [video for _, video, _ in rows],
+            "fingerprint": [shards.fingerprint(name) for name, _, _ in rows],
+        }
+        for kind, words in said.items():
+            left = [world.see("word", row[1], 5 * len(own)) for row, own in zip(rows, words)]
+            keys = [shards.phrase_key(word) for own in words for word in own]
+            tensors |= {
+                f"without_{kind}": [np.empty((0, world.dimension), np.float16), *left],
+                f"without_{kind}_offset": np.cumsum([0, *map(len, left)]),
+                kind: np.array(keys, np.int64),
+                f"{kind}_offset": np.cumsum([0, *map(len, words)]),
+            }
+        shards.write(shards.shard_path(folder / "spans", shard), "spans", tensors, made)

@@ -15,7 +15,19 @@ from tests.bench.loader import drop
 from tests.support import worlds
 from train.data import Cache, Loader, ragged
 
-ALL = {"sentence", "word", "triplet", "frame", "patch", "image", "image_patch"}
+ALL = {
+    "without_noun",
+    "noun",
+    "without_verb",
+    "verb",
+    "sentence",
+    "word",
+    "triplet",
+    "frame",
+    "patch",
+    "image",
+    "image_patch",
+}
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +53,14 @@ def plainly(folder, caption, video):
                 found |= {"sentence": file["sentence"][row], "word": file["word"][slice(*word)]}
                 rows = np.searchsorted(phrases["key"][:], file["triplet"][slice(*triplet)])
                 found["triplet"] = np.stack([phrases["embedding"][at] for at in rows])
+    for path in (folder / "spans").glob("0*.h5"):
+        with h5py.File(path) as file, h5py.File(folder / "spans" / "removed.h5") as removed:
+            ids = file["caption_id"].asstr()[:].tolist()
+            for kind in ("noun", "verb") if caption in ids else ():
+                row = ids.index(caption)
+                left, keys = (file[f"{name}_offset"][row : row + 2] for name in (f"without_{kind}", kind))
+                found[f"without_{kind}"] = file[f"without_{kind}"][slice(*left)]
+                found[kind] = removed["embedding"][:][np.searchsorted(removed["key"][:], file[kind][slice(*keys)])]
     keyframe = pyarrow.parquet.read_table(folder / "keyframes.parquet").to_pydict()
     for path in (folder / "visual").glob("0*.h5"):
         with h5py.File(path) as file:

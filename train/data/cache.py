@@ -10,12 +10,13 @@ import numpy as np
 import torch
 
 from pipeline.files import read_table
-from pipeline.shards import Shard, ShardError, prove_shards, rebuild_command, require_one_clip, shard_paths
+from pipeline.shards import Shard, ShardError, prove_shards, rebuild_command, require_one_clip, shard_path, shard_paths
 from pipeline.shards.identity import PHRASES
 from train.data.ragged import Indexed, Memory, PaddedColumn, Ragged, ShardColumn, collect
 from train.method import Features
 
 TEXT = ("sentence", "word", "triplet", "token", "triplet_token")
+SPANS = ("without_noun", "noun", "without_verb", "verb")  # of captions too; a caption may have none of a kind
 VIDEO = ("frame", "patch", "hidden")
 IMAGE = ("image", "image_patch", "image_hidden")
 SINGLE = ("sentence", "image", "image_patch", "image_hidden")  # one row a sample: no length axis, no mask
@@ -35,20 +36,26 @@ class Cache:
 
     def __init__(self, folder: Path | str, needs: Iterable[str], words: int = 32, triplets: int = 8):
         self.folder, self.needs = Path(folder), frozenset(needs)
-        unknown = self.needs - {*TEXT, *VIDEO, *IMAGE}
+        unknown = self.needs - {*TEXT, *SPANS, *VIDEO, *IMAGE}
         if unknown:
-            raise ValueError(f"no such features: {', '.join(sorted(unknown))}; there are {TEXT + VIDEO + IMAGE}")
+            raise ValueError(
+                f"no such features: {', '.join(sorted(unknown))}; there are {TEXT + SPANS + VIDEO + IMAGE}"
+            )
         self.words, self.triplets = words, triplets
         visual = self._shards("visual", "visual")
         text = self._shards("text", "text")
         phrases = [Shard(self.folder / "text" / "phrases.h5", "phrases")] if self.needs & PHRASES else []
-        prove_shards(self.folder, [*visual, *text, *phrases])
-        self.clip_sha256 = require_one_clip(visual + text)
+        spans = self._shards("spans", "spans") if self.needs & set(SPANS) else []
+        removed = [Shard(self.folder / "spans" / "removed.h5", "removed")] if spans else []
+        prove_shards(self.folder, [*visual, *text, *phrases, *spans, *removed])
+        self.clip_sha256 = require_one_clip([*visual, *text, *spans, *removed])
         self._rows(visual, text)
         self.features: dict[str, Ragged | Indexed] = {}
         self.tail = 0  # of CLIP's last image blocks, how many `hidden` lets a run own; 0 where it is not needed
         self._open_visual(visual)
         self._open_text(text)
+        if spans:
+            self._open_spans(spans, removed[0])
         self.dimension = visual[0].place("frame").shape[1]
         self.patches = visual[0].place("patch").shape[1]
         self.frames = max(int(visual[0].attributes["frames"]), int(self.frame_count.max(initial=1)))
@@ -65,11 +72,11 @@ class Cache:
         return np.flatnonzero(self.video_split == split)
 
     def text(self, rows: np.ndarray, dtype: torch.dtype = torch.float32) -> Features:
-        """Those of sentence (B, D), word (B, L, D), triplet (B, M, D) that are needed, with masks, each in fresh memory.
+        """Those of sentence (B, D), word (B, L, D), triplet (B, M, D) and of SPANS, that are needed, with masks.
 
         For who runs the text tower itself: token (B, L) int32, triplet_token (B, M, T) int32 with -1 behind each phrase's last.
         """
-        return self.collect(TEXT, rows, allocate, dtype)
+        return self.collect(TEXT + SPANS, rows, allocate, dtype)
 
     def video(self, rows: np.ndarray, dtype: torch.dtype = torch.float32) -> Features:
         """Those of frame (B, N, D), patch (B, N, P, D), hidden (B, N, 1 + P, W) that are needed, with frame_mask."""
@@ -125,7 +132,9 @@ class Cache:
     def _shards(self, name: str, kind: str) -> list[Shard]:
         found = [Shard(path, kind) for path in shard_paths(self.folder / name)]
         if not found:
-            raise ShardError(f"{self.folder} has no {name} shards; run: dvc repro {name}@{self.folder.name}")
+            raise ShardError(
+                f"{self.folder} has no {name} shards; run: {rebuild_command(shard_path(self.folder / name, 0))}"
+            )
         return found
 
     def _table(self, name: str, stage: str) -> dict[str, list]:
@@ -234,10 +243,7 @@ class Cache:
         if self.needs & PHRASES:
             phrases = Shard(self.folder / "text" / "phrases.h5", "phrases")
             require_one_clip([text[0], phrases])
-            wanted, known = np.concatenate([np.asarray(shard["triplet"]) for shard in text]), np.asarray(phrases["key"])
-            row = np.minimum(np.searchsorted(known, wanted), max(len(known) - 1, 0))
-            if len(wanted) and (not len(known) or (known[row] != wanted).any()):
-                raise ShardError(f"{phrases.path} does not fit the text shards; run: {rebuild_command(phrases.path)}")
+            row = _table_rows(text, "triplet", phrases)
             start, count = (part[self.text_row] for part in _ragged(text, "triplet_offset"))
             columns = {name: self._phrases(name, phrases) for name in self.needs & PHRASES}
             self.features |= {
@@ -250,6 +256,29 @@ class Cache:
         if "token" not in phrases.names:
             raise ShardError(f"{phrases.path} holds no token ids; run: {rebuild_command(phrases.path)}")
         return PaddedColumn("triplet_token", phrases["token"], phrases["token_offset"])
+
+    def _open_spans(self, spans: list[Shard], removed: Shard) -> None:
+        at = {name: row for row, name in enumerate(name for shard in spans for name in shard["caption_id"])}
+        self._complete("spans", list(self.caption_id), set(at))
+        own, words = np.array([at[name] for name in self.caption_id], np.int64), ShardColumn("embedding", [removed])
+        for name in SPANS:
+            if name not in self.needs:
+                continue
+            start, count = (part[own] for part in _ragged(spans, f"{name}_offset"))
+            if name.startswith("without"):
+                self.features[name] = Ragged(ShardColumn(name, spans), start, count, self.words)
+            else:
+                most = int(count.max(initial=1))
+                self.features[name] = Indexed(words, _table_rows(spans, name, removed), start, count, most)
+
+
+def _table_rows(of: list[Shard], name: str, table: Shard) -> np.ndarray:
+    """Rows of a table of embeddings for the keys in a tensor of all shards; ShardError where the two do not fit."""
+    wanted, known = np.concatenate([np.asarray(shard[name]) for shard in of]), np.asarray(table["key"])
+    row = np.minimum(np.searchsorted(known, wanted), max(len(known) - 1, 0))
+    if len(wanted) and (not len(known) or (known[row] != wanted).any()):
+        raise ShardError(f"{table.path} does not fit the {of[0].kind} shards; run: {rebuild_command(table.path)}")
+    return row
 
 
 def _ragged(of: list[Shard], name: str) -> tuple[np.ndarray, np.ndarray]:

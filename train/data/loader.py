@@ -12,7 +12,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 import numpy as np
 import torch
 
-from train.data.cache import IMAGE, SINGLE, TEXT, VIDEO, Cache, allocate
+from train.data.cache import IMAGE, SINGLE, SPANS, TEXT, VIDEO, Cache, allocate
 from train.data.ragged import READERS, Memory
 from train.distributed import Share
 from train.method import Features
@@ -126,7 +126,7 @@ class Loader:
     def _batch(self, rows: np.ndarray, memory: Memory, dtype: torch.dtype, readers: Executor | None = None) -> Features:
         """All features of some captions, and of the videos of this rank's part of them."""
         videos = self.cache.video_of[rows]
-        batch = self.cache.collect(TEXT, rows, memory, dtype, readers)
+        batch = self.cache.collect(TEXT + SPANS, rows, memory, dtype, readers)
         batch |= self.cache.collect(VIDEO + IMAGE, self.own(videos), memory, dtype, readers, videos)
         return batch | {"label": torch.from_numpy(videos).to(self.device if self.resident else "cpu")}
 

@@ -199,7 +199,7 @@ class Ragged:
         extents = []
         for sample, (start, count) in enumerate(zip(self.start[samples].tolist(), self.count[samples].tolist())):
             if count <= self.limit:
-                extents.append(Extent(sample, 0, start, count))
+                extents += [Extent(sample, 0, start, count)] if count else []
             else:
                 extents.append(Extent(sample, 0, start, self.limit - 1))
                 extents.append(Extent(sample, self.limit - 1, start + count - 1, 1))

@@ -1,6 +1,7 @@
 """The layers that methods are built of."""
 
 from train.layers.aosm import AOSM, CrossAOSM
+from train.layers.cross import CrossEncoder
 from train.layers.isa import ISA, BiISA
 from train.layers.late import best_match_mean
 from train.layers.pooling import (
@@ -23,6 +24,7 @@ __all__ = [
     "AOSM",
     "BiISA",
     "CrossAOSM",
+    "CrossEncoder",
     "FrameSelector",
     "GatedMean",
     "ISA",

@@ -5,7 +5,7 @@ stays, three patches are chosen by an MLP that sees the frame, all four go throu
 frames' places are kept. Two modules that it never uses (a prompt encoder and a text selector) are left out, see UNUSED.
 Tokens shift between frames inside CLIP's last two blocks where a run owns these (`tune: image`). Otherwise than there CLIP is
 frozen by default, and nothing shifts; the temporal encoder starts as the identity; in evaluation the best patches themselves are
-taken, not a random mixture (`faithful: true` takes the mixture). Images are looked for by the sentence.
+taken, not a random mixture (`faithful: true` takes the mixture). An image is the picture repeated as a video.
 """
 
 # Axes: B batch, T texts, V videos, N frames, P patches of a frame, k chosen patches, D embedding.
@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from train import layers, losses
+from train import layers
 from train.layers.pooling import mask_out
-from train.method import Config, Features, Method, Phase, unit
+from train.method import Config, Features, OneScore, still_video, unit
 
 UNUSED = 2_363_904 + 263_680  # parameters that the published model counts and never uses: prompt encoder, text selector
 
@@ -37,11 +37,12 @@ class Config(Config):
     faithful: bool = False  # in evaluation, patches mixed by chance, as published
 
 
-class TS2Net(Method):
+class TS2Net(OneScore):
     """Sentence against frames that have looked at the patches chosen in all frames."""
 
     Config = Config
-    needs = frozenset({"sentence", "frame", "patch", "image"})
+    needs = frozenset({"sentence", "frame", "patch", "image", "image_patch"})
+    term = "sentence_frame"
 
     def __init__(self, config: Config):
         super().__init__(config)
@@ -65,6 +66,14 @@ class TS2Net(Method):
         encoded = self.temporal(token.flatten(1, 2), mask.repeat_interleave(width, 1))
         return {"frame": encoded[:, ::width], "frame_mask": mask}
 
+    def encode_image(self, features: Features) -> Features:
+        """The picture as a video that stands still."""
+        return self.encode_video(still_video(features, self.config.frames))
+
+    def score_images(self, text: Features, image: Features) -> Tensor:
+        """(T, I), as videos."""
+        return self.score_videos(text, image)
+
     @layers.full_precision
     def score_videos(self, text: Features, video: Features) -> Tensor:
         """(T, V): cosines with the frames, weighted by softmax(4 c / |c|)."""
@@ -72,13 +81,3 @@ class TS2Net(Method):
         similarity = torch.einsum("td,vnd->tvn", text["sentence"], video["frame"]).masked_fill(~mask, 0)
         sharp = self.config.sharpness * F.normalize(similarity, dim=-1)
         return (mask_out(sharp, mask).softmax(-1) * similarity).sum(-1)
-
-    def phases(self) -> list[Phase]:
-        """One phase: symmetric cross-entropy."""
-        names = [name for name, _ in self.named_children()]
-        return [Phase("alignment", self.config.epochs, names, self.loss, self.config.learning_rate, ("text_video",))]
-
-    def loss(self, batch: Features, progress: float) -> dict[str, Tensor]:
-        """The diagonal of a batch is right, as published: further captions of a video count as wrong."""
-        score = self.score_videos(self.encode_text(batch), self.encode_video(batch))
-        return {"sentence_frame": losses.clip_loss(score, self.scale())}

@@ -5,7 +5,7 @@ are left out, see UNUSED. By default three slips are mended: chosen patches are 
 as the other two, padding has no vote, and in evaluation the best patches are taken; `faithful: true` takes all three back.
 Tokens shift between frames inside CLIP's last two blocks where a run owns these (`tune: image`). Otherwise than there CLIP is
 frozen by default, and nothing shifts, and the temporal encoder starts as the identity. Its normalisation of test scores over the
-training captions (SK-norm) is not applied. Images are looked for by the sentence.
+training captions (SK-norm) is a row of its own (`python -m eval.run --norm sk`). An image is the picture repeated as a video.
 """
 
 # Axes: B batch, T texts, V videos, L words, N frames, P patches of a frame, k chosen patches, D embedding.
@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from train import layers, losses
-from train.method import Config, Features, Method, Phase, unit
+from train import layers
+from train.method import Config, Features, OneScore, still_video, unit
 
 UNUSED = 2 * 12**2 + 2 * 32**2  # parameters that the published model counts at 12 frames and 32 words and never uses
 
@@ -42,11 +42,11 @@ class Config(Config):
         return super().small() | {"softmax_temperature": 0.1}
 
 
-class UCoFiA(Method):
+class UCoFiA(OneScore):
     """Three granularities; their mean is the score."""
 
     Config = Config
-    needs = frozenset({"sentence", "word", "frame", "patch", "image"})
+    needs = frozenset({"sentence", "word", "frame", "patch", "image", "image_patch"})
 
     def __init__(self, config: Config):
         super().__init__(config)
@@ -85,6 +85,14 @@ class UCoFiA(Method):
             "patch_mask": shown.repeat_interleave(width, 1),
         }
 
+    def encode_image(self, features: Features) -> Features:
+        """The picture as a video that stands still."""
+        return self.encode_video(still_video(features, self.config.frames))
+
+    def score_images(self, text: Features, image: Features) -> Tensor:
+        """(T, I), as videos."""
+        return self.score_videos(text, image)
+
     @layers.full_precision
     def score_videos(self, text: Features, video: Features) -> Tensor:
         """(T, V) mean of the three similarities; as published the third is not brought to the scale of the others."""
@@ -93,13 +101,3 @@ class UCoFiA(Method):
         of_frames = self.sentence_frame(similarity, video["frame_mask"], 2)
         of_patches = self.word_patch(text["word"], text["word_mask"], video["patch"], video["patch_mask"])
         return (coarse + of_frames + (0.01 if self.config.faithful else 1) * of_patches) / 3
-
-    def phases(self) -> list[Phase]:
-        """One phase: symmetric cross-entropy of the fused score."""
-        names = [name for name, _ in self.named_children()]
-        return [Phase("alignment", self.config.epochs, names, self.loss, self.config.learning_rate, ("text_video",))]
-
-    def loss(self, batch: Features, progress: float) -> dict[str, Tensor]:
-        """The diagonal of a batch is right, as published: further captions of a video count as wrong."""
-        score = self.score_videos(self.encode_text(batch), self.encode_video(batch))
-        return {"fused": losses.clip_loss(score, self.scale())}

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from train import layers, losses
-from train.method import Config, Features, Method, Phase, unit
+from train import layers
+from train.method import Config, Features, OneScore, unit
 
 
 @dataclass
@@ -27,7 +27,7 @@ class Config(Config):
     RENAMED = {"sharpness": "softmax_temperature"}
 
 
-class XCLIP(Method):
+class XCLIP(OneScore):
     """Video–sentence, video–word, sentence–frame and frame–word similarity; their mean is the score."""
 
     Config = Config
@@ -71,13 +71,3 @@ class XCLIP(Method):
         of_frames = self.sentence_frame(torch.einsum("td,vnd->tvn", text["sentence"], video["frame"]), frames, 2)
         fine = torch.einsum("tld,vnd->tlvn", self.map_local(text["word"]), video["frame"])
         return (coarse + of_words + of_frames + self.frame_word(fine, words, frames)) / 4
-
-    def phases(self) -> list[Phase]:
-        """One phase: symmetric cross-entropy of the fused score."""
-        names = [name for name, _ in self.named_children()]
-        return [Phase("alignment", self.config.epochs, names, self.loss, self.config.learning_rate, ("text_video",))]
-
-    def loss(self, batch: Features, progress: float) -> dict[str, Tensor]:
-        """The diagonal of a batch is right, as published: further captions of a video count as wrong."""
-        score = self.score_videos(self.encode_text(batch), self.encode_video(batch))
-        return {"fused": losses.clip_loss(score, self.scale())}
