@@ -11,7 +11,7 @@ export TOKENIZERS_PARALLELISM := false
 run := $(bin)/python -m
 rwlock := test -s .dvc/tmp/rwlock || rm -f .dvc/tmp/rwlock # a killed DVC may leave it empty, and then refuses to start
 
-.PHONY: all environment parser demo table seeds dataset remove search test check clean
+.PHONY: all environment parser demo table seeds rivals dataset remove search test check clean
 
 all: environment parser demo table
 
@@ -40,6 +40,13 @@ table:
 NAME ?= demo
 seeds: environment parser
 	@$(run) pipeline.datasets.enable $(NAME) --seeds 1 2
+	@$(rwlock)
+	@dvc repro report@$(NAME)
+	@$(run) eval.report --dataset $(NAME) --table
+
+# all other methods: those under `rivals` in params.yaml are added to `methods`. Stopped, the same command goes on. make rivals [NAME=demo]
+rivals: environment parser
+	@$(run) pipeline.datasets.enable $(NAME) --rivals
 	@$(rwlock)
 	@dvc repro report@$(NAME)
 	@$(run) eval.report --dataset $(NAME) --table

@@ -6,21 +6,25 @@ torchrun --nproc-per-node N -m eval.run --of cache/demo/runs/unitrim --shards ca
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from eval import metrics
 from eval.load import load_run, scores_name
+from eval.normalise import RULES, normalise
 from eval.overview import run_table, to_text
-from eval.similarity import Scores, matrices
+from eval.similarity import Scorer, Scores, item_kinds, matrices
 from eval.stale import facts_of
 from pipeline import files, stage
 from pipeline.shards import identity
 from train import checkpoint, distributed
 
+BANK = 2000  # train captions that a normalisation reads, at most
 TOP = 10  # items of each gallery that ranks.parquet keeps
 
 
@@ -40,7 +44,7 @@ def measure(
             continue
         rank, asked = metrics.text_to_item(matrix, truth)
         numbers[there] = metrics.summary(rank, matrix.shape[1])
-        back_rank = metrics.item_to_text(matrix, truth)
+        back_rank = metrics.item_to_text(scores.back.get(kind, matrix), truth)
         numbers[back] = metrics.summary(back_rank, len(back_rank))
         if scores.group:
             numbers[f"{there}_group"] = metrics.grouped(matrix[asked], truth[asked], scores.groups(kind))
@@ -100,10 +104,11 @@ def main() -> None:
     parser.add_argument(
         "--joint", default="query", choices=metrics.CALIBRATIONS, help="calibration of the joint gallery"
     )
+    parser.add_argument("--norm", choices=RULES, help="normalise the scores, as a row of its own: scores/<run>+<rule>")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     args = parser.parse_args()
     with distributed.group():
-        numbers = score_run(args.run, args.shards, args.split, args.joint, args.device)
+        numbers = score_run(args.run, args.shards, args.split, args.joint, args.device, args.norm)
         first = distributed.is_first()
     if "skipped" in numbers or not first:
         return
@@ -113,14 +118,14 @@ def main() -> None:
 
 
 def score_run(
-    run: Path, shards: Path, split: str = "test", rule: str = "query", device: str = "auto"
+    run: Path, shards: Path, split: str = "test", rule: str = "query", device: str = "auto", norm: str | None = None
 ) -> dict[str, Any]:
     """Score a run on a split and write the scores; the numbers of metrics.json, of a run that has none with `skipped`.
 
     Errors: UniTriMError that says what to run first; ValueError where the scores cannot be ranked.
     """
     device = str(distributed.device()) if device == "auto" else device
-    home = shards / "scores" / scores_name(run, shards)
+    home = shards / "scores" / with_rule(scores_name(run, shards), norm)
     if "skipped" in (record := checkpoint.facts(run)):
         return skip(home, split, identify(run, record, shards, split, {}) | {"skipped": record["skipped"]})
     with distributed.in_turn():
@@ -130,15 +135,49 @@ def score_run(
         return skip(home, split, facts | {"skipped": "not scored: the test split has no captions"})
     try:
         origin, moments = moments_of_other_split(method, cache, split, device) if rule == "split" else (None, None)
-        numbers, columns = measure(matrices(method, cache, split, device), rule, moments)
+        scores = matrices(method, cache, split, device)
+        if norm:
+            scores = normalised(norm, scores, method, cache, split, device)
+        numbers, columns = measure(scores, rule, moments)
     except ValueError as error:
         raise ValueError(f"{run} on {shards}: {error}") from None
     if origin:
         numbers["joint"]["calibrated_on"] = origin
+    if norm:
+        numbers = {"normalisation": norm} | numbers
+        if norm != "dsl":  # a bank of captions says nothing of how texts compare for a video
+            numbers = {name: part for name, part in numbers.items() if name not in ("v2t", "i2t")}
     numbers = facts | numbers
     if distributed.is_first():
         save_scores(home, split, numbers, columns)
     return numbers
+
+
+def normalised(norm: str, scores: Scores, method: Any, cache: Any, split: str, device: str) -> Scores:
+    """Scores normalised by a rule; its bank is train captions, evenly spread. ParamsError where there are none."""
+    bank: dict[str, Any] = {"video": None, "image": None}
+    if norm != "dsl":
+        captions = cache.captions("train")
+        if not len(captions):
+            raise files.ParamsError(f"--norm {norm} reads train captions, and there are none")
+        captions = captions[:: -(-len(captions) // BANK)]
+        items = cache.videos(split)
+        photo, _ = item_kinds(cache, items)
+        scorer = Scorer(method, cache, device)
+        with torch.inference_mode():
+            bank = {
+                "video": scorer.matrix(captions, items[~photo], "video"),
+                "image": scorer.matrix(captions, items, "image"),
+            }
+    made = {kind: normalise(norm, getattr(scores, kind), bank[kind]) for kind in bank if len(scores.gallery(kind))}
+    back = {kind: normalise(norm, getattr(scores, kind).T).T for kind in made} if norm == "dsl" else {}
+    return replace(scores, **made, back=back)
+
+
+def with_rule(name: str, norm: str | None) -> str:
+    """The name of a run's scores, a rule's before its seed: ucofia+sk-seed1."""
+    own, seed, number = name.partition("-seed")
+    return f"{own}+{norm}{seed}{number}" if norm else name
 
 
 def identify(run: Path, record: dict[str, Any], shards: Path, split: str, parts: dict[str, str]) -> dict[str, Any]:

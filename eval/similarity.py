@@ -6,7 +6,7 @@ An item is what the manifest lists: a video is in both galleries (its image is t
 # Axes: T texts (captions), V videos, I images.
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from eval.metrics import top
 from pipeline.files import read_table
 from pipeline.progress import Progress
 from train import distributed
@@ -21,6 +22,8 @@ from train.layers import full_precision
 
 ROWS = 64  # items or captions encoded at a time
 HELD = 1 << 30  # bytes of encoded videos or images held while all texts pass by
+SPARSE = 0.2  # share of a block's pairs from which on it is scored whole
+MARGIN = 1e-3  # between scores that were ranked again and all others
 PAIRS = 1 << 25  # float32 token similarities alive at once in one block (128 MB)
 
 
@@ -35,6 +38,9 @@ class Scores:
     video: NDArray  # (T, V) float32
     image: NDArray  # (T, I) float32
     group: dict[str, str]  # item id -> its group of look-alikes, where it has one
+    back: dict[str, NDArray] = field(
+        default_factory=dict
+    )  # of a kind: scores by which items find texts, where these are others
 
     def truth(self, kind: str) -> NDArray:
         """(T,) index of each caption's item in the gallery of `kind` (video or image), -1 where it is not there."""
@@ -58,6 +64,7 @@ class Scorer:
     method: Any
     cache: Any
     device: str = "cpu"
+    coarse: bool = False  # videos by the score that recalls them, of a method that has one
 
     def encode(self, rows: NDArray, kind: str) -> dict[str, torch.Tensor]:
         """Rows of the cache, read and encoded as `kind`: text, video or image."""
@@ -71,9 +78,10 @@ class Scorer:
         parts = []
         for at in range(0, row_count(block), step):
             some = {name: tensor[at : at + step] for name, tensor in block.items()}
-            made = full_precision(getattr(self.method, f"score_{kind}s"))(text, some).float().cpu().numpy()
+            name = "score_coarse" if self.coarse and kind == "video" else f"score_{kind}s"
+            made = full_precision(getattr(self.method, name))(text, some).float().cpu().numpy()
             if made.shape != (row_count(text), row_count(some)):
-                raise ValueError(f"score_{kind}s: expected {(row_count(text), row_count(some))}, got {made.shape}")
+                raise ValueError(f"{name}: expected {(row_count(text), row_count(some))}, got {made.shape}")
             parts.append(made)
         return np.concatenate(parts, axis=1)
 
@@ -99,6 +107,55 @@ class Scorer:
         meter.close()
         return distributed.join_blocks(torch.from_numpy(scores), ROWS).numpy()
 
+    def recalled(self, captions: NDArray, items: NDArray) -> tuple[NDArray, NDArray]:
+        """(captions, items) video scores of a method that recalls by one score and ranks the best again by another.
+
+        The first for texts that look for videos, the best of each text ranked again; the second for videos that look for texts,
+        the best of each video.
+        """
+        count = self.method.recalled()
+        coarse = replace(self, coarse=True).matrix(captions, items, "video")
+        by_text, by_video = best_of_rows(coarse, count), best_of_rows(coarse.T, count).T
+        fine = self.pairs(captions, items, by_text | by_video)
+        return put_first(coarse, fine, by_text), put_first(coarse, fine, by_video)
+
+    def pairs(self, captions: NDArray, items: NDArray, wanted: NDArray) -> NDArray:
+        """(captions, items) video scores of the pairs that are wanted, NaN elsewhere; blocks of many are scored whole."""
+        fine = np.full(wanted.shape, np.nan, np.float32)
+        own = distributed.own_blocks(len(items), ROWS)
+        for first, last in own:
+            block = self.encode(items[first:last], "video")
+            for at in range(0, len(captions), ROWS):
+                asked = wanted[at : at + ROWS, first:last]
+                if not asked.any():
+                    continue
+                text = self.encode(captions[at : at + ROWS], "text")
+                if asked.mean() > SPARSE:
+                    fine[at : at + row_count(text), first:last] = self.score(text, block, "video")
+                    continue
+                for row in np.flatnonzero(asked.any(1)):
+                    one = {name: tensor[row : row + 1] for name, tensor in text.items()}
+                    columns = np.flatnonzero(asked[row])
+                    some = {name: tensor[columns] for name, tensor in block.items()}
+                    fine[at + row, first + columns] = self.score(one, some, "video")[0]
+        fine = distributed.join_blocks(torch.from_numpy(fine), ROWS).numpy()
+        return np.where(wanted, fine, np.nan)
+
+
+def best_of_rows(scores: NDArray, count: int) -> NDArray:
+    """(Q, G) bool: the `count` highest of each row, equal ones in the gallery's order."""
+    chosen = np.zeros(scores.shape, bool)
+    np.put_along_axis(chosen, top(scores, count), True, axis=1)
+    return chosen
+
+
+def put_first(coarse: NDArray, fine: NDArray, chosen: NDArray) -> NDArray:
+    """Fine scores where `chosen`; elsewhere coarse ones, brought down by one number until all lie below."""
+    if chosen.all():
+        return fine.astype(np.float32)
+    gap = coarse[~chosen].max() - np.nanmin(fine[chosen])
+    return np.where(chosen, fine, coarse - max(0.0, gap) - MARGIN).astype(np.float32)
+
 
 @torch.inference_mode()
 def matrices(method: Any, cache: Any, split: str, device: str = "cpu") -> Scores:
@@ -112,14 +169,20 @@ def matrices(method: Any, cache: Any, split: str, device: str = "cpu") -> Scores
     photo, group = item_kinds(cache, items)
     videos = items[~photo]
     scorer = Scorer(method, cache, device)
+    back = {}
+    if method.recalled():
+        video, back["video"] = scorer.recalled(captions, videos)
+    else:
+        video = scorer.matrix(captions, videos, "video")
     return Scores(
         caption_id=names(cache.caption_id, captions),
         owner=names(cache.video_id, [cache.video_of[row] for row in captions]),
         video_id=names(cache.video_id, videos),
         image_id=names(cache.video_id, items),
-        video=scorer.matrix(captions, videos, "video"),
+        video=video,
         image=scorer.matrix(captions, items, "image"),
         group=group,
+        back=back,
     )
 
 

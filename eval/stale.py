@@ -53,7 +53,10 @@ def current_parts(folder: Path) -> dict[str, str]:
 def what_changed(folder: Path, name: str, scored: dict[str, Any], now: dict[str, str]) -> str:
     """Why one run's scores are stale by themselves, or an empty string."""
     run = scored.get("run", {})
-    place = folder / "runs" / name / "run.json"
+    own, seed, number = name.partition("-seed")
+    place = (
+        folder / "runs" / f"{own.split('+')[0]}{seed}{number}" / "run.json"
+    )  # scores may carry a normalisation's name
     record = facts_of(json.loads(place.read_text())) if place.exists() else {}
     if run and record and record != run:
         return "was trained again since it was scored"

@@ -121,7 +121,7 @@ KEYS: dict[str, Any] = {
         )
     },
 }
-TOP = ("enabled", "methods", "seeds", "defaults", "datasets")
+TOP = ("enabled", "methods", "rivals", "seeds", "defaults", "datasets")
 
 
 def faults(whole: dict[str, Any], name: str) -> list[str]:
@@ -134,6 +134,7 @@ def faults(whole: dict[str, Any], name: str) -> list[str]:
     top = {
         "enabled": names("datasets that params.yaml has", lambda one: one in known),
         "methods": names(f"methods ({', '.join(methods())})", lambda one: one in of_methods),
+        "rivals": names(f"methods ({', '.join(methods())})", lambda one: one in of_methods),
         "seeds": Key(
             "a list as [{dataset: demo, seed: 1}], of enabled datasets and whole numbers above 0, each pair once",
             lambda value: are_seeds(value, whole.get("enabled") or []),

@@ -20,7 +20,7 @@ TRAINER = {"torch", "h5py", "pyarrow", "numpy", "tqdm", "safetensors", "yaml"}  
 FLOORS = (
     "eval/run.py eval/report eval/search",
     "eval/load.py eval/similarity.py eval/overview.py",
-    "eval/metrics.py eval/stale.py",
+    "eval/metrics.py eval/stale.py eval/normalise.py",
     "train/run.py",
     "train/trainer.py train/fusion.py train/inputs.py",
     "train/history.py train/settings.py",

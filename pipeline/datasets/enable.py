@@ -2,6 +2,7 @@
 
 python -m pipeline.datasets.enable msrvtt --root /data/MSRVTT
 python -m pipeline.datasets.enable msrvtt --off       # its cache stays until it is deleted
+python -m pipeline.datasets.enable msrvtt --rivals    # the methods under `rivals` are trained and scored too
 python -m pipeline.datasets.enable msrvtt --seeds 1 2 # every method is also trained on it with these
 """
 
@@ -52,6 +53,15 @@ def replace_seeds(params: Any, name: str, seeds: list[int]) -> None:
     rows = [row for row in params["seeds"] if row["dataset"] != name]
     params["seeds"][:] = rows + [CommentedMap(dataset=name, seed=seed) for seed in seeds]
     params["seeds"].fa.set_flow_style()  # on one line, and [] where there is none
+
+
+def add_rivals(path: Path, name: str) -> None:
+    """Add `rivals` to `methods`, before the last, whose answers a report shows first."""
+    yaml, params = load(path, name)
+    for rival in params.get("rivals") or []:
+        if rival not in params["methods"]:
+            params["methods"].insert(max(0, len(params["methods"]) - 1), rival)
+    save(path, yaml, params)
 
 
 def disable_dataset(path: Path, name: str) -> None:
@@ -112,6 +122,7 @@ def main() -> None:
     parser.add_argument("name", help="a name under `datasets` in params.yaml")
     parser.add_argument("--root", help="the folder with its annotations and videos, if not the one in params.yaml")
     parser.add_argument("--seeds", nargs="+", type=int, help="further seeds that every method is trained with on it")
+    parser.add_argument("--rivals", action="store_true", help="add the methods under `rivals` to `methods`")
     parser.add_argument("--off", action="store_true", help="take it out of `enabled`")
     arguments = parser.parse_args()
     if arguments.off:
@@ -120,6 +131,8 @@ def main() -> None:
         return
     if arguments.seeds:
         set_seeds(PARAMS, arguments.name, arguments.seeds)
+    if arguments.rivals:
+        add_rivals(PARAMS, arguments.name)
     enable_dataset(PARAMS, arguments.name, arguments.root)
     print(f"{arguments.name} is enabled; run: dvc repro report@{arguments.name}")
 

@@ -20,6 +20,9 @@ class Mean(nn.Module):
 
     needs = frozenset({"sentence", "frame", "image"})
 
+    def recalled(self):
+        return 0
+
     def encode_text(self, text):
         return {"sentence": F.normalize(text["sentence"], dim=-1)}
 
@@ -40,6 +43,41 @@ class Mean(nn.Module):
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
     return Cache(worlds.cache(tmp_path_factory.mktemp("cache") / "toy", videos=40, captions_per_video=3), Mean.needs)
+
+
+class Twice(Mean):
+    """Recalls by the mean frame and ranks again by the first frame."""
+
+    def recalled(self):
+        return 3
+
+    def encode_video(self, video):
+        return super().encode_video(video) | {"first": F.normalize(video["frame"][:, 0], dim=-1)}
+
+    def score_coarse(self, text, video):
+        return text["sentence"] @ video["video"].T
+
+    def score_videos(self, text, video):
+        return text["sentence"] @ video["first"].T
+
+
+@pytest.mark.parametrize("sparse", [0.0, 1.0])
+def test_the_best_of_a_coarse_score_are_ranked_again_above_all_others(cache, sparse, monkeypatch):
+    """By hand from two whole matrices; a block scored whole and one scored pair by pair give the same."""
+    monkeypatch.setattr(similarity, "SPARSE", sparse)
+    scores = similarity.matrices(Twice(), cache, "test")
+    captions, videos, method = cache.captions("test"), cache.videos("test"), Twice()
+    text, video = method.encode_text(cache.text(captions)), method.encode_video(cache.video(videos))
+    coarse, fine = method.score_coarse(text, video).numpy(), method.score_videos(text, video).numpy()
+    for found, first, again in (
+        (scores.video, coarse, fine),
+        (scores.back["video"].T, coarse.T, fine.T),
+    ):
+        for row in range(len(first)):
+            best = np.argsort(-first[row])[:3]
+            rest = np.argsort(-first[row])[3:]
+            assert np.argsort(-found[row]).tolist() == [*best[np.argsort(-again[row][best])], *rest]
+            np.testing.assert_allclose(found[row][best], again[row][best], atol=1e-6)
 
 
 @pytest.fixture(scope="module")

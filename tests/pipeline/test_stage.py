@@ -136,6 +136,18 @@ def test_seeds_are_of_one_dataset_and_go_with_it(tmp_path, monkeypatch):
     assert Path("params.yaml").read_text() == original
 
 
+def test_rivals_join_the_methods_and_the_report_opens_with_the_same_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text((ROOT / "params.yaml").read_text())
+    before = read_params()
+    for _ in range(2):
+        enable.add_rivals(Path("params.yaml"), "demo")
+        after = read_params()
+        assert set(after["methods"]) == {*before["methods"], *before["rivals"]} and read_dataset("demo")
+        assert len(after["methods"]) == len(set(after["methods"])) and after["methods"][-1] == before["methods"][-1]
+    assert after | {"methods": 0} == before | {"methods": 0}
+
+
 def test_a_root_that_works_is_never_rewritten_and_one_that_does_not_is_asked_for(tmp_path, monkeypatch):
     path = tmp_path / "params.yaml"
     original = (ROOT / "params.yaml").read_text()

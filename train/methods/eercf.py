@@ -1,9 +1,9 @@
 """EERCF (Tian et al. 2024): a coarse score to recall, finer ones of frames and patches to rank, and a Pearson constraint.
 
 Losses and weights are those of the published code (adxcreative/EERCF, modules/modeling_fineclip_patches_cdcl.py, main_eercf.py):
-0.8 of a contrast over the parameter-free "weak" scores, 0.2 of one over the video as the text looks at it ("strong"). Every pair
-gets the score by which the published code ranks its fifty candidates again; `score_coarse` is the one that recalls them. Absent
-frames have no vote. By default CLIP is frozen, and the temporal encoder starts as the identity. Images are looked for by the
+0.8 of a contrast over the parameter-free "weak" scores, 0.2 of one over the video as the text looks at it ("strong"). Evaluation
+and search recall by the coarse score and rank the best fifty again (`rerank`), videos' best fifty texts likewise. Absent frames
+have no vote. By default CLIP is frozen, and the temporal encoder starts as the identity. Images are looked for by the
 sentence.
 """
 
@@ -28,6 +28,9 @@ class Config(Config):
     attention_temperature: float = 0.1  # of the softmax by which a text looks at the frames
     logit_scale: float = 20.0  # of the loss at the first step; at most 100, as CLIP's
     pearson: float = 0.001  # weight of the Pearson constraint
+    rerank: int = (
+        50  # of a text's best videos by the coarse score, how many are ranked again; 0: all have the fine score
+    )
     RENAMED = {"sharpness": "softmax_temperature", "look": "attention_temperature"}
 
 
@@ -65,6 +68,10 @@ class EERCF(Method):
         """(T, V): what the published code ranks its candidates by."""
         coarse, frame, patch = self.weak(text, video)
         return 0.5 * coarse + 0.8 * frame + 0.2 * patch + 0.2 * self.strong(text, video)
+
+    def recalled(self) -> int:
+        """Those that are ranked again."""
+        return self.config.rerank
 
     @layers.full_precision
     def score_coarse(self, text: Features, video: Features) -> Tensor:
