@@ -233,8 +233,22 @@ class Search:
         self, view: View, text: dict[str, Any], kind: str, among: NDArray, sample: int | None
     ) -> tuple[NDArray, NDArray]:
         """Scores of a text against some items of a gallery, and the same as deviations above the mean."""
-        scores = view.score(self.scorer, text, kind, None if sample is None else among)[0]
+        some = None if sample is None else among
+        if kind == "video" and self.method.recalled():
+            scores = self.ranked_again(view, text, among, some)
+        else:
+            scores = view.score(self.scorer, text, kind, some)[0]
         return scores, standardise(scores, sample)
+
+    def ranked_again(self, view: View, text: dict[str, Any], among: NDArray, some: NDArray | None) -> NDArray:
+        """Scores of videos recalled by a coarse score, the best of them by a fine one, as the evaluation has it."""
+        from eval.similarity import best_of_rows, put_first
+
+        coarse = view.score(replace(self.scorer, coarse=True), text, "video", some)
+        chosen = best_of_rows(coarse, self.method.recalled())
+        fine = np.full_like(coarse, np.nan)
+        fine[chosen] = view.score(self.scorer, text, "video", among[chosen[0]])[0]
+        return put_first(coarse, fine, chosen)[0]
 
     def vector(self, view: View, name: str) -> NDArray:
         """What an item looks like."""

@@ -62,7 +62,31 @@ class Reader:
         if phrases and "triplet_token" in self.method.needs:
             ids = [torch.tensor(one, dtype=torch.int32) for one in towers.tokenize(phrases, self.words)]
             made["triplet_token"] = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=-1)[None]
+        made |= self.gaps(sentence)
         return {name: tensor.to(self.device) for name, tensor in made.items()}
+
+    def gaps(self, sentence: str) -> dict[str, Any]:
+        """What the spans stage would have made of the sentence, as far as the method's scores read it: without_noun, noun, ..."""
+        import torch
+
+        wanted = (self.method.needs - self.method.taught_by) & {"noun", "verb"}
+        if not wanted:
+            return {}
+        from pipeline.scene_graph import parse
+        from pipeline.shards.update_spans import split_words
+
+        found = parse([sentence], self.settings | {"parser": "shallow"})[0]
+        row = split_words({"caption_id": "", "video_id": "", "text": sentence} | found)
+        made = {}
+        for kind in sorted(wanted):
+            texts = [row[f"without_{kind}"], *row[kind]] if row[kind] else []
+            word = [token for _, token in self.load().encode_texts(texts, self.words, alone=True)] if texts else []
+            nothing = torch.zeros(1, self.load().dimension)
+            left, lost = (word[0], torch.stack([one[-1] for one in word[1:]])) if word else (nothing, nothing)
+            for name, tensor in ((f"without_{kind}", left), (kind, lost)):
+                made[name] = tensor.half().float()[None]
+                made[f"{name}_mask"] = torch.full(made[name].shape[:2], bool(word))
+        return made
 
     def encode(self, sentence: str) -> dict[str, Any]:
         """A sentence as the method compares it, with its plain CLIP vector as `coarse` (1, D)."""

@@ -92,10 +92,14 @@ def home(tmp_path_factory):
             command("train.run", "--shards", "cache/mine", "--method", method)
         own = ["--out", "cache/mine/runs/unitrim-tuned", "--set", "tune=true", "tune_rate=0.01"]
         command("train.run", "--shards", "cache/mine", "--method", "unitrim", *own)
+        command("pipeline.spans", "--dataset", "mine")
+        small = ["epochs=1", "batch=4"]
+        command("train.run", "--shards", "cache/mine", "--method", "eercf", "--set", *small)
+        command("train.run", "--shards", "cache/mine", "--method", "dual_alignment", "--set", *small, "rerank=3")
         yield base
 
 
-@pytest.fixture(scope="module", params=["zero_shot", "unitrim", "unitrim-tuned"])
+@pytest.fixture(scope="module", params=["zero_shot", "unitrim", "unitrim-tuned", "eercf", "dual_alignment"])
 def finder(home, request):
     return engine.Search(Path("cache/mine/runs") / request.param, Path("cache/mine"))
 
@@ -128,6 +132,16 @@ def test_a_caption_asked_again_gets_the_scores_of_the_evaluation(finder):
         found = {hit.id: hit.score for hit in getattr(answer, f"{kind}s")}
         for name, value in expected.items():
             assert found[name] == pytest.approx(float(value), abs=3e-3)
+
+
+def test_videos_that_are_recalled_are_ranked_again_and_stand_above_the_others(home):
+    search = engine.Search(Path("cache/mine/runs/eercf"), Path("cache/mine"))
+    fine = {hit.id: hit.score for hit in search("a red wall", 3).videos}
+    search = engine.Search(Path("cache/mine/runs/eercf"), Path("cache/mine"))
+    search.method.recalled = lambda: 1
+    first, *others = search("a red wall", 3).videos
+    assert first.score == pytest.approx(fine[first.id], abs=1e-5), "the one that was recalled has the fine score"
+    assert others[0].score < first.score and others[0].score != pytest.approx(fine[others[0].id], abs=1e-5)
 
 
 def test_a_split_narrows_the_gallery(home):
