@@ -11,7 +11,7 @@ export TOKENIZERS_PARALLELISM := false
 run := $(bin)/python -m
 rwlock := test -s .dvc/tmp/rwlock || rm -f .dvc/tmp/rwlock # a killed DVC may leave it empty, and then refuses to start
 
-.PHONY: all environment parser demo table seeds rivals dataset remove search test check clean
+.PHONY: all environment parser demo table seeds rivals tables dataset remove search test check clean
 
 all: environment parser demo table
 
@@ -50,6 +50,10 @@ rivals: environment parser
 	@$(rwlock)
 	@dvc repro report@$(NAME)
 	@$(run) eval.report --dataset $(NAME) --table
+
+# the papers' tables, every number beside the paper's own; MORE="--quick" or "--only 5 8" asks for less
+tables: environment
+	@$(run) eval.tables --dataset $(NAME) $(MORE)
 
 # one more dataset, from outside: make dataset NAME=msrvtt_mini ROOT=/data/msrvtt_mini
 # A root is handed on as it is, whatever it holds; without ROOT the one in params.yaml must work. `make remove NAME=...` undoes it.

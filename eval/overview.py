@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from eval.stale import find_stale, skipped_lines, stale_lines
+from eval.stale import TABLE_ROW, find_stale, skipped_lines, stale_lines
 from pipeline import params
 
 
@@ -77,13 +77,18 @@ class Table:
     rows: list[Row] = field(default_factory=list)
 
 
-def gather_metrics(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """metrics.json of every run under `cache/<dataset>/scores`, by method, seeds in order; stale and empty ones left out."""
+def gather_metrics(folder: Path, *, table_rows: bool = False) -> dict[str, list[dict[str, Any]]]:
+    """metrics.json of every run under `cache/<dataset>/scores`, by method, seeds in order; stale and empty ones left out.
+
+    Rows of the papers' tables are runs of part of a method, which no other table should show: only with `table_rows`.
+    """
     runs: dict[str, list[dict[str, Any]]] = {}
     stale = find_stale(folder)
     for path in sorted((folder / "scores").glob("*/metrics.json")):
         metrics = json.loads(path.read_text())
         if "skipped" in metrics or path.parent.name in stale:
+            continue
+        if path.parent.name.startswith(TABLE_ROW) and not table_rows:
             continue
         name, own = metrics["method"], path.parent.name.split("-seed")[0]
         runs.setdefault(name if own == name else own, []).append(metrics)

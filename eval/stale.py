@@ -6,6 +6,7 @@ from typing import Any
 
 from pipeline import params, shards
 
+TABLE_ROW = "table-"  # how names of runs begin that are rows of eval/experiments.yaml, and of no other table
 FACTS = ("config", "seed", "shards", "code")  # what makes two runs the same
 PARTS = {
     "splits": "splits",
@@ -83,9 +84,12 @@ def disagreement(first: dict[str, Any], other: dict[str, Any]) -> str:
 
 def stale_lines(folder: Path) -> list[str]:
     """A sentence for each stale run, and one that says what to type."""
-    found = find_stale(folder)
+    whole = find_stale(folder)
+    found = {name: why for name, why in whole.items() if not name.startswith(TABLE_ROW)}
+    rows = len(whole) - len(found)
+    about = [f"{rows} rows of the papers' tables are out of date; type: make tables NAME={folder.name}"] if rows else []
     if not found:
-        return []
+        return about
     lines = [f"left out: {name} {why}" for name, why in found.items()]
     rows = params.read_params().get("seeds") or [] if params.PARAMS.exists() else []
     own = [row["seed"] for row in rows if row["dataset"] == folder.name]
@@ -95,7 +99,7 @@ def stale_lines(folder: Path) -> list[str]:
         again = (
             f"make seeds NAME={folder.name}   (or remove {', '.join(str(folder / 'runs' / name) for name in loose)})"
         )
-    return [*lines, f"to bring them up to date type: {again}"]
+    return [*lines, f"to bring them up to date type: {again}", *about]
 
 
 def skipped_lines(folder: Path) -> list[str]:
