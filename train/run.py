@@ -74,16 +74,8 @@ def run(
     """Train and write a run; the answer says in one line what was done. `resume`: `only`, `try` or None, as above."""
     device = distributed.device()
     torch.set_flush_denormal(True)  # sharp softmaxes leave weights near 1e-40, on which a CPU is 30 times slower
-    method = methods.load(name)
-    config = configure(method.Config, settings)
-    with distributed.in_turn():
-        cache = open_cache(shards, methods.needed(name, config), config)
-    config = replace(config, dimension=cache.dimension, frames=cache.frames, patches=cache.patches)
-    if tuned_towers(config.tune):
-        config = replace(config, tail=tail_facts(shards, cache, config.tune))
-    torch.manual_seed(seed)
-    model = methods.build(name, vars(config)).to(device)
-    start_from_clip(model, shards, cache)
+    model, cache = prepare(shards, name, seed, settings)
+    model, config = model.to(device), model.config
     facts = describe(shards, name, seed, model, cache)
     same, complete, sound = distributed.told(lambda: compare(folder, facts))
     if complete:
@@ -114,6 +106,20 @@ def run(
     written = chosen | {"checkpoint": checkpoint.digest(folder / "checkpoint.pt"), "seconds": round(trainer.seconds, 1)}
     checkpoint.describe(folder, facts | {"complete": True, "processes": distributed.world()} | written)
     return said
+
+
+def prepare(shards: Path, name: str, seed: int, settings: dict[str, Any]) -> tuple[Method, Cache]:
+    """A method at its start, on the CPU, and the shards that it reads. Errors: ValueError that says what to set or to run."""
+    config = configure(methods.load(name).Config, settings)
+    with distributed.in_turn():
+        cache = open_cache(shards, methods.needed(name, config), config)
+    config = replace(config, dimension=cache.dimension, frames=cache.frames, patches=cache.patches)
+    if tuned_towers(config.tune):
+        config = replace(config, tail=tail_facts(shards, cache, config.tune))
+    torch.manual_seed(seed)
+    model = methods.build(name, vars(config))
+    start_from_clip(model, shards, cache)
+    return model, cache
 
 
 def load_batches(cache: Cache, batch: int, seed: int, device: torch.device) -> Loader:

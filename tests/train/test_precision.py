@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from eval.similarity import Scorer
-from tests.support.features import SIZES, batch
+from tests.support.features import SIZES, TOWER, batch
 from train import methods
 from train.layers import blocks
 
@@ -17,6 +17,9 @@ EPS = 1e-6
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
 LARGE = SIZES | {"dimension": 512}  # a real CLIP's: in fewer dimensions a rounding error weighs more
 CASES = [(name, variant) for name in methods.names() for variant in [{}, *methods.load(name).Config.variants()]]
+TAIL = {kind: {"shape": TOWER | {"dimension": 512}, "most": 3} for kind in ("image", "text")}
+# and with CLIP's blocks learning
+CASES += [(name, {"tune": "true", "tail": TAIL}) for name in methods.names() if methods.build(name, {}).phases()]
 
 
 @pytest.fixture(params=DEVICES)
@@ -26,7 +29,9 @@ def device(request, monkeypatch):
     return request.param
 
 
-@pytest.fixture(params=CASES, ids=lambda case: "-".join([case[0], *map(str, case[1].values())]))
+@pytest.fixture(
+    params=CASES, ids=lambda case: "-".join([case[0], *(str(value) for key, value in case[1].items() if key != "tail")])
+)
 def method(request):
     """A method that looks trained: no parameter is where it started."""
     name, variant = request.param
@@ -36,6 +41,8 @@ def method(request):
         for parameter in made.parameters():
             spread = parameter.std().item() if parameter.numel() > 1 else 0.0
             parameter.add_((0.3 * spread or 0.03) * torch.randn_like(parameter))
+        for buffer in (buffer for path, buffer in made.named_buffers() if path.startswith("towers.text.")):
+            buffer.normal_()
     return made
 
 
