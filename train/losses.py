@@ -14,6 +14,7 @@ from train.layers.precision import widen
 __all__ = [
     "SigLIPLoss",
     "clip_loss",
+    "gather_columns",
     "gather_rows",
     "own_rows",
     "same_video",

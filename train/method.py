@@ -4,6 +4,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import torch
@@ -116,6 +117,9 @@ class Method(nn.Module):
     # last blocks of the image tower in which tokens shift between frames, where the run owns as many
     token_shift: int = 0
     taught_by: frozenset[str] = frozenset()  # of `needs`, those that only losses read: scoring and searching do without
+    # encoded features whose dot products add up to a score: each is a row of its own in the tables
+    vectors: tuple[str, ...] = ()
+    sparse: frozenset[str] = frozenset()  # those of them with few numbers that are not 0, a word each
 
     def __init__(self, config: Config):
         super().__init__()
@@ -126,6 +130,14 @@ class Method(nn.Module):
     def needed(cls, config: Config) -> frozenset[str]:
         """The features that these settings use, known before the model is built; a subset of `needs`."""
         return cls.needs
+
+    @classmethod
+    def complete(cls, config: Config, shards: Path) -> Config:
+        """The settings with what a dataset's cache alone can say; by default as they are. Errors: ValueError."""
+        return config
+
+    def begin(self, shards: Path) -> None:
+        """Start from weights that a dataset's cache holds; by default there are none."""
 
     def encode_text(self, features: Features) -> Features:
         """Text features of B captions."""

@@ -51,8 +51,8 @@ def read_stored_settings(
     needs = {*needs, "word"} if "text" in tuned_towers(tune) else set(needs)
     for section in sections:
         shared = {"words": section.get("words"), "triplets": (section.get("triplets") or {}).get("cap")}
-        feature = {"words": "word", "triplets": "triplet"}
-        settings |= {key: value for key, value in shared.items() if value is not None and feature[key] in needs}
+        feature = {"words": {"word", "piece"}, "triplets": {"triplet"}}
+        settings |= {key: value for key, value in shared.items() if value is not None and feature[key] & set(needs)}
         settings |= (section.get("train") or {}).get(method) or {}
     return settings
 

@@ -34,6 +34,7 @@ class Tuned(Method):
         nn.Module.__init__(self)
         self.config, self.inner = inner.config, inner
         self.needs, self.taught_by = tuned_needs(inner.needs, inner.config.tune), inner.taught_by
+        self.vectors, self.sparse = inner.vectors, inner.sparse
         self.towers = nn.ModuleDict({kind: self.build_tower(kind) for kind in tuned_towers(inner.config.tune)})
 
     def build_tower(self, kind: str) -> Tower:
@@ -59,6 +60,10 @@ class Tuned(Method):
         """Start the blocks from CLIP's own weights."""
         for kind, tower in self.towers.items():
             tower.read(path, kind)
+
+    def begin(self, shards: Path) -> None:
+        """The method's own."""
+        self.inner.begin(shards)
 
     def enter(self, tail: int) -> None:
         """Go on from shards that hold what enters the last `tail` image blocks. ValueError where the run cannot."""

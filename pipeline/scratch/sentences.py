@@ -41,7 +41,7 @@ class Recipe:
     warmup: float = 0.1  # share of the steps
     masked: float = 0.15  # share of the pieces that are asked for
     decay: float = 0.01
-    threads: int = 2
+    threads: int = 1  # two would wait for each other where the machine has other work
 
 
 def train(config: dict[str, Any], folder: Path, recipe: Recipe = Recipe(), seed: int = 0) -> None:

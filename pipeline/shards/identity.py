@@ -46,6 +46,11 @@ def identity(folder: Path, needs: Iterable[str] = NEEDS) -> dict[str, str]:
     if needs & set(SPANS):
         found = [reader.Shard(path, "spans") for path in layout.shard_paths(folder / "spans")]
         parts["spans"] = [zip(shard["caption_id"], shard["fingerprint"]) for shard in found]
+    if "piece" in needs:
+        parts["lexicon"] = []
+        for path in layout.shard_paths(folder / "lexicon"):
+            shard = reader.Shard(path, "lexicon")
+            parts["lexicon"].append(zip(shard["caption_id"], shard["fingerprint"]))
     if needs & {"hidden", "image_hidden"}:
         tails = {
             reader.Shard(path, "visual").attributes.get("tail", 0) for path in layout.shard_paths(folder / "visual")

@@ -48,27 +48,40 @@ def batch(count: int = 4, seed: int = 0, sizes: dict[str, int] = SIZES) -> Featu
     hidden[~frame_mask] = 50.0
     phrase = torch.randint(TOWER["vocabulary"], (count, sizes["triplets"], 6), generator=made, dtype=torch.int32)
     spoken = torch.arange(6) < torch.randint(2, 7, phrase.shape[:2], generator=made)[..., None]
-    return spans | {
-        "hidden": hidden,
-        "image_hidden": hidden[:, 0],
-        "token": torch.randint(TOWER["vocabulary"], word.shape[:2], generator=made, dtype=torch.int32),
-        "triplet_token": phrase.masked_fill(~spoken, -1),
-        "sentence": word[torch.arange(count), word_mask.sum(1) - 1],
-        "word": word,
-        "word_mask": word_mask,
-        "triplet": triplet,
-        "triplet_mask": triplet_mask,
-        "frame": frame,
-        "frame_mask": frame_mask,
-        "patch": patch,
-        "image": frame[:, 0],
-        "image_patch": patch[:, 0],
-        "label": torch.arange(count),
-    }
+    return (
+        spans
+        | {
+            "hidden": hidden,
+            "image_hidden": hidden[:, 0],
+            "token": torch.randint(TOWER["vocabulary"], word.shape[:2], generator=made, dtype=torch.int32),
+            "triplet_token": phrase.masked_fill(~spoken, -1),
+            "sentence": word[torch.arange(count), word_mask.sum(1) - 1],
+            "word": word,
+            "word_mask": word_mask,
+            "triplet": triplet,
+            "triplet_mask": triplet_mask,
+            "frame": frame,
+            "frame_mask": frame_mask,
+            "patch": patch,
+            "image": frame[:, 0],
+            "image_patch": patch[:, 0],
+            "label": torch.arange(count),
+        }
+        | pieces(count, sizes["words"], made)
+    )
+
+
+def pieces(count: int, most: int, made: torch.Generator) -> Features:
+    """Ids of a lexicon of 40 words, of which the first five are special ones, and their mask; any id stands in the padding."""
+    length = torch.randint(3, most + 1, (count,), generator=made)
+    length[0] = most
+    piece = torch.randint(5, 40, (count, most), generator=made, dtype=torch.int32)
+    piece[:, 0], piece[torch.arange(count), length - 1] = 2, 3
+    return {"piece": piece, "piece_mask": torch.arange(most) < length[:, None]}
 
 
 def widened(features: Features, axis_of: str, more: int) -> Features:
-    """The same batch with `more` padding rows, full of rubbish, on words, triplets or frames."""
+    """The same batch with `more` padding rows, full of rubbish, on words, triplets, frames or pieces."""
     wide = dict(features)
     for name in along(axis_of):
         tensor = features[name]
@@ -81,7 +94,7 @@ def widened(features: Features, axis_of: str, more: int) -> Features:
 
 def along(axis_of: str) -> list[str]:
     """The features that have an axis of words, triplets or frames."""
-    more = {"frame": ["patch", "hidden"], "word": ["token"], "triplet": ["triplet_token"]}[axis_of]
+    more = {"frame": ["patch", "hidden"], "word": ["token"], "triplet": ["triplet_token"]}.get(axis_of, [])
     return [axis_of, f"{axis_of}_mask", *more]
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow
 
 from pipeline import shards
-from pipeline.files import write, write_table
+from pipeline.files import read_table, write, write_table
 
 SPLITS = ("train", "train", "val", "test")
 SHA = "5e" * 32
@@ -232,3 +232,46 @@ def _spans(folder, captions, world, count):
                 f"{kind}_offset": np.cumsum([0, *map(len, words)]),
             }
         shards.write(shards.shard_path(folder / "spans", shard), "spans", tensors, made)
+
+
+def lexicon(folder: Path, count: int = 4, words: int = 40, width: int = 16) -> Path:
+    """Give a cache a lexicon: a random masked language model of `words` words, and captions whose pieces are hashes of words."""
+    import torch
+
+    from pipeline.encoders.masked import checksum, write_weights
+
+    made, home = torch.Generator().manual_seed(0), folder / "lexicon"
+
+    def random(*shape):
+        return 0.3 * torch.randn(*shape, generator=made)
+
+    sizes = {"qkv": (3 * width, width), "out": (width, width), "wide": (2 * width, width), "narrow": (width, 2 * width)}
+    tensors = {"word": random(words, width), "position": random(64, width), "bias": random(words)}
+    tensors |= {"head.dense.weight": random(width, width), "head.dense.bias": random(width)}
+    for name in ("norm", "head.norm", "blocks.0.norm_attention", "blocks.0.norm_mlp"):
+        tensors |= {f"{name}.weight": torch.ones(width), f"{name}.bias": torch.zeros(width)}
+    for name, size in sizes.items():
+        tensors |= {f"blocks.0.{name}.weight": random(*size), f"blocks.0.{name}.bias": random(size[0])}
+    shape = {"vocabulary": words, "width": width, "heads": 2, "layers": 1, "hidden": 2 * width, "positions": 64}
+    write_weights(
+        home / "lexicon.safetensors", tensors, {"sha256": SHA, "shape": shape, "mask": 4, "special": [0, 1, 2, 3, 4]}
+    )
+    write(home / "vocabulary.json", json.dumps([f"word{index}" for index in range(words)]))
+    record = {"name": "random", "sha256": SHA, "files_sha256": SHA} | shape
+    record["checksums"] = {name: checksum(home / name) for name in ("lexicon.safetensors", "vocabulary.json")}
+    write(home / "lexicon.json", json.dumps(record))
+    parts = {shard: [] for shard in range(count)}
+    for row in read_table(folder / "manifest" / "captions.parquet").to_pylist():
+        ids = [5 + shards.phrase_key(word) % (words - 5) for word in row["text"].split()]
+        parts[shards.shard_number(row["video_id"], count)].append((row["caption_id"], row["video_id"], [2, *ids, 3]))
+    attributes = {"dataset": folder.name, "lexicon": "random", "lexicon_sha256": SHA, "version": "1", "words": 32}
+    for shard, rows in parts.items():
+        tensors = {
+            "caption_id": [name for name, _, _ in rows],
+            "video_id": [video for _, video, _ in rows],
+            "fingerprint": [shards.fingerprint(name) for name, _, _ in rows],
+            "piece_offset": np.cumsum([0, *(len(ids) for _, _, ids in rows)]),
+            "piece": np.array([one for _, _, ids in rows for one in ids], np.int32),
+        }
+        shards.write(shards.shard_path(home, shard), "lexicon", tensors, attributes)
+    return folder

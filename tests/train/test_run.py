@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
-    return worlds.cache(tmp_path_factory.mktemp("cache") / "world", videos=32)
+    return worlds.lexicon(worlds.cache(tmp_path_factory.mktemp("cache") / "world", videos=32))
 
 
 def settings(name):

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """A cache whose tokens are what a tiny CLIP's two blocks make of its hidden states, and of its token ids."""
-    folder = worlds.cache(tmp_path_factory.mktemp("cache") / "world", videos=32, dimension=24)
+    folder = worlds.lexicon(worlds.cache(tmp_path_factory.mktemp("cache") / "world", videos=32, dimension=24))
     source = tiny.clip(tmp_path_factory.mktemp("hf"))
     record = check.build_record(str(source), None, source) | {"sha256": worlds.SHA}
     (folder / "clip" / "clip.json").write_text(json.dumps(record))
@@ -93,6 +93,7 @@ def test_with_no_step_the_scores_are_the_frozen_ones(world, name, wanted):
         cache = Cache(world, methods.needed(name, config))
         if tune:
             config.tail = train_run.tail_facts(world, cache, tune)
+        config = methods.load(name).complete(config, world)
         torch.manual_seed(0)
         model = methods.build(name, vars(config)).eval()
         if tune:

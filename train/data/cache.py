@@ -15,7 +15,7 @@ from pipeline.shards.identity import PHRASES
 from train.data.ragged import Indexed, Memory, PaddedColumn, Ragged, ShardColumn, collect
 from train.method import Features
 
-TEXT = ("sentence", "word", "triplet", "token", "triplet_token")
+TEXT = ("sentence", "word", "triplet", "token", "triplet_token", "piece")
 SPANS = ("without_noun", "noun", "without_verb", "verb")  # of captions too; a caption may have none of a kind
 VIDEO = ("frame", "patch", "hidden")
 IMAGE = ("image", "image_patch", "image_hidden")
@@ -47,7 +47,8 @@ class Cache:
         phrases = [Shard(self.folder / "text" / "phrases.h5", "phrases")] if self.needs & PHRASES else []
         spans = self._shards("spans", "spans") if self.needs & set(SPANS) else []
         removed = [Shard(self.folder / "spans" / "removed.h5", "removed")] if spans else []
-        prove_shards(self.folder, [*visual, *text, *phrases, *spans, *removed])
+        lexicon = self._shards("lexicon", "lexicon") if "piece" in self.needs else []
+        prove_shards(self.folder, [*visual, *text, *phrases, *spans, *removed, *lexicon])
         self.clip_sha256 = require_one_clip([*visual, *text, *spans, *removed])
         self._rows(visual, text)
         self.features: dict[str, Ragged | Indexed] = {}
@@ -56,6 +57,7 @@ class Cache:
         self._open_text(text)
         if spans:
             self._open_spans(spans, removed[0])
+        self._open_lexicon(lexicon)
         self.dimension = visual[0].place("frame").shape[1]
         self.patches = visual[0].place("patch").shape[1]
         self.frames = max(int(visual[0].attributes["frames"]), int(self.frame_count.max(initial=1)))
@@ -74,7 +76,8 @@ class Cache:
     def text(self, rows: np.ndarray, dtype: torch.dtype = torch.float32) -> Features:
         """Those of sentence (B, D), word (B, L, D), triplet (B, M, D) and of SPANS, that are needed, with masks.
 
-        For who runs the text tower itself: token (B, L) int32, triplet_token (B, M, T) int32 with -1 behind each phrase's last.
+        Of a lexicon: piece (B, L) int32. For who runs the text tower itself: token (B, L) int32, triplet_token (B, M, T) int32
+        with -1 behind each phrase's last.
         """
         return self.collect(TEXT + SPANS, rows, allocate, dtype)
 
@@ -270,6 +273,20 @@ class Cache:
             else:
                 most = int(count.max(initial=1))
                 self.features[name] = Indexed(words, _table_rows(spans, name, removed), start, count, most)
+
+    def _open_lexicon(self, lexicon: list[Shard]) -> None:
+        if not lexicon:
+            return
+        marks = {str(shard.attributes["lexicon_sha256"]) for shard in lexicon}
+        at = {name: row for row, name in enumerate(name for shard in lexicon for name in shard["caption_id"])}
+        missing = [name for name in self.caption_id if name not in at]
+        if missing or len(marks) != 1:
+            what = f"{len(missing)} captions are missing, {missing[0]!r} first" if missing else "they are of two models"
+            raise ShardError(f"{self.folder / 'lexicon'}: {what}; run: {rebuild_command(lexicon[0].path)}")
+        row = np.array([at[name] for name in self.caption_id], np.int64)
+        start, count = (part[row] for part in _ragged(lexicon, "piece_offset"))
+        self.features["piece"] = Ragged(ShardColumn("piece", lexicon), start, count, self.words)
+        self.lexicon_sha256 = marks.pop()
 
 
 def _table_rows(of: list[Shard], name: str, table: Shard) -> np.ndarray:
