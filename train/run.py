@@ -116,7 +116,7 @@ def prepare(shards: Path, name: str, seed: int, settings: dict[str, Any]) -> tup
     config = replace(config, dimension=cache.dimension, frames=cache.frames, patches=cache.patches)
     if tuned_towers(config.tune):
         config = replace(config, tail=tail_facts(shards, cache, config.tune))
-    config = method.complete(config, shards)
+    config = methods.load(name).complete(config, shards)
     torch.manual_seed(seed)
     model = methods.build(name, vars(config))
     start_from_clip(model, shards, cache)
