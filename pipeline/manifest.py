@@ -14,12 +14,13 @@ from typing import Any
 
 from pipeline import datasets, files, params, progress, stage
 from pipeline.datasets import media, protocol
+from pipeline.datasets.facts import collect_facts
 from pipeline.datasets.hashes import HashMemo, RunMemo
 from pipeline.datasets.validate import Manifest, RejectRow, build, caption_id
 from pipeline.rejects import write_rejects
 
 FILM_SECONDS = 3600.0  # that cutting one film may take
-OUTPUTS = ("items.parquet", "captions.parquet", "rejects.parquet", "manifest.json")
+OUTPUTS = ("items.parquet", "captions.parquet", "rejects.parquet", "manifest.json", "media.parquet")
 
 
 def summarize(manifest: Manifest, config: dict[str, Any], expected: dict[str, dict[str, int]]) -> dict[str, Any]:
@@ -77,6 +78,16 @@ def write_manifest(folder: Path, manifest: Manifest, facts: dict[str, Any]) -> N
     files.write_table(folder / "captions.parquet", build_table(rows, columns))
     write_rejects(folder, "manifest", list_rejects(manifest))
     files.write(folder / "manifest.json", json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_media(folder: Path, rows: list[dict[str, Any]]) -> None:
+    """Write media.parquet: when and where each item was taken, and how many seconds it lasts, where its file says so."""
+    import pyarrow
+
+    number = pyarrow.float64()
+    fields = [("video_id", pyarrow.string()), ("taken", pyarrow.string())]
+    fields += [(name, number) for name in ("latitude", "longitude", "duration")]
+    files.write_table(folder / "media.parquet", pyarrow.Table.from_pylist(rows, schema=pyarrow.schema(fields)))
 
 
 def list_rejects(manifest: Manifest) -> list[tuple[str, str, str]]:
@@ -167,6 +178,8 @@ def update_manifest(config: dict[str, Any], folder: Path) -> None:
             f"{trouble}; see {folder / 'rejects.parquet'}, mend them or raise max_rejects in params.yaml"
         )
     write_manifest(folder, manifest, facts)
+    if hasattr(datasets.load(config["reader"]), "FACTS"):
+        write_media(folder, collect_facts(Path(config["root"]), manifest.items, memo_folder(config) / "media.json"))
     standing.save()
     for line in closing_lines(manifest, len(memo.hashed), facts["skipped"]):
         print(f"manifest: {stage.visible(line)}", file=sys.stderr)

@@ -134,7 +134,7 @@ def serve_folder(args: argparse.Namespace) -> None:
     search = Search(args.run, home, device=device, refresh=False)
     search.root = str(root)
     search.take_up()
-    indexing = Indexing(root, home, device, search.take_up)
+    indexing = Indexing(root, home, device, search.take_up, search.calibrate)
     indexing.start()
     try:
         serve(search, indexing, args)

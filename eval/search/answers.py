@@ -7,6 +7,7 @@ from pipeline.files import ParamsError
 LONGEST = 20_000  # characters of all sentences together
 MOST_TERMS = 16  # sentences, minus words and items in one query
 KINDS = ("image", "video")  # the two galleries
+LISTS = ("images", "videos", "joint")
 SORTS = ("score", "date")
 
 

@@ -6,7 +6,8 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any
 
-from eval.search.answers import Answer, Filters, Query
+from eval.search.answers import LISTS, Answer, Filters, Query
+from eval.search.explain import Why
 from eval.search.indexing import Progress
 from pipeline.files import ParamsError
 
@@ -27,6 +28,7 @@ class Ask:
     sort: str = "score"
     fold: bool = True
     alarm: float | None = None
+    lists: list[str] = field(default_factory=lambda: list(LISTS))  # those that are wanted
     top: int = 24
     skip: int = 0
 
@@ -34,6 +36,8 @@ class Ask:
         """The query, `ids` being the items by key. Errors: ParamsError."""
         if not (1 <= self.top <= MOST and self.skip >= 0):
             raise ParamsError(f"top is from 1 to {MOST} and skip at least 0")
+        if not set(self.lists) <= set(LISTS):
+            raise ParamsError(f"lists: expected some of {', '.join(LISTS)}")
         gone = [key for key in (*self.like, *self.filters.ids) if key not in ids]
         if gone:
             raise ParamsError(f"there is no item {gone[0]!r} here any more")
@@ -81,6 +85,15 @@ class Handed:
 
 
 @dataclass(frozen=True)
+class WhyAsk:
+    """A hit that is to be explained."""
+
+    text: str  # as typed
+    key: str
+    kind: str = "video"  # video: on all frames; image: on the keyframe
+
+
+@dataclass(frozen=True)
 class Begun:
     """Whether looking for new files has begun; false where it was under way."""
 
@@ -110,6 +123,7 @@ SPAN = {"start": "seconds", "end": "seconds"}
 ROUTES = (
     Route("GET", "/api/status", "What is searched, and how far indexing is", Status),
     Route("POST", "/api/search", "Images and videos for sentences, pictures or items", Answer, Ask),
+    Route("POST", "/api/why", "Which words and phrases a hit shows, where and when", Why, WhyAsk),
     Route("POST", "/api/pictures", "Hand in a photo to search by", Handed, "application/octet-stream"),
     Route("POST", "/api/index", "Look for new, changed and deleted files", Begun, Begun),
     Route("GET", "/api/items/{key}/thumb", "A frame, small", "image/jpeg", words={"frame": "which, else the keyframe"}),

@@ -6,25 +6,38 @@ import contextlib
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.search.answers import KINDS, Answer, Hit, Query
+from eval.search.answers import KINDS, LISTS, Answer, Hit, Query
+from eval.search.calibration import (
+    Asked,
+    Calibration,
+    choose_bank,
+    identity,
+    keep_calibration,
+    measure,
+    read_calibration,
+)
 from eval.search.catalog import Catalog, Item
+from eval.search.duplicates import Duplicates
+from eval.search.duplicates import fold as fold_alike
+from eval.search.explain import Why, explain
 from eval.search.filters import passing
 from eval.search.gallery import Encoder, Gallery, gallery_key, read_features
-from eval.search.moment import best_moment
+from eval.search.moment import Moment, best_moment
 from eval.search.text import Reader, read_root
 from eval.search.view import SAMPLE, SHORT, View
 from pipeline import progress
-from pipeline.files import MissingError
+from pipeline.files import MissingError, ParamsError
 
 REMEMBERED = 32  # queries whose scores are held, so that the next page costs nothing
 UNTRAINED = "max_sim"  # what searches without a run
+FOLDED = 96  # results among which near-duplicates are looked for
 PICTURES = 16  # pictures handed in that are remembered
 
 
@@ -34,8 +47,10 @@ class Scored:
 
     score: dict[str, NDArray]  # (G,) the method's; NaN where an item was not on the shortlist
     standing: dict[str, NDArray]  # (G,) deviations above the mean
+    heights: list[dict[str, NDArray]]  # of each sentence: (G,) above the mean item
     phrases: list[str]
     text: dict[str, Any] | None  # the first sentence, encoded
+    moments: dict[int, Moment] = field(default_factory=dict)  # of videos, as far as they were shown
 
 
 class Search:
@@ -61,7 +76,10 @@ class Search:
         self.view = View([], [], np.empty((0, 2), np.int64))
         self.pictures: OrderedDict[str, NDArray] = OrderedDict()
         self.answers: OrderedDict[tuple, Scored] = OrderedDict()
-        self.changing, self.asking = threading.Lock(), threading.Lock()
+        self.changing, self.asking, self.measuring = threading.Lock(), threading.Lock(), threading.Lock()
+        self.calibration: Calibration | None = None
+        self.calibrated_for = ""
+        self.duplicates = Duplicates()
         self.stamp: tuple = ()
         if refresh:
             for _ in self.refresh(meter=True):
@@ -126,6 +144,7 @@ class Search:
                 if self.method is not None:
                     self.reader.load()
                     self(" ".join(["warm"] * 8))
+                    self.calibrate()
 
         threading.Thread(target=load, daemon=True, name="prepare").start()
 
@@ -136,7 +155,26 @@ class Search:
     @property
     def calibrated(self) -> bool:
         """Whether it is known how well sentences fit that have no answer here."""
-        return False
+        return self.calibration is not None
+
+    def calibrate(self, bank: list[Asked] | None = None) -> Calibration | None:
+        """Measure how well sentences fit that have no answer here, unless that is known; None where nothing is indexed yet.
+
+        A few hundred queries, kept beside the gallery. Until it ends the calibration before counts.
+        """
+        with self.measuring:
+            view = self.view
+            if not view.items:
+                return None
+            bank = choose_bank(self.shards, view.items) if bank is None else bank
+            name = identity(self.gallery.key, view, bank)
+            if name != self.calibrated_for:
+                found = read_calibration(self.gallery.folder, name)
+                if found is None:
+                    found = [one for one in measure(self, view, bank)][-1]
+                    keep_calibration(self.gallery.folder, name, found)
+                self.calibration, self.calibrated_for = found, name
+            return self.calibration
 
     @property
     def unkept(self) -> str | None:
@@ -149,8 +187,8 @@ class Search:
         """The best images and videos for a sentence taken as it is. Errors: ParamsError for an empty one."""
         return self.ask(Query((sentence,)), top)
 
-    def ask(self, query: Query, top: int = 24, skip: int = 0) -> Answer:
-        """The best images, videos, and both in one list; `skip` of each are passed over."""
+    def ask(self, query: Query, top: int = 24, skip: int = 0, lists: tuple[str, ...] = LISTS) -> Answer:
+        """The best images, videos, and both in one list, as far as `lists` names them; `skip` of each are passed over."""
         query.check()
         view = self.view
         said = "; ".join([*query.sentences, *(f"-{word}" for word in query.minus)])
@@ -159,15 +197,46 @@ class Search:
         scored = self.scored(view, query)
         allowed = passing(view.items, query.filters)
         order = {kind: rank(scored.standing[kind], allowed[view.rows[kind]], view, kind, query.sort) for kind in KINDS}
-        lists = {
+        own = {
             kind: [
                 self.hit(view, scored, kind, int(place), skip + number)
                 for number, place in enumerate(order[kind][skip : skip + top], 1)
             ]
             for kind in KINDS
+            if f"{kind}s" in lists
         }
-        joint = self.joint(view, scored, order, query, top, skip)
-        return Answer(said, scored.phrases, lists["image"], lists["video"], joint, int(allowed.sum()))
+        joint = self.joint(view, scored, order, query, top, skip) if "joint" in lists else []
+        fits = self.fits(view, scored, order, query.alarm)
+        images, videos = own.get("image", []), own.get("video", [])
+        return Answer(said, scored.phrases, images, videos, joint, int(allowed.sum()), fits)
+
+    def fits(self, view: View, scored: Scored, order: dict[str, NDArray], alarm: float | None) -> bool | None:
+        """Whether the best hit fits better than sentences without an answer do, of which a share `alarm` would pass."""
+        if alarm is None or self.calibration is None or not scored.heights:
+            return None
+        first = {kind: places[scored.standing[kind][places].argmax()] for kind, places in order.items() if len(places)}
+        best = [self.fit(scored, kind, int(place)) for kind, place in first.items()]
+        return bool(best) and max(share or 0.0 for share in best) >= self.calibration.threshold(alarm)
+
+    def fit(self, scored: Scored, kind: str, place: int) -> float | None:
+        """Share of the other sentences whose best hit stands lower; of several sentences the least."""
+        if self.calibration is None or not scored.heights:
+            return None
+        heights = [height[kind][place : place + 1] for height in scored.heights]
+        shares = [float(self.calibration.fit(kind, height)[0]) for height in heights]
+        return min(shares) if np.isfinite(shares).all() else None
+
+    def why(self, sentence: str, name: str, kind: str = "video") -> Why:
+        """Which words and phrases of a sentence an item shows, where and when. Errors: MissingError, ParamsError."""
+        view = self.view
+        if not sentence.strip():
+            raise ParamsError("the sentence is empty")
+        if kind not in KINDS:
+            raise ParamsError(f"kind: expected image or video, got {kind!r}")
+        if name not in view.by_id:
+            raise MissingError(f"there is no item {name!r} here any more")
+        item = view.items[view.by_id[name]]
+        return explain(self, item, sentence, "image" if item.photo else kind)
 
     def add_picture(self, data: bytes) -> str:
         """Remember a photo to search by; its id. Errors: DecodeError where the bytes are none."""
@@ -215,10 +284,14 @@ class Search:
                 coarse = np.stack([*(vector for _, vector in texts), *vectors])
                 short = shortlist(view, coarse)
             score, standing = {}, {}
+            heights: list[dict[str, NDArray]] = [{} for _ in texts]
             for kind in KINDS:
                 among, sample = (view.rows[kind], None) if short is None else short[kind]
                 parts = [self.standing(view, text, kind, among, sample) for text, _ in texts]
                 own = parts[0][0] if len(parts) == 1 and not vectors and not against else None
+                for height, (found, _) in zip(heights, parts):
+                    mean = found[-sample:].mean() if sample else found.mean() if len(found) else 0.0
+                    height[kind] = spread(found - mean, among, view, kind)
                 wanted = [part[1] for part in parts]
                 wanted += [likeness(view, vector)[among] for vector in vectors]
                 total = np.mean(wanted, axis=0)
@@ -227,7 +300,11 @@ class Search:
                 score[kind] = spread(total if own is None else own, among, view, kind)
                 standing[kind] = spread(total, among, view, kind)
         phrases = [phrase for text in query.sentences for phrase in self.reader.phrases(text)]
-        return Scored(score, standing, phrases, texts[0][0] if texts else None)
+        return Scored(score, standing, heights, phrases, texts[0][0] if texts else None)
+
+    def score_sentence(self, view: View, sentence: str) -> dict[str, NDArray]:
+        """By kind: (G,) how far each item stands above the mean one for a sentence."""
+        return self.score(view, Query((sentence,))).heights[0]
 
     def standing(
         self, view: View, text: dict[str, Any], kind: str, among: NDArray, sample: int | None
@@ -275,11 +352,20 @@ class Search:
             return self.joint_by_date(view, scored, order, top, skip)
         ranked = np.argsort(-standing, kind="stable")
         listed = [(kinds[at], places[at]) for at in ranked]
-        if query.fold:
-            listed = first_of_each(view, listed)
+        return self.rows_of(view, scored, listed, query.fold, top, skip)
+
+    def rows_of(
+        self, view: View, scored: Scored, listed: list[tuple[str, int]], fold: bool, top: int, skip: int
+    ) -> list[Hit]:
+        """Hits of a list of (kind, place); `fold`: an item, and what is nearly the same, in one row, where it comes first."""
+        folded: list[tuple[str, int, list[Item]]] = [(kind, place, []) for kind, place in listed]
+        if fold:
+            each = first_of_each(view, listed)
+            first = [(kind, place, view.items[int(view.rows[kind][place])]) for kind, place in each[:FOLDED]]
+            folded = fold_alike(first, self.duplicates) + [(kind, place, []) for kind, place in each[FOLDED:]]
         return [
-            self.hit(view, scored, kind, place, skip + number)
-            for number, (kind, place) in enumerate(listed[skip : skip + top], 1)
+            self.hit(view, scored, kind, place, skip + number, tuple(item.key for item in behind))
+            for number, (kind, place, behind) in enumerate(folded[skip : skip + top], 1)
         ]
 
     def joint_by_date(self, view: View, scored: Scored, order: dict[str, NDArray], top: int, skip: int) -> list[Hit]:
@@ -287,12 +373,9 @@ class Search:
         photos = [("image", int(place)) for place in order["image"] if view.items[view.rows["image"][place]].photo]
         listed = [("video", int(place)) for place in order["video"]] + photos
         listed.sort(key=lambda one: view.items[int(view.rows[one[0]][one[1]])].taken or "", reverse=True)
-        return [
-            self.hit(view, scored, kind, place, skip + number)
-            for number, (kind, place) in enumerate(listed[skip : skip + top], 1)
-        ]
+        return self.rows_of(view, scored, listed, True, top, skip)
 
-    def hit(self, view: View, scored: Scored, kind: str, place: int, rank: int) -> Hit:
+    def hit(self, view: View, scored: Scored, kind: str, place: int, rank: int, folded: tuple[str, ...] = ()) -> Hit:
         """One result with its path and time."""
         item = view.items[int(view.rows[kind][place])]
         times = np.asarray(item.row["time"])
@@ -300,7 +383,8 @@ class Search:
             rank=rank,
             score=float(scored.score[kind][place]),
             standing=float(scored.standing[kind][place]),
-            fit=None,
+            fit=self.fit(scored, kind, place),
+            folded=folded,
             id=item.id,
             key=item.key,
             path=str(Path(self.root) / item.path),
@@ -312,7 +396,9 @@ class Search:
         )
         if made.kind != "video":
             return made
-        moment = best_moment(self.frame_scores(item, scored.text), times, item)
+        if place not in scored.moments:
+            scored.moments[place] = best_moment(self.frame_scores(item, scored.text), times, item)
+        moment = scored.moments[place]
         return replace(made, time=moment.time, start=moment.start, end=moment.end)
 
     def frame_scores(self, item: Item, text: dict[str, Any] | None) -> NDArray:

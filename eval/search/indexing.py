@@ -33,10 +33,11 @@ class Progress:
 
 
 class Indexing:
-    """Runs `eval.search.library` for a folder and calls `changed` while it works, so that what is done can be found."""
+    """Runs `eval.search.library` for a folder; calls `changed` while it works, so that what is done can be found, and `settled`
+    when all is."""
 
-    def __init__(self, root: Path, home: Path, device: str, changed: Callable[[], None]):
-        self.root, self.home, self.device, self.changed = root, home, device, changed
+    def __init__(self, root: Path, home: Path, device: str, changed: Callable, settled: Callable):
+        self.root, self.home, self.device, self.changed, self.settled = root, home, device, changed, settled
         self.progress = Progress()
         self.process: subprocess.Popen | None = None
         self.starting = threading.Lock()
@@ -101,6 +102,8 @@ class Indexing:
             ):  # a shard may be replaced at this moment: the next look sees it
                 self.changed()
         self.progress = replace(self.progress, running=False, rejected=self.rejects())
+        with contextlib.suppress(ValueError, OSError):
+            self.settled()
 
     def rejects(self) -> list[dict[str, str]]:
         """Files that could not be read."""

@@ -23,7 +23,8 @@ from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
 from eval.search import media
-from eval.search.api import Ask, Begun, Handed, Status, describe, read
+from eval.search.answers import Query
+from eval.search.api import Ask, Begun, Handed, Status, WhyAsk, describe, read
 from eval.search.catalog import Item
 from eval.search.engine import Search
 from eval.search.indexing import Indexing
@@ -258,7 +259,12 @@ class Handler(BaseHTTPRequestHandler):
             ask = read(Ask, self.body_object())
             search = self.server.search
             query = ask.query({item.key: item.id for item in search.view.items})
-            self.send_object(asdict(search.ask(query, ask.top, ask.skip)))
+            self.send_object(asdict(search.ask(query, ask.top, ask.skip, tuple(ask.lists))))
+        elif path == "/api/why":
+            asked = read(WhyAsk, self.body_object())
+            item = self.server.item(asked.key)
+            sentence = " ".join(Query.of(asked.text).sentences)
+            self.send_object(asdict(self.server.search.why(sentence, item.id, asked.kind)))
         elif path == "/api/pictures":
             try:
                 self.send_object(asdict(Handed(self.server.search.add_picture(self.body(BODY)))))

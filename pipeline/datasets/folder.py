@@ -19,6 +19,7 @@ ALIAS = {"validation": "val", "validate": "val", "valid": "val", "dev": "val"}
 MOVING = (".webp", ".png", ".apng", ".avif")
 HEADER = 1 << 16  # bytes in which a moving picture says that it is one
 ANIMATED = 0x02  # flag in the header of an extended WebP
+FACTS = True  # what its files say of themselves is kept: when, where, how long
 GUESSES = 20  # unknown names for which the nearest one is looked up
 
 

@@ -30,7 +30,7 @@ def served(tmp_path_factory):
         home = params.cache_folder(library_name(root))
         search = Search(None, home, refresh=False)
         search.root = str(root)
-        indexing = Indexing(root, home, "cpu", search.take_up)
+        indexing = Indexing(root, home, "cpu", search.take_up, search.calibrate)
         server = Server(search, indexing)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         indexing.start()
@@ -39,3 +39,5 @@ def served(tmp_path_factory):
         yield server
         server.shutdown()
         server.server_close()
+        with search.measuring:
+            pass

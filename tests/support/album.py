@@ -25,16 +25,22 @@ COLOURS = {"red": (210, 30, 30), "green": (30, 170, 60), "blue": (40, 60, 210), 
 
 
 def photo(path: Path, seed: int, colour: tuple[int, int, int], exif: Image.Exif | None = None) -> None:
-    """A photo of noise on a colour."""
-    grain = np.random.default_rng(seed).integers(0, 60, (72, 96, 3))
+    """A photo of large spots on a colour, the spots another for each seed."""
+    grain = np.random.default_rng(seed).integers(0, 60, (6, 8, 3)).repeat(12, 0).repeat(12, 1)
     picture = Image.fromarray((grain + np.array(colour) * 3 // 4).clip(0, 255).astype(np.uint8))
     picture.save(path, **({"exif": exif} if exif else {}))
 
 
 def film(
-    path: Path, colour: tuple[int, int, int], seconds: float = 4, rate: int = 10, codec: str = "libx264", **about: str
-):
-    """A dark film that turns to a colour half way; `about` is metadata of its container."""
+    path: Path,
+    colour: tuple[int, int, int],
+    seconds: float = 4,
+    rate: int = 10,
+    codec: str = "libx264",
+    hold: int = 1,
+    **about: str,
+) -> None:
+    """A dark film that turns to a colour half way, a bar jumps every `hold` frames; `about` is metadata of its container."""
     with av.open(str(path), "w", options={"movflags": "use_metadata_tags"} if about else {}) as file:
         file.metadata.update(about)
         stream = file.add_stream(codec, rate=rate, options={"g": "10"})
@@ -44,7 +50,8 @@ def film(
         for index in range(count):
             picture = np.full((72, 96, 3), 8, np.uint8)
             picture[:] = colour if index >= count // 2 else 8
-            picture[(2 * index) % 60 : (2 * index) % 60 + 12] = 128
+            bar = (14 * (index // hold) if hold > 1 else 2 * index) % 60
+            picture[bar : bar + 12] = 128
             file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         file.mux(stream.encode(None))
 
@@ -52,6 +59,7 @@ def film(
 def exif(taken: str, latitude: float, longitude: float) -> Image.Exif:
     """As a camera writes it."""
     made = Image.Exif()
+    made[0x010F] = "a camera"
     made.get_ifd(0x8769)[0x9003] = taken
     place = made.get_ifd(0x8825)
     for name, value, marks in ((1, latitude, "NS"), (3, longitude, "EW")):
@@ -74,7 +82,7 @@ def build(base: Path) -> Path:
     film(media / "red.mp4", COLOURS["red"], creation_time="2022-05-06T07:08:09Z", location="+48.8584+002.2945/")
     film(media / "trip" / "blue.webm", COLOURS["blue"], codec="libvpx")
     film(media / "old.avi", COLOURS["green"], codec="mpeg4")
-    film(media / "trip" / "long.mp4", COLOURS["white"], seconds=20)
+    film(media / "trip" / "long.mp4", COLOURS["white"], seconds=20, hold=50)
     (media / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no picture")
     tiny.clip(base / "model")
     (base / "params.yaml").write_text(PARAMS.format(clip=base / "model"))

@@ -82,7 +82,7 @@ function search() {
     welcome();
     return;
   }
-  state.ask = { text, like: state.like.map((one) => one.key), pictures: state.pictures.map((one) => one.id), filters: filters(), sort: form.sort.value, fold: form.fold.checked };
+  state.ask = { text, like: state.like.map((one) => one.key), pictures: state.pictures.map((one) => one.id), filters: filters(), sort: form.sort.value, fold: form.fold.checked, lists: form.layout.value === "joint" ? ["joint"] : ["images", "videos"] };
   if (state.status?.calibrated && Number(form.alarm.value) < 100) state.ask.alarm = Number(form.alarm.value) / 100;
   state.done = false;
   $("said").textContent = "Searching …";
