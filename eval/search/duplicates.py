@@ -1,6 +1,6 @@
 """What is nearly the same: a photo saved again, a film encoded anew, a clip cut out of a longer film."""
 
-# Axes: N and M frames of two items, S side of a small grey picture.
+# Axes: N and M frames of two items, S side of a small picture.
 
 import io
 from collections import OrderedDict
@@ -11,16 +11,16 @@ from PIL import Image
 
 from eval.search.catalog import Item
 
-SIDE = 16  # pixels of the grey pictures that are compared
-ALIKE = 0.95  # correlation of two grey pictures from which on they show the same
+SIDE = 12  # pixels of the small pictures that are compared
+ALIKE = 0.95  # correlation of two small pictures from which on they show the same
 NEAR = 0.9  # cosine of two frames' CLIP vectors below which their pictures are not even compared
-FLAT = 4.0  # grey levels by which a picture must vary to be told from another
+FLAT = 4.0  # levels by which a picture must vary to be told from another
 SHARE = 0.6  # of the shorter item's frames that must be found again, in order
-HELD = 4000  # items whose grey pictures are held
+HELD = 4000  # items whose small pictures are held
 
 
 class Duplicates:
-    """Compares items by frames: CLIP's vectors first, then small grey pictures of their thumbnails; videos also by order."""
+    """Compares items by frames: CLIP's vectors first, then their thumbnails, made small; videos also by order."""
 
     def __init__(self) -> None:
         self.shown: OrderedDict[str, tuple[NDArray, NDArray]] = OrderedDict()
@@ -39,35 +39,35 @@ class Duplicates:
 
     def compare(self, one: Item, other: Item) -> bool:
         """The same, not remembered."""
-        (vector, grey), (second, other_grey) = self.look(one), self.look(other)
+        (vector, small), (second, other_small) = self.look(one), self.look(other)
         near = vector @ second.T >= NEAR  # (N, M)
         if not near.any():
             return False
-        alike = near & (grey @ other_grey.T >= ALIKE)
+        alike = near & (small @ other_small.T >= ALIKE)
         longest = longest_in_order(alike, tolerances(one), tolerances(other))
         return longest >= max(1, np.ceil(SHARE * min(alike.shape)))
 
     def look(self, item: Item) -> tuple[NDArray, NDArray]:
-        """Unit CLIP vectors (N, D) and unit grey pictures (N, S²) of an item; those without contrast are zero: like nothing."""
+        """Unit CLIP vectors (N, D) and unit small pictures (N, 3S²) of an item; those without contrast are zero: like nothing."""
         if item.mark not in self.shown:
             frame = np.asarray(item.row["frame"], np.float32)
-            grey = np.stack([grey_picture(jpeg.tobytes()) for jpeg in item.row.jpegs()])
-            self.shown[item.mark] = (frame / np.linalg.norm(frame, axis=1, keepdims=True).clip(1e-6), grey)
+            small = np.stack([small_picture(jpeg.tobytes()) for jpeg in item.row.jpegs()])
+            self.shown[item.mark] = (frame / np.linalg.norm(frame, axis=1, keepdims=True).clip(1e-6), small)
             while len(self.shown) > HELD:
                 self.shown.popitem(last=False)
         self.shown.move_to_end(item.mark)
         return self.shown[item.mark]
 
 
-def grey_picture(jpeg: bytes) -> NDArray:
-    """(S²,) a thumbnail, small and grey, its mean taken away, of length 1; zeros where it shows nothing."""
+def small_picture(jpeg: bytes) -> NDArray:
+    """(3S²,) a thumbnail, small, its mean level taken away, of length 1; zeros where it shows nothing."""
     try:
         with Image.open(io.BytesIO(jpeg), formats=("JPEG",)) as picture:
-            grey = np.asarray(picture.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX), np.float32).ravel()
+            small = np.asarray(picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX), np.float32).ravel()
     except (OSError, ValueError, SyntaxError):
-        return np.zeros(SIDE * SIDE, np.float32)
-    grey = grey - grey.mean()
-    return grey / np.linalg.norm(grey) if grey.std() > FLAT else np.zeros_like(grey)
+        return np.zeros(3 * SIDE * SIDE, np.float32)
+    small = small - small.mean()
+    return small / np.linalg.norm(small) if small.std() > FLAT else np.zeros_like(small)
 
 
 def tolerances(item: Item) -> NDArray:
@@ -111,8 +111,8 @@ def any_alike(items: list[Item], same: Duplicates) -> NDArray:
         return np.zeros((0, 0), bool)
     looks = [same.look(item) for item in items]
     begins = np.cumsum([0, *(len(vector) for vector, _ in looks)])[:-1]
-    vectors, greys = (np.concatenate([look[part] for look in looks]) for part in (0, 1))
-    alike = (greys @ greys.T >= ALIKE) & (vectors @ vectors.T >= NEAR)
+    vectors, smalls = (np.concatenate([look[part] for look in looks]) for part in (0, 1))
+    alike = (smalls @ smalls.T >= ALIKE) & (vectors @ vectors.T >= NEAR)
     found = np.logical_or.reduceat(np.logical_or.reduceat(alike, begins, axis=0), begins, axis=1)
     marks = np.array([item.mark for item in items])
     return found | (marks[:, None] == marks[None, :])

@@ -173,10 +173,10 @@ def test_copies_are_folded_and_others_are_not(served):
 
 
 def test_a_damaged_thumbnail_is_like_nothing():
-    assert not duplicates.grey_picture(b"no jpeg").any()
+    assert not duplicates.small_picture(b"no jpeg").any()
     flat = io.BytesIO()
     Image.new("RGB", (32, 32), (9, 9, 9)).save(flat, "JPEG")
-    assert not duplicates.grey_picture(flat.getvalue()).any(), "black frames are not all the same film"
+    assert not duplicates.small_picture(flat.getvalue()).any(), "black frames are not all the same film"
 
 
 # --- what is looked for

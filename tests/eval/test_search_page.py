@@ -5,6 +5,7 @@ import warnings
 
 import pytest
 
+from eval.search.calibration import Calibration
 from tests.support import album
 from tests.support.browser import Browser, find
 
@@ -187,3 +188,32 @@ def test_an_error_is_a_sentence(page):
     page.run("document.getElementById('text').value = '-snow'; search()")
     assert page.wait("document.getElementById('said').textContent.includes('only words to leave out')")
     page.errors.clear()  # the browser itself reports a status of 400
+
+
+def test_why_lays_a_map_over_the_frame(page):
+    search(page, "a red wall")
+    page.run("document.activeElement.blur(); state.hits[0].focus()")
+    page.press("w")
+    assert page.wait("document.querySelectorAll('#why .words button').length === 3 && state.open")
+    page.click("#why .words button:nth-child(2)")
+    assert page.run("document.querySelector('#why .words [aria-pressed=true]').textContent.startsWith('red ')")
+    inked = (
+        "document.querySelector('#why canvas').getContext('2d').getImageData(0, 0, 2, 2).data.some((one) => one > 0)"
+    )
+    assert page.run(inked)
+
+
+def test_where_nothing_fits_the_nearest_are_grey(page, served):
+    page.wait("state.status?.calibrated")
+    page.run("document.querySelector('[name=alarm]').value = 1")
+    made = served.search.calibration
+    served.search.calibration = Calibration({kind: best + 9 for kind, best in made.best.items()}, made.either + 9)
+    try:
+        search(page, "a purple elephant")
+        assert "Nothing fits." in page.run("document.getElementById('said').textContent")
+        assert page.run("state.hits.length === 9 && state.hits.every((one) => one.classList.contains('pale'))")
+        page.run("document.querySelector('[name=alarm]').value = 100")
+        search(page, "a purple elephant again")
+        assert page.run("state.hits.every((one) => !one.classList.contains('pale'))")
+    finally:
+        served.search.calibration = made
