@@ -144,7 +144,7 @@ def test_a_run_starts_from_the_language_model_and_keeps_what_must_not_move(cache
     assert all(torch.equal(a, b) for a, b in zip(model.text.lower.buffers(), start.text.lower.buffers()))
     assert not torch.equal(model.text.upper[0].qkv.weight, start.text.upper[0].qkv.weight)
     record = json.loads((tmp_path / "unify" / "run.json").read_text())
-    assert record["config"]["lexicon"]["shape"]["width"] == 16 and "lexicon" in record["shards"]
+    assert record["config"]["language_model"]["shape"]["width"] == 16 and "lexicon" in record["shards"]
     assert "is complete" in run(cache, tmp_path / "unify", "unify", 0, SETTINGS)
 
 

@@ -52,13 +52,13 @@ class Config(Config):
     masked_weight: float = 1.0  # of the loss on them, in the second phase
     flops: float = 1e-4  # weight of the FLOPS regulariser
     logit_scale: float = 20.0  # of both contrasts at the first step; at most 100, as CLIP's
-    lexicon: dict = field(default_factory=dict)  # filled from the cache: the language model's sizes and special ids
+    language_model: dict = field(default_factory=dict)  # filled from the cache: the language model's sizes and special ids
 
     @classmethod
     def small(cls) -> dict[str, Any]:
         """A language model of two small blocks, one of which learns."""
         shape = {"vocabulary": 40, "width": 16, "heads": 2, "layers": 2, "hidden": 32, "positions": 16}
-        tiny = {"lexicon": {"shape": shape, "mask": 4, "special": [0, 1, 2, 3, 4]}, "owned": 1}
+        tiny = {"language_model": {"shape": shape, "mask": 4, "special": [0, 1, 2, 3, 4]}, "owned": 1}
         return super().small() | tiny | {"stem": 1, "own": 1, "k": 2, "text_rate": 1e-2}
 
     @classmethod
@@ -96,7 +96,7 @@ class Unify(Method):
 
     def __init__(self, config: Config):
         super().__init__(config)
-        shape, size = LexiconShape(**config.lexicon.get("shape", {})), config.dimension
+        shape, size = LexiconShape(**config.language_model.get("shape", {})), config.dimension
         self.text = MaskedLM(shape, config.owned)
         self.stem = Blocks(size, config.stem, config.frames)
         if not config.share:
@@ -115,7 +115,7 @@ class Unify(Method):
     @classmethod
     def complete(cls, config: Config, shards: Path) -> Config:
         """The language model's sizes."""
-        return replace(config, lexicon=read_lexicon(shards / WEIGHTS))
+        return replace(config, language_model=read_lexicon(shards / WEIGHTS))
 
     def begin(self, shards: Path) -> None:
         """The language model's weights."""
@@ -216,7 +216,7 @@ class Unify(Method):
 
     def fill_gaps(self, piece: Tensor, mask: Tensor) -> Tensor:
         """Mean cross-entropy of hidden pieces: of those asked for 80 % show [MASK], 10 % another word, 10 % themselves (BERT)."""
-        facts, words = self.config.lexicon, self.text.shape.vocabulary
+        facts, words = self.config.language_model, self.text.shape.vocabulary
         special = torch.tensor(facts["special"], device=piece.device)
         asked = (torch.rand(piece.shape, device=piece.device) < self.config.masked) & mask & ~torch.isin(piece, special)
         way = torch.rand(piece.shape, device=piece.device)
