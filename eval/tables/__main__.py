@@ -1,6 +1,6 @@
 """The papers' tables on one dataset: what is missing is trained and scored, every number stands beside the paper's own.
 
-python -m eval.tables --dataset demo [--seeds 3] [--only 1 5 8] [--quick] [--as-is]
+python -m eval.tables --dataset demo [--seeds 3] [--only 1 5 8] [--quick] [--as-is] [--export mteb]
 
 Writes cache/<dataset>/tables/index.html, tables.md and tables.csv. The rows are
 eval/experiments.yaml. Killed anywhere, the same command goes on; what is finished costs nothing.
@@ -16,7 +16,9 @@ import torch
 
 from eval.experiments import PaperTable, nearest, read_experiments
 from eval.tables.build import Made, build
+from eval.tables.mteb import export_mteb
 from eval.tables.plan import Plan, make
+from eval.tables.speed import build_speed
 from eval.tables.write import Heading, write
 from pipeline import params, stage
 from pipeline.files import ParamsError
@@ -33,6 +35,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one seed, half the grid, fewer rows")
     parser.add_argument("--as-is", action="store_true", help="train nothing: tables of what is finished")
     parser.add_argument("--jobs", type=int, help="runs at a time (a core each; on a GPU one)")
+    parser.add_argument("--export", choices=["mteb"], help="also write the scores as MTEB's TaskResult JSON")
     args = parser.parse_args()
     home = params.cache_folder(args.dataset)
     seeds = args.seeds or (1 if args.quick else SEEDS)
@@ -45,10 +48,16 @@ def main() -> None:
     failed = make(tasks, plan, args.jobs or usual_jobs())
     shown = list(dict.fromkeys([*choose(tables, args.dataset, None), *chosen]))
     made = [
-        build(tables[number], plan, seeds) for number in tables if number in shown and tables[number].kind != "speed"
+        build_speed(table, plan, home / "tables", machine()) if table.kind == "speed" else build(table, plan, seeds)
+        for number, table in tables.items()
+        if number in shown
     ]
     for path in write(home / "tables", Heading(args.dataset, about(seeds, made)), made):
         print(f"wrote {path}")
+    if args.export:
+        config = params.read_dataset(args.dataset)
+        written = export_mteb(home, home / "tables" / "mteb", str(config.get("split") or ""))
+        print(f"wrote {len(written)} results under {home / 'tables' / 'mteb'}")
     if failed:
         raise SystemExit("\n".join([f"{len(failed)} of {len(tasks)} runs failed", *failed]))
 

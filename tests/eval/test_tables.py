@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ import yaml
 
 from eval import experiments, overview
 from eval.experiments import read_experiments
-from eval.tables import build, plan, significance, write
+from eval.tables import build, mteb, plan, significance, speed, write
 from pipeline import files
 from pipeline.files import ParamsError
 from tests.support import worlds
@@ -399,3 +400,54 @@ def test_bold_only_where_it_holds(monkeypatch):
     )
     assert re.fullmatch(r"t2v R@5: best a 26.0, next b 25.5: p = \.3\d\d, which does not hold", said[2])
     assert "| b | 1 | 20.0 (45) | 25.5 (60) | n |" in "\n".join(write.table_rows(made))
+
+
+def test_parameters_are_counted_as_the_paper_counts(papers, tmp_path):
+    """Heads at the paper's sizes and CLIP's 151.28 M, whatever the sizes of the dataset at hand; two of the paper's are slips."""
+    tables, runs = papers
+    made = plan.Plan(worlds.cache(tmp_path / "toy"), runs)
+    counted = {row.label: speed.count_parameters(made, row) / 1e6 for row in tables["4"].rows}
+    paper = {row.label: row.paper[0] for row in tables["4"].rows}
+    assert counted["UniTriM, as published"] == pytest.approx(paper["UniTriM, as published"], abs=0.01)
+    assert counted["X-CLIP"] == pytest.approx(paper["X-CLIP"], abs=0.01)
+    assert counted["CLIP4Clip"] == pytest.approx(163.93, abs=0.01) and paper["CLIP4Clip"] == paper["X-CLIP"]
+
+
+def test_mteb_numbers_by_hand():
+    found = mteb.retrieval_scores(np.array([1, 2, 5.5, 11]))
+    assert found["recall_at_1"] == 0.25 and found["recall_at_5"] == 0.5 and found["recall_at_20"] == 1
+    assert found["mrr_at_10"] == found["map_at_10"] == pytest.approx((1 + 1 / 2 + 1 / 5.5) / 4, abs=1e-5)
+    assert found["main_score"] == found["ndcg_at_10"]
+    assert found["ndcg_at_5"] == pytest.approx((1 + 1 / np.log2(3)) / 4, abs=1e-5)
+    assert found["precision_at_5"] == pytest.approx(0.1)
+
+
+def test_mteb_results_name_their_split_and_n(toy, tmp_path):
+    tables, made, tasks = toy
+    paths = mteb.export_mteb(made.home, tmp_path, "9k")
+    assert len(paths) == 2 * len(tasks)  # texts to videos and texts to images
+    told = json.loads(
+        next(path for path in paths if path.parent.parent.name == "table-few" and "t2v" in path.name).read_text()
+    )
+    scored = json.loads((made.home / "scores" / "table-few" / "metrics.json").read_text())["t2v"]
+    (name,) = told["scores"]
+    assert name == f"test-9k-{scored['queries']}x{scored['gallery']}"
+    (scores,) = told["scores"][name]
+    assert (
+        100 * scores["recall_at_5"] == pytest.approx(scored["R@5"], abs=1e-2) and scores["queries"] == scored["queries"]
+    )
+
+
+def test_the_mteb_package_reads_what_is_exported(toy, tmp_path):
+    try:
+        from mteb.results import TaskResult
+    except ImportError:
+        warnings.warn("THE EXPORT IS NOT CHECKED: the package `mteb` is absent; pip install mteb", stacklevel=1)
+        pytest.skip("mteb is absent, so that nothing says whether it reads our TaskResult JSON; pip install mteb")
+    for path in mteb.export_mteb(toy[1].home, tmp_path, "9k"):
+        told = json.loads(path.read_text())
+        result = TaskResult.from_disk(path, load_historic_data=False)
+        (split,) = result.scores
+        assert result.task_name == told["task_name"] and result.scores[split][0]["hf_subset"] == "default"
+        kept = json.loads(result.model_dump_json())
+        assert all(kept[key] == value for key, value in told.items())
