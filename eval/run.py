@@ -6,6 +6,7 @@ torchrun --nproc-per-node N -m eval.run --of cache/demo/runs/unitrim --shards ca
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from eval import metrics
+from eval.attention import describe_attention
 from eval.load import load_run, scores_name
 from eval.normalise import RULES, normalise
 from eval.overview import run_table, to_text
@@ -149,7 +151,7 @@ def score_run(
             numbers = {name: part for name, part in numbers.items() if name not in ("v2t", "i2t")}
     numbers = facts | numbers
     if distributed.is_first():
-        save_scores(home, split, numbers, columns)
+        save_scores(home, split, numbers, columns, describe_attention(method, shards, split, device))
     return numbers
 
 
@@ -206,8 +208,10 @@ def recall_curve(columns: dict[str, Any]) -> str:
     return "\n".join(["K,recall", *lines]) + "\n"
 
 
-def save_scores(folder: Path, split: str, numbers: dict[str, Any], columns: dict[str, Any]) -> None:
-    """Write metrics.json, ranks.parquet and recall.csv; those of another split than test carry its name."""
+def save_scores(
+    folder: Path, split: str, numbers: dict[str, Any], columns: dict[str, Any], attention: Sequence[dict[str, Any]] = ()
+) -> None:
+    """Write metrics.json, ranks.parquet, recall.csv and attention.json; those of another split than test carry its name."""
     import pyarrow
 
     types = {"id": pyarrow.string(), "rank": pyarrow.float64(), "top": pyarrow.list_(pyarrow.string())}
@@ -217,6 +221,7 @@ def save_scores(folder: Path, split: str, numbers: dict[str, Any], columns: dict
     files.write_table(folder / f"ranks{suffix}.parquet", pyarrow.table(columns, schema))
     files.write(folder / f"metrics{suffix}.json", json.dumps(numbers, indent=1) + "\n")
     files.write(folder / f"recall{suffix}.csv", recall_curve(columns))
+    files.write(folder / f"attention{suffix}.json", json.dumps(list(attention)) + "\n")
     print(f"wrote {folder / f'metrics{suffix}.json'} and ranks{suffix}.parquet")
 
 

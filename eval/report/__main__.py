@@ -17,6 +17,7 @@ from eval.report.figures import (
     choose_lead,
     figure_five,
     figure_six,
+    figure_three,
     open_source,
     pick_captions,
     read_history,
@@ -55,6 +56,7 @@ def build(folder: Path, runs: dict[str, list[dict[str, Any]]]) -> str:
     )
     grids = '<div class="tables">' + "".join(map(page.table, build_tables(runs))) + "</div>"
     drawn = "".join(read_history(folder, method) for method in runs) or page.quiet("Nothing was trained.")
+    looked = "".join(figure_three(folder, run, source) for run in folders)
     parts = [
         ("results", "Results", "All methods on the same frozen features; mean over seeds.", grids),
         (
@@ -77,6 +79,19 @@ def build(folder: Path, runs: dict[str, list[dict[str, Any]]]) -> str:
             "How a video's image is chosen",
             "The keyframe is the frame most like all others: the largest row sum of the frames' cosine similarities.",
             figure_five(folder, source),
+        ),
+        *(
+            [
+                (
+                    "attention",
+                    "Where a removed word is looked for",
+                    "The caption without the marked words asks, the video answers; the redder a patch, the more the answer "
+                    "came from it (Grad-CAM of the cross-modal encoder). The captions are chosen by rule.",
+                    looked,
+                )
+            ]
+            if looked
+            else []
         ),
         ("training", "Training", "Loss terms over steps; one line a seed, each chart on its own scale.", drawn),
         (

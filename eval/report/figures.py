@@ -155,6 +155,22 @@ def figure_five(folder: Path, source: Source) -> str:
     return f'<div class="frames">{drawn}</div>'
 
 
+def figure_three(folder: Path, run: str, source: Source) -> str:
+    """Where a run looks for the words that some captions have lost, the paper's Figure 3; empty for most runs."""
+    path = folder / "scores" / run / "attention.json"
+    rows = json.loads(path.read_text()) if path.exists() else []
+    caption = read_columns(folder / "manifest" / "captions.parquet", "caption_id", "text") if rows else {}
+    parsed = {row["caption_id"]: row for row in read_table(folder / "triplets.parquet").to_pylist()} if rows else {}
+    drawn = []
+    for row in rows:
+        spans = [tuple(span) for span in parsed[row["caption_id"]][f"{row['kind']}s"]]
+        marks = {"nouns": [], "verbs": []} | {f"{row['kind']}s": spans}
+        shots = [source.shot(row["video_id"], index) for index in range(len(row["map"]))]
+        times = source.visual.times(row["video_id"])
+        drawn.append(page.attention(caption[row["caption_id"]], marks, row, list(zip(shots, times, row["map"]))))
+    return "".join(drawn)
+
+
 def read_history(folder: Path, method: str) -> str:
     """Training curves of all seeds of a method; nothing for one that is not trained."""
     terms: dict[str, list[list[tuple[float, float]]]] = {}

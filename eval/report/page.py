@@ -224,6 +224,31 @@ def keyframe(name: str, shots: list[Shot], times: NDArray, similarity: NDArray, 
     )
 
 
+def attention(text: str, marks: dict[str, list], row: dict, shots: list[tuple[Shot, float, list[float]]]) -> str:
+    """A caption with the words that were taken out of it, and where in the frames they were looked for: the redder, the more."""
+    drawn = "".join(
+        f'<figure class="shot looked">{picture(shot, f"frame at {time:.2f} s")}{weights(grid)}'
+        f"<figcaption>{time:.2f} s</figcaption></figure>"
+        for shot, time, grid in shots
+    )
+    return (
+        f'<article class="attention"><h3>{marked(text, marks["nouns"], marks["verbs"])}</h3>'
+        f'<p class="quiet">{escape(row["kind"])}s removed; video <span class="id">{escape(row["video_id"])}</span></p>'
+        f'<div class="shots">{drawn}</div></article>'
+    )
+
+
+def weights(grid: list[float]) -> str:
+    """Weights of a frame's patches over its picture, row by row."""
+    side = round(len(grid) ** 0.5)
+    squares = "".join(
+        f'<rect x="{place % side}" y="{place // side}" width="1" height="1" fill-opacity="{0.75 * weight:.3f}"/>'
+        for place, weight in enumerate(grid)
+        if weight >= 0.01
+    )
+    return f'<svg class="weights" viewBox="0 0 {side} {side}" aria-hidden="true">{squares}</svg>'
+
+
 def section(name: str, title: str, lead: str, body: str) -> str:
     """A section with an anchor, a heading and one sentence of explanation."""
     return f'<section id="{name}"><h2>{escape(title)}</h2><p class="lead">{lead}</p>{body}</section>'

@@ -208,7 +208,7 @@ def test_files_are_the_same_bytes_twice_and_other_splits_keep_apart(tmp_path, me
     first = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     run.save_scores(tmp_path, "test", numbers, columns)
     run.save_scores(tmp_path, "val", numbers, columns)
-    names = ("metrics.json", "ranks.parquet", "recall.csv")
+    names = ("metrics.json", "ranks.parquet", "recall.csv", "attention.json")
     assert first == {name: (tmp_path / name).read_bytes() for name in names}
     assert (tmp_path / "metrics-val.json").exists() and (tmp_path / "ranks-val.parquet").exists()
     assert json.loads(first["metrics.json"])["n"]["texts"] == 30

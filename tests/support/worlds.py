@@ -205,18 +205,22 @@ def _text(folder, captions, world, count):
 
 
 def _spans(folder, captions, world, count):
-    """Nouns "thing" and the verb; every third caption has no verb."""
+    """A noun of three and a verb of five; the captions of every third video have no verb."""
     made = _attributes(folder, words=32)
-    lost = sorted({"thing", *VERBS}, key=shards.phrase_key)
+    nouns = ("thing", "ball", "box")
+    lost = sorted({*nouns, *VERBS}, key=shards.phrase_key)
     embedding = world.random.normal(size=(len(lost), world.dimension)).astype(np.float16)
     key = np.array([shards.phrase_key(word) for word in lost])
     table = {"key": key, "phrase": lost, "embedding": embedding}
     shards.write(folder / "spans" / "removed.h5", "removed", table, made)
     parts = {name: [] for name in range(count)}
-    for name, video, index in captions:
-        parts[shards.shard_number(video, count)].append((name, video, index))
+    for name, video, _ in captions:
+        parts[shards.shard_number(video, count)].append((name, video, int(video[-4:])))
     for shard, rows in parts.items():
-        said = {"noun": [["thing"]] * len(rows), "verb": [[VERBS[index % 5]] * (index % 3 > 0) for _, _, index in rows]}
+        said = {
+            "noun": [[nouns[index % 3]] for _, _, index in rows],
+            "verb": [[VERBS[index % 5]] * (index % 3 > 0) for _, _, index in rows],
+        }
         tensors = {
             "caption_id": [name for name, _, _ in rows],
             "video_id": [video for _, video, _ in rows],

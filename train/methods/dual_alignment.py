@@ -205,9 +205,10 @@ class DualAlignment(Method):
         answer = unit(self.map_filled(layers.masked_mean(seen, mask)))
         word = layers.masked_mean(unit(self.map_word(unit(features[kind]))), there)
         (slope,) = torch.autograd.grad((answer * word).sum(), weight)
-        cam = (
-            (F.relu(slope) * weight * mask[:, None, :, None]).sum((1, 2)).unflatten(1, grid)[:, :, 1:]
-        )  # without frames' own
+        # what raising a patch's logit does among patches: frames' own places are left out
+        weight, slope = (part.unflatten(3, grid)[..., 1:] for part in (weight, slope))  # (B, H, L, N, P)
+        usual = (weight * slope).sum((3, 4), keepdim=True) / weight.sum((3, 4), keepdim=True).clamp(min=1e-12)
+        cam = (F.relu(weight * (slope - usual)) * mask[:, None, :, None, None]).sum((1, 2))
         cam = cam / cam.amax((1, 2), keepdim=True).clamp(min=1e-12)
         return cam.detach(), there.any(1)
 
