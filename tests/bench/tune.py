@@ -2,10 +2,10 @@
 
 python -m tests.bench.tune [--shards cache/demo] [--method clip4clip] [--rounds 3] [--steps 10] [--gap [--seeds 0 1 2]]
 The shards must have been made with `tail: {image: all, text: all}`. Each row is the trainer's own step on real batches: 0, 1, 2
-and all blocks of both towers, and pixels (both towers whole, embeddings learning too, frames decoded beforehand). Rows 1 and 2 are
-timed as from shards of that very tail, without the frozen blocks before it. Rounds are interleaved, each row in a process of its
-own; figures are medians. Memory is the growth of the resident set's peak, on a GPU of the allocator's. `--gap` also trains and
-scores each row, which takes many minutes, and keeps the scores under `.bench` in the cache.
+and all blocks of both towers, and pixels (both towers whole, embeddings learning too, frames decoded beforehand). Rows 1 and 2
+are timed as from shards of that very tail, without the frozen blocks before it. Rounds are interleaved, each row in a process of
+its own; figures are medians. Memory is the growth of the resident set's peak, on a GPU of the allocator's. `--gap` also trains
+and scores each row, which takes many minutes, and keeps the scores under `.bench` in the cache.
 """
 
 import argparse
