@@ -29,6 +29,7 @@ GROUPED = {
     "in_group": "in-group",
     "in_group_chance": "chance",
 }
+ACTIVE = {f"lexicon_{kind}": f"in a {kind}" for kind in ("text", "video", "image")}  # words that are not 0, on average
 SECTIONS = [  # title, where in metrics.json, its columns
     ("text → video", ("t2v",), RANKED),
     ("text → image", ("t2i",), RANKED),
@@ -42,9 +43,10 @@ SECTIONS = [  # title, where in metrics.json, its columns
     ("joint gallery, both", ("joint", "both"), {"R@2": "R@2"} | {name: RANKED[name] for name in list(RANKED)[1:]}),
     ("look-alike videos", ("t2v_group",), GROUPED),
     ("look-alike images", ("t2i_group",), GROUPED),
+    ("active words of a lexicon", ("active",), ACTIVE),
 ]
 FEW = {"t2v_R@1": (("t2v",), "R@1"), "t2i_R@1": (("t2i",), "R@1"), "both_R@10": (("joint", "both"), "R@10")}
-NO_BEST = ("chance", "images in 10")
+NO_BEST = (*ACTIVE.values(), "chance", "images in 10")
 # of one run alone, whose directions share their columns: label -> key
 ALONE = {name: name for name in ("R@1", "R@2", "R@5", "R@10", "MdR", "MnR", "Rsum")}
 ALONE |= {"in-group": "in_group", "chance": "in_group_chance", "images in 10": "images@10"}
@@ -110,7 +112,7 @@ def summarize(runs: dict[str, list[dict[str, Any]]], names: list[str]) -> dict[s
 
 def build_tables(runs: dict[str, list[dict[str, Any]]]) -> list[Table]:
     """One table a direction, of those directions that any run has."""
-    made = []
+    made, runs = [], add_parts(runs)
     for title, path, columns in SECTIONS:
         found = {
             name: [part for part in (read_section(metrics, path) for metrics in seeds) if part]
@@ -119,6 +121,16 @@ def build_tables(runs: dict[str, list[dict[str, Any]]]) -> list[Table]:
         if any(found.values()):
             made.append(build_table(title, columns, {name: parts for name, parts in found.items() if parts}))
     return made
+
+
+def add_parts(runs: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+    """The runs, before each whose score is a sum a row for each part of it: `unify (latent)`."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for name, seeds in runs.items():
+        for part in seeds[0].get("parts", {}) if seeds else ():
+            rows[f"{name} ({part})"] = [metrics["parts"][part] for metrics in seeds if part in metrics.get("parts", {})]
+        rows[name] = seeds
+    return rows
 
 
 def read_section(metrics: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any] | None:
@@ -130,7 +142,7 @@ def read_section(metrics: dict[str, Any], path: tuple[str, ...]) -> dict[str, An
 
 def run_table(metrics: dict[str, Any]) -> Table:
     """One run's numbers, a row a direction."""
-    found = [(title, read_section(metrics, path)) for title, path, _ in SECTIONS]
+    found = [(title, read_section(metrics, path)) for title, path, columns in SECTIONS if columns is not ACTIVE]
     found = [(title, section) for title, section in found if section]
     labels = [label for label in ALONE if any(ALONE[label] in section for _, section in found)]
     made = Table("", labels)
@@ -141,7 +153,9 @@ def run_table(metrics: dict[str, Any]) -> Table:
 
 
 def format_size(section: dict[str, Any]) -> str:
-    """n: queries over gallery."""
+    """n: queries over gallery; of what is no ranking, nothing."""
+    if "queries" not in section:
+        return "–"
     return f"{section['queries']} over {section['gallery']}"
 
 

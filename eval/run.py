@@ -22,9 +22,11 @@ from eval.normalise import RULES, normalise
 from eval.overview import run_table, to_text
 from eval.similarity import Scorer, Scores, item_kinds, matrices
 from eval.stale import facts_of
+from eval.vectors import read_vocabulary, what_they_say
 from pipeline import files, stage
 from pipeline.shards import identity
 from train import checkpoint, distributed
+from train.method import Config
 
 BANK = 2000  # train captions that a normalisation reads, at most
 TOP = 10  # items of each gallery that ranks.parquet keeps
@@ -51,6 +53,10 @@ def measure(
         if scores.group:
             numbers[f"{there}_group"] = metrics.grouped(matrix[asked], truth[asked], scores.groups(kind))
         columns[f"{kind}_rank"] = spread_ranks(rank, asked, len(truth))
+    for name, part in scores.parts.items():
+        numbers.setdefault("parts", {})[name] = measure(replace(scores, **part, parts={}, active={}))[0]
+    if scores.active:
+        numbers["active"] = {name: round(value, 1) for name, value in scores.active.items()}
     numbers["joint"], more = joint_metrics(scores, rule, moments or {})
     numbers["n"] = {"texts": len(scores.caption_id), "videos": len(scores.video_id), "images": len(scores.image_id)}
     return numbers, columns | more
@@ -145,6 +151,8 @@ def score_run(
         raise ValueError(f"{run} on {shards}: {error}") from None
     if origin:
         numbers["joint"]["calibrated_on"] = origin
+    for name in sorted(method.sparse):
+        numbers["says"] = words_of(method, cache, split, record.get("seed", 0), name, device)
     if norm:
         numbers = {"normalisation": norm} | numbers
         if norm != "dsl":  # a bank of captions says nothing of how texts compare for a video
@@ -153,6 +161,21 @@ def score_run(
     if distributed.is_first():
         save_scores(home, split, numbers, columns, describe_attention(method, shards, split, device))
     return numbers
+
+
+def words_of(method: Any, cache: Any, split: str, seed: int, name: str, device: str) -> list[dict[str, Any]]:
+    """What some captions and videos of a split say in the words of a lexicon, before training and after it."""
+    start = None
+    if method.config.tune == Config.tune:  # of tuned blocks the start lies in another file
+        kind = type(method)
+        torch.manual_seed(seed)
+        fresh = kind(method.config).to(device).eval()
+        fresh.begin(cache.folder)
+        start = Scorer(fresh, cache, device)
+    with torch.inference_mode():
+        return what_they_say(
+            Scorer(method, cache, device), start, cache.captions(split), read_vocabulary(cache.folder), name
+        )
 
 
 def normalised(norm: str, scores: Scores, method: Any, cache: Any, split: str, device: str) -> Scores:
@@ -173,7 +196,7 @@ def normalised(norm: str, scores: Scores, method: Any, cache: Any, split: str, d
             }
     made = {kind: normalise(norm, getattr(scores, kind), bank[kind]) for kind in bank if len(scores.gallery(kind))}
     back = {kind: normalise(norm, getattr(scores, kind).T).T for kind in made} if norm == "dsl" else {}
-    return replace(scores, **made, back=back)
+    return replace(scores, **made, back=back, parts={})
 
 
 def with_rule(name: str, norm: str | None) -> str:

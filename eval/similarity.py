@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from eval.metrics import top
+from eval.vectors import dot, encode_vectors, mean_active
 from pipeline.files import read_table
 from pipeline.progress import Progress
 from train import distributed
@@ -41,6 +42,8 @@ class Scores:
     back: dict[str, NDArray] = field(
         default_factory=dict
     )  # of a kind: scores by which items find texts, where these are others
+    parts: dict[str, dict[str, NDArray]] = field(default_factory=dict)  # of a sum: each part's scores, by kind
+    active: dict[str, float] = field(default_factory=dict)  # of sparse vectors: mean count of numbers that are not 0
 
     def truth(self, kind: str) -> NDArray:
         """(T,) index of each caption's item in the gallery of `kind` (video or image), -1 where it is not there."""
@@ -169,21 +172,43 @@ def matrices(method: Any, cache: Any, split: str, device: str = "cpu") -> Scores
     photo, group = item_kinds(cache, items)
     videos = items[~photo]
     scorer = Scorer(method, cache, device)
-    back = {}
-    if method.recalled():
+    back, parts, active = {}, {}, {}
+    if method.vectors:
+        parts, active = add_vectors(scorer, captions, {"video": videos, "image": items})
+        video, image = (sum(part[kind] for part in parts.values()) for kind in ("video", "image"))
+    elif method.recalled():
         video, back["video"] = scorer.recalled(captions, videos)
     else:
         video = scorer.matrix(captions, videos, "video")
+    if not method.vectors:
+        image = scorer.matrix(captions, items, "image")
     return Scores(
         caption_id=names(cache.caption_id, captions),
         owner=names(cache.video_id, [cache.video_of[row] for row in captions]),
         video_id=names(cache.video_id, videos),
         image_id=names(cache.video_id, items),
         video=video,
-        image=scorer.matrix(captions, items, "image"),
+        image=image,
         group=group,
         back=back,
+        parts=parts,
+        active=active,
     )
+
+
+def add_vectors(
+    scorer: Scorer, captions: NDArray, items: dict[str, NDArray]
+) -> tuple[dict[str, dict[str, NDArray]], dict[str, float]]:
+    """Scores of each vector of a method, by kind of item; mean active dimensions of the sparse ones. No process shares this."""
+    text = encode_vectors(scorer, captions, "text", ROWS)
+    parts: dict[str, dict[str, NDArray]] = {name: {} for name in scorer.method.vectors}
+    active = {f"{name}_text": mean_active(text[name]) for name in sorted(scorer.method.sparse)}
+    for kind, rows in items.items():
+        found = encode_vectors(scorer, rows, kind, ROWS)
+        for name, part in parts.items():
+            part[kind] = dot(text[name], found[name]) if found else np.zeros((len(captions), 0), np.float32)
+        active |= {f"{name}_{kind}": mean_active(found[name]) for name in sorted(scorer.method.sparse) if found}
+    return parts, active
 
 
 def names(ids: Any, rows: Any) -> NDArray:

@@ -21,7 +21,7 @@ FLOORS = (
     "eval/tables",
     "eval/run.py eval/report eval/search",
     "eval/attention.py eval/load.py eval/similarity.py eval/overview.py eval/experiments.py",
-    "eval/metrics.py eval/stale.py eval/normalise.py",
+    "eval/metrics.py eval/vectors.py eval/stale.py eval/normalise.py",
     "train/run.py",
     "train/trainer.py train/fusion.py train/inputs.py",
     "train/history.py train/settings.py",

@@ -35,7 +35,7 @@ class Recipe:
     layers: int = 3
     vocabulary: int = 4000
     positions: int = 128
-    steps: int = 700
+    steps: int = 500
     batch: int = 64
     rate: float = 2e-3
     warmup: float = 0.1  # share of the steps

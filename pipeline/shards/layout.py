@@ -25,6 +25,8 @@ def remove_parts(folder: Path, part: Slice = WHOLE) -> None:
     """Remove what a killed writer left half done, of the shards of a slice only; call it with the stage's lock held."""
     for path in Path(folder).glob("*.part"):
         number = path.name.split(".")[0]
+        if path.is_dir():  # a model that was being trained, whose trainer removes it itself
+            continue
         if part.whole or (number.isdecimal() and part.has(int(number))):
             path.unlink(missing_ok=True)
 

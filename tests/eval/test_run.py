@@ -19,6 +19,7 @@ class Mean(nn.Module):
     """The smallest method: sentence against the mean frame, sentence against the keyframe."""
 
     needs = frozenset({"sentence", "frame", "image"})
+    vectors, sparse = (), frozenset()
 
     def recalled(self):
         return 0

@@ -76,6 +76,14 @@ def test_a_second_run_writes_nothing_and_a_new_caption_costs_its_own_row(config,
     assert digest(folder) == digest(clean)
 
 
+def test_a_killed_training_is_no_obstacle(tmp_path):
+    folder = tmp_path / "cache" / "demo" / "lexicon"
+    (folder / "model.part").mkdir(parents=True)
+    (folder / "00000.h5.part").write_text("half")
+    shards.remove_parts(folder)
+    assert [path.name for path in folder.iterdir()] == ["model.part"]
+
+
 def test_another_model_makes_every_row_anew(config, model, tmp_path):
     folder = tmp_path / "lexicon"
     update_lexicon(folder, CAPTIONS, config)

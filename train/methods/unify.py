@@ -52,7 +52,9 @@ class Config(Config):
     masked_weight: float = 1.0  # of the loss on them, in the second phase
     flops: float = 1e-4  # weight of the FLOPS regulariser
     logit_scale: float = 20.0  # of both contrasts at the first step; at most 100, as CLIP's
-    language_model: dict = field(default_factory=dict)  # filled from the cache: the language model's sizes and special ids
+    language_model: dict = field(
+        default_factory=dict
+    )  # filled from the cache: the language model's sizes and special ids
 
     @classmethod
     def small(cls) -> dict[str, Any]:
