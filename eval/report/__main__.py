@@ -18,6 +18,7 @@ from eval.report.figures import (
     figure_five,
     figure_six,
     figure_three,
+    figure_words,
     open_source,
     pick_captions,
     read_history,
@@ -57,6 +58,7 @@ def build(folder: Path, runs: dict[str, list[dict[str, Any]]]) -> str:
     grids = '<div class="tables">' + "".join(map(page.table, build_tables(runs))) + "</div>"
     drawn = "".join(read_history(folder, method) for method in runs) or page.quiet("Nothing was trained.")
     looked = "".join(figure_three(folder, run, source) for run in folders)
+    spoken = "".join(figure_words(folder, name, runs[name][0].get("says", []), source) for name in names)
     parts = [
         ("results", "Results", "All methods on the same frozen features; mean over seeds.", grids),
         (
@@ -91,6 +93,19 @@ def build(folder: Path, runs: dict[str, list[dict[str, Any]]]) -> str:
                 )
             ]
             if looked
+            else []
+        ),
+        *(
+            [
+                (
+                    "words",
+                    "What a video says",
+                    "The ten words of the lexicon that weigh most in a video before and after grounding, and in its caption "
+                    "(UNIFY's Figure 5). A word in blue is said by the caption too. The captions are chosen by rule.",
+                    spoken,
+                )
+            ]
+            if spoken
             else []
         ),
         ("training", "Training", "Loss terms over steps; one line a seed, each chart on its own scale.", drawn),

@@ -171,6 +171,18 @@ def figure_three(folder: Path, run: str, source: Source) -> str:
     return "".join(drawn)
 
 
+def figure_words(folder: Path, run: str, says: list[dict[str, Any]], source: Source) -> str:
+    """What some videos say in the words of a lexicon, beside their frames, UNIFY's Figure 5; empty for most runs."""
+    caption = read_columns(folder / "manifest" / "captions.parquet", "caption_id", "text") if says else {}
+    drawn = []
+    for one in says:
+        name = one["video_id"]
+        last = len(source.visual.times(name)) - 1
+        shots = [source.shot(name, index) for index in sorted({0, last // 3, 2 * last // 3, last})]
+        drawn.append(page.spoken(run, caption.get(one["caption_id"], one["caption_id"]), one, shots))
+    return "".join(drawn)
+
+
 def read_history(folder: Path, method: str) -> str:
     """Training curves of all seeds of a method; nothing for one that is not trained."""
     terms: dict[str, list[list[tuple[float, float]]]] = {}

@@ -238,6 +238,32 @@ def attention(text: str, marks: dict[str, list], row: dict, shots: list[tuple[Sh
     )
 
 
+def spoken(run: str, text: str, row: dict, shots: list[Shot]) -> str:
+    """A caption, frames of its video, and the words that both weigh most; those of the caption are marked in the video's."""
+    own = {word for word, _ in row["caption"]}
+    frames = "".join(f'<figure class="shot">{picture(shot, "")}</figure>' for shot in shots)
+    lists = "".join(
+        f"<div><h4>{title}</h4>{word_list(row[part], own if part != 'caption' else set())}</div>"
+        for part, title in (("before", "video, before"), ("after", "video, after"), ("caption", "caption"))
+        if row[part]
+    )
+    return (
+        f'<article class="attention spoken"><h3>{escape(text)}</h3>'
+        f'<p class="quiet">{escape(run)}; video <span class="id">{escape(row["video_id"])}</span></p>'
+        f'<div class="said"><div class="strip">{frames}</div>{lists}</div></article>'
+    )
+
+
+def word_list(words: list, own: set[str]) -> str:
+    """Words with bars as long as their weights."""
+    most = max((weight for _, weight in words), default=1) or 1
+    rows = "".join(
+        f'<li class="{"own" if word in own else ""}" style="--v:{100 * weight / most:.0f}">{escape(word)}</li>'
+        for word, weight in words
+    )
+    return f'<ol class="words">{rows}</ol>'
+
+
 def weights(grid: list[float]) -> str:
     """Weights of a frame's patches over its picture, row by row."""
     side = round(len(grid) ** 0.5)

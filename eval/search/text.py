@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import params
-from pipeline.files import CLIPError, DecodeError, everything_command
+from pipeline.files import CLIPError, DecodeError, LexiconError, everything_command
 
 
 class Reader:
@@ -53,6 +53,8 @@ class Reader:
         _, word = towers.encode_texts([sentence], self.words, alone=True)[0]
         word = word.half().float()[None]
         made = {"sentence": word[:, -1], "word": word, "word_mask": torch.ones(word.shape[:2], dtype=torch.bool)}
+        if "piece" in self.method.needs:
+            made |= self.pieces(sentence)
         if phrases:
             triplet = [token[-1] for _, token in towers.encode_texts(phrases, self.words, alone=True)]
             made["triplet"] = torch.stack(triplet).half().float()[None]
@@ -87,6 +89,23 @@ class Reader:
                 made[name] = tensor.half().float()[None]
                 made[f"{name}_mask"] = torch.full(made[name].shape[:2], bool(word))
         return made
+
+    def pieces(self, sentence: str) -> dict[str, Any]:
+        """piece (1, L) with its mask, by the tokenizer of the lexicon. LexiconError where that is another one or gone."""
+        import torch
+
+        from pipeline.encoders.masked import PieceEncoder, read_record
+        from pipeline.encoders.weights import locate
+
+        home = self.shards / "lexicon"
+        record = read_record(home)
+        if record is None or record["sha256"] != self.method.config.language_model["sha256"]:
+            raise LexiconError(
+                f"{home} is not the lexicon of this run; run: python -m pipeline.lexicon --dataset {self.shards.name}"
+            )
+        source = locate(record["name"], record["revision"], home / "model", "lexicon")
+        ids = torch.from_numpy(PieceEncoder(source, record, self.words)([sentence])[0])[None]
+        return {"piece": ids, "piece_mask": torch.ones(ids.shape, dtype=torch.bool)}
 
     def encode(self, sentence: str) -> dict[str, Any]:
         """A sentence as the method compares it, with its plain CLIP vector as `coarse` (1, D)."""

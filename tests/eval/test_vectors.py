@@ -9,6 +9,11 @@ from scipy import sparse
 
 from eval import overview, run, similarity, vectors
 from eval.load import load_run
+from eval.report import figures
+from eval.search import text
+from pipeline import files
+from pipeline.lexicon import update_lexicon
+from pipeline.scratch import sentences
 from tests.support import worlds
 from train import run as train_run
 
@@ -70,6 +75,31 @@ def test_videos_say_ten_words_before_and_after(numbers, shards):
             assert all(word in words for word, _ in one[part])
     assert any(one["before"] != one["after"] for one in said)
     assert len({one["video_id"] for one in said}) == len(said)
+
+
+def test_the_report_shows_the_words_beside_the_frames(shards, numbers):
+    drawn = figures.figure_words(shards, "unify", numbers["says"], figures.open_source(shards))
+    one = numbers["says"][0]
+    assert drawn.count('class="attention spoken"') == len(numbers["says"])
+    assert all(f">{word}</li>" in drawn for word, _ in [*one["before"], *one["after"], *one["caption"]])
+    assert figures.figure_words(shards, "clip4clip", [], None) == ""
+
+
+def test_a_sentence_is_read_by_the_lexicons_own_tokenizer(tmp_path):
+    """The pieces of a sentence that is searched for are those that the stage would have written."""
+    cache = worlds.cache(tmp_path / "world")
+    captions = files.read_table(cache / "manifest" / "captions.parquet").to_pylist()
+    tiny = sentences.Recipe(width=16, heads=2, layers=2, vocabulary=90, positions=24, steps=2, batch=4, threads=1)
+    sentences.learn([row["text"] for row in captions], tiny, tmp_path / "lm")
+    config = {"name": "world", "lexicon": str(tmp_path / "lm"), "lexicon_revision": None, "words": 32, "shards": 4}
+    update_lexicon(cache / "lexicon", captions, config)
+    model, opened = train_run.prepare(cache, "unify", 0, SETTINGS)
+    found = text.Reader(cache, model, None, "cpu").pieces(captions[0]["text"])
+    row = list(opened.caption_id).index(captions[0]["caption_id"])
+    assert torch.equal(found["piece"], opened.text(np.array([row]))["piece"])
+    model.config.language_model["sha256"] = "another"
+    with pytest.raises(files.LexiconError, match="run: python -m pipeline.lexicon --dataset world"):
+        text.Reader(cache, model, None, "cpu").pieces("a ball")
 
 
 def test_the_words_before_are_those_of_the_run_at_its_start(numbers, shards):
