@@ -8,11 +8,13 @@ from pipeline import params, shards
 
 TABLE_ROW = "table-"  # how names of runs begin that are rows of eval/experiments.yaml, and of no other table
 FACTS = ("config", "seed", "shards", "code")  # what makes two runs the same
+READS = {"trained": shards.TAUGHT, "scored": None}  # what is done with which splits; None: all
 PARTS = {
     "splits": "splits",
     "text": "captions",
     "triplet": "triplets",
     "spans": "nouns and verbs",
+    "lexicon": "word pieces",
     "visual": "frames",
     "image": "keyframes",
     "tail": "hidden states",
@@ -29,7 +31,8 @@ def find_stale(folder: Path) -> dict[str, str]:
     scored = {
         path.parent.name: json.loads(path.read_text()) for path in sorted((folder / "scores").glob("*/metrics.json"))
     }
-    now = current_parts(folder) if any("run" in one for one in scored.values()) else {}
+    ran = any("run" in one for one in scored.values())
+    now = {word: current_parts(folder, splits) if ran else {} for word, splits in READS.items()}
     found: dict[str, str] = {}
     for name, one in scored.items():
         if why := what_changed(folder, name, one, now):
@@ -43,15 +46,15 @@ def find_stale(folder: Path) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-def current_parts(folder: Path) -> dict[str, str]:
-    """Digests of the shards that stand; none where there are no shards."""
+def current_parts(folder: Path, splits: tuple[str, ...] | None) -> dict[str, str]:
+    """Digests of the shards that stand, of some splits or all; none where there are no shards."""
     try:
-        return shards.identity(folder)
+        return shards.identity(folder, splits=splits)
     except (OSError, ValueError):
         return {}
 
 
-def what_changed(folder: Path, name: str, scored: dict[str, Any], now: dict[str, str]) -> str:
+def what_changed(folder: Path, name: str, scored: dict[str, Any], now: dict[str, dict[str, str]]) -> str:
     """Why one run's scores are stale by themselves, or an empty string."""
     run = scored.get("run", {})
     own, seed, number = name.partition("-seed")
@@ -63,7 +66,7 @@ def what_changed(folder: Path, name: str, scored: dict[str, Any], now: dict[str,
         return "was trained again since it was scored"
     home = scored.get("dataset", folder.name) == folder.name
     for word, then in (("trained", run.get("shards", {}) if home else {}), ("scored", scored.get("shards", {}))):
-        parts = [PARTS[part] for part in then if part in now and then[part] != now[part]]
+        parts = [PARTS[part] for part in then if part in now[word] and then[part] != now[word][part]]
         if parts:
             return f"was {word} on other {', '.join(parts)}"
     return ""

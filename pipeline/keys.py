@@ -101,7 +101,7 @@ KEYS: dict[str, Any] = {
         "0, or a number of seconds from 4 to 86400", lambda value: value == 0 or 4 <= as_number(value) <= 86400, 0
     ),
     "decoder": one_of("pyav", "decord", "ffmpeg"),
-    "thumbnail": whole(1, 4096, usual=112),
+    "thumbnail": whole(1, 4096, usual=224),
     "shards": whole(1, 100_000, usual=64),
     "max_rejects": number(0, 1, usual=0.02),
     "words": whole(3, 1024, usual=32),

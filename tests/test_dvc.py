@@ -107,6 +107,17 @@ def test_a_second_run_has_nothing_to_do_but_look(home):
     assert [line.split("'")[1] for line in said.splitlines() if line.startswith("Running")] == ["manifest@folder"]
 
 
+def test_another_test_caption_is_scored_and_trains_nothing_again(home):
+    told = Path(yaml.safe_load((home / "params.yaml").read_text())["datasets"]["told"]["root"]) / "captions.csv"
+    before = told.read_text()
+    told.write_text(before.replace("number 3", "which is the third"))
+    said = dvc(home, "repro", "report@told")
+    run = [line.split("'")[1] for line in said.splitlines() if line.startswith("Running")]
+    assert {"text@told", "inputs@told", "eval@told-zero_shot", "report@told"} <= set(run)
+    assert not any(name.startswith("train") for name in run)
+    told.write_text(before)
+
+
 def test_a_default_reruns_what_it_must_and_changes_nothing_else(home):
     before = yaml.safe_load((home / "params.yaml").read_text())
     said = dvc(home, "exp", "run", "-S", "defaults.triplets.cap=2", "report@folder")

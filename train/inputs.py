@@ -1,7 +1,9 @@
 """Stage inputs: what a run of each method depends on, so that a change leaves alone every method that it does not touch.
 
 python -m train.inputs --shards cache/demo
-Writes cache/<dataset>/inputs/<method>.json: its settings in params.yaml, and a digest of each part of the shards that it needs.
+Writes cache/<dataset>/inputs/<method>.json: its settings in params.yaml, and a digest of each part of the shards that it needs,
+of the train and val splits alone, so that an edited test caption trains nothing again; and inputs/scored/<method>.json, the same
+of all splits, which its scores depend on.
 """
 
 import argparse
@@ -10,7 +12,7 @@ from pathlib import Path
 
 from pipeline import files
 from pipeline.command import command
-from pipeline.shards import identity
+from pipeline.shards import TAUGHT, identity
 from train import methods
 from train.data.cache import require_parts
 from train.settings import read_stored_settings, tune_word
@@ -25,10 +27,12 @@ def write_inputs(shards: Path, names: list[str]) -> list[Path]:
         settings = read_stored_settings(shards, name, needs)
         needs = tuned_needs(needs, tune_word(settings))
         if needs not in digests:
-            digests[needs] = identity(shards, needs)
-        said = {"settings": settings, "needs": sorted(needs), "shards": digests[needs]}
+            digests[needs] = identity(shards, needs, TAUGHT), identity(shards, needs)
+        taught, scored = digests[needs]
+        said = {"settings": settings, "needs": sorted(needs), "shards": taught}
         files.write(folder / f"{name}.json", json.dumps(said, indent=1, sort_keys=True) + "\n")
-    for path in folder.glob("*.json"):
+        files.write(folder / "scored" / f"{name}.json", json.dumps(scored, indent=1, sort_keys=True) + "\n")
+    for path in (*folder.glob("*.json"), *folder.glob("scored/*.json")):
         if path.stem not in names:
             path.unlink()
     return [folder / f"{name}.json" for name in names]

@@ -18,7 +18,7 @@ import torch
 
 from pipeline import files
 from pipeline.command import command
-from pipeline.shards import identity
+from pipeline.shards import TAUGHT, identity
 from train import checkpoint, distributed, fusion, methods
 from train.data import Cache, Loader
 from train.data.cache import require_parts
@@ -194,7 +194,7 @@ def describe(shards: Path, name: str, seed: int, model: Method, cache: Cache) ->
         "config": asdict(model.config),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "clip_sha256": cache.clip_sha256,
-        "shards": identity(shards, cache.needs),
+        "shards": identity(shards, cache.needs, TAUGHT),
         "code": code_digest(name),
         "torch": torch.__version__,
     } | ({"owned": model.owned()} if isinstance(model, Tuned) else {})

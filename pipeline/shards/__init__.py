@@ -5,7 +5,7 @@ bytes are readable with plain h5py, with mmap and with `preadv` at `Shard.place(
 """
 
 from pipeline.files import ShardError
-from pipeline.shards.identity import identity
+from pipeline.shards.identity import TAUGHT, identity
 from pipeline.shards.layout import (
     cache_of,
     rebuild_command,
@@ -51,6 +51,7 @@ __all__ = [
     "Shard",
     "ShardError",
     "StoredVideo",
+    "TAUGHT",
     "TENSORS",
     "TEXT",
     "TensorPlace",

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet
 
@@ -16,6 +17,7 @@ NEEDS = (
     "triplet",
     "token",
     "triplet_token",
+    "piece",
     *SPANS,
     "frame",
     "patch",
@@ -23,34 +25,36 @@ NEEDS = (
     "image",
     "image_patch",
 )
+TAUGHT = ("train", "val")  # the splits that a run may read
 PHRASES = frozenset({"triplet", "triplet_token"})
 
 
-def identity(folder: Path, needs: Iterable[str] = NEEDS) -> dict[str, str]:
+def identity(folder: Path, needs: Iterable[str] = NEEDS, splits: Iterable[str] | None = None) -> dict[str, str]:
     """Digests of what the shards hold of the features needed, by part: fingerprints say content, sampling, CLIP and version.
 
-    What is not needed is not there, so that other triplets change nothing for a method that reads none.
+    What is not needed is not there, so that other triplets change nothing for a method that reads none; nor, with `splits`, are
+    the videos and captions of other splits.
     """
-    needs = frozenset(needs)
+    needs, wanted = frozenset(needs), splits and frozenset(splits)
     items = pyarrow.parquet.read_table(folder / "manifest" / "items.parquet", columns=["video_id", "split"]).to_pydict()
-    parts = {"splits": [zip(items["video_id"], items["split"])], "text": [], "triplet": [], "visual": []}
+    split = {name: own for name, own in zip(items["video_id"], items["split"]) if wanted is None or own in wanted}
+    parts = {"splits": [list(split.items())], "text": [], "triplet": [], "visual": []}
     for path in layout.shard_paths(folder / "visual"):
         shard = reader.Shard(path, "visual")
-        parts["visual"].append(zip(shard["video_id"], shard["fingerprint"]))
+        parts["visual"].append(rows_of(split, shard["video_id"], shard["video_id"], shard["fingerprint"]))
     for path in layout.shard_paths(folder / "text"):
         shard = reader.Shard(path, "text")
-        parts["text"].append(zip(shard["caption_id"], shard["fingerprint"]))
+        parts["text"].append(rows_of(split, shard["video_id"], shard["caption_id"], shard["fingerprint"]))
         if needs & PHRASES:
             edges, keys = shard["triplet_offset"].tolist(), shard["triplet"].tolist()
-            parts["triplet"].append([(name, keys[a:b]) for name, a, b in zip(shard["caption_id"], edges, edges[1:])])
+            own = [keys[a:b] for a, b in zip(edges, edges[1:])]
+            parts["triplet"].append(rows_of(split, shard["video_id"], shard["caption_id"], own))
     if needs & set(SPANS):
         found = [reader.Shard(path, "spans") for path in layout.shard_paths(folder / "spans")]
-        parts["spans"] = [zip(shard["caption_id"], shard["fingerprint"]) for shard in found]
+        parts["spans"] = [rows_of(split, one["video_id"], one["caption_id"], one["fingerprint"]) for one in found]
     if "piece" in needs:
-        parts["lexicon"] = []
-        for path in layout.shard_paths(folder / "lexicon"):
-            shard = reader.Shard(path, "lexicon")
-            parts["lexicon"].append(zip(shard["caption_id"], shard["fingerprint"]))
+        found = [reader.Shard(path, "lexicon") for path in layout.shard_paths(folder / "lexicon")]
+        parts["lexicon"] = [rows_of(split, one["video_id"], one["caption_id"], one["fingerprint"]) for one in found]
     if needs & {"hidden", "image_hidden"}:
         tails = {
             reader.Shard(path, "visual").attributes.get("tail", 0) for path in layout.shard_paths(folder / "visual")
@@ -58,11 +62,16 @@ def identity(folder: Path, needs: Iterable[str] = NEEDS) -> dict[str, str]:
         parts["tail"] = [[(tail,) for tail in tails]]  # the hidden states of two tails differ where the rows do not
     if needs & {"image", "image_patch", "image_hidden"}:
         keyframes = pyarrow.parquet.read_table(folder / "keyframes.parquet", columns=["video_id", "index"]).to_pydict()
-        parts["image"] = [zip(keyframes["video_id"], keyframes["index"])]
+        parts["image"] = [rows_of(split, keyframes["video_id"], keyframes["video_id"], keyframes["index"])]
     return {name: digest_rows(rows) for name, rows in parts.items() if name != "triplet" or needs & PHRASES}
 
 
-def digest_rows(groups: Iterable[Iterable[tuple]]) -> str:
+def rows_of(split: dict[str, str], video: list[str], *columns: list[Any]) -> list[list[Any]]:
+    """Rows of some columns, of the videos in `split`; one that the manifest has no more is no part of any."""
+    return [row for name, *row in zip(video, *columns) if name in split]
+
+
+def digest_rows(groups: Iterable[Iterable[Iterable]]) -> str:
     """One digest of rows of text and numbers, whatever the files they are spread over."""
     rows = sorted("\t".join(map(str, row)) for group in groups for row in group)
     return hashlib.blake2b("\n".join(rows).encode(), digest_size=16).hexdigest()

@@ -19,7 +19,7 @@ from PIL import Image
 from eval import overview, run, similarity, stale
 from eval.report import __main__, charts, facts, figures, page
 from pipeline import files, shards
-from pipeline.shards import Shard, VideoReader, identity, shard_paths
+from pipeline.shards import TAUGHT, Shard, VideoReader, identity, shard_paths
 from tests.eval.test_run import Mean
 from tests.support import worlds
 from tests.support.commands import command as run_command
@@ -426,10 +426,14 @@ def test_a_dataset_without_captions_has_a_page_and_a_sentence_a_method(tmp_path,
     ]
 
 
+def test_every_part_of_the_shards_has_a_name_to_be_said(tmp_path):
+    assert set(identity(worlds.cache(tmp_path / "toy", videos=6))) <= set(stale.PARTS)
+
+
 def test_scores_that_are_not_of_what_stands_are_left_out_with_a_sentence(tmp_path):
     folder = worlds.cache(tmp_path / "toy", videos=6)
-    parts = identity(folder, ["frame"])
-    facts = {"config": {"frames": 16}, "seed": 0, "shards": parts, "code": "a"}
+    parts, taught = identity(folder, ["frame"]), identity(folder, ["frame"], TAUGHT)
+    facts = {"config": {"frames": 16}, "seed": 0, "shards": taught, "code": "a"}
 
     def scored(name, seed=0, **changed):
         own = metrics(40 + seed, seed) | {"dataset": "toy", "run": facts | {"seed": seed} | changed, "shards": parts}
@@ -438,7 +442,7 @@ def test_scores_that_are_not_of_what_stands_are_left_out_with_a_sentence(tmp_pat
     scored("unitrim")
     scored("unitrim-seed1", 1)
     scored("unitrim-seed2", 2, config={"frames": 4})
-    scored("clip4clip", shards=parts | {"visual": "other"})
+    scored("clip4clip", shards=taught | {"visual": "other"})
     scored("again")
     files.write(folder / "runs" / "again" / "run.json", json.dumps(facts | {"code": "b"}))
     assert stale.find_stale(folder) == {

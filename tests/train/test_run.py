@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from pipeline import files
+from pipeline.files import read_table
 from pipeline.shards import identity, shard_paths, write
 from tests.support import worlds
-from train import checkpoint, methods, trainer
+from train import checkpoint, inputs, methods, trainer
 from train import run as train_run
 from train.method import Config
 from train.optimizer import AdamW, parameter_groups, schedule
@@ -195,6 +196,30 @@ def test_other_triplets_are_another_run(tmp_path):
     after = identity(shards, ["triplet", "frame"])
     assert {part for part in before if after[part] != before[part]} == {"triplet"}
     assert identity(shards, ["sentence", "frame"]) == without, "a method that reads no triplets is left alone"
+
+
+@pytest.mark.parametrize("split, again", [("test", False), ("val", True), ("train", True)])
+def test_another_caption_trains_again_only_what_may_have_read_it(tmp_path, split, again):
+    shards = worlds.cache(tmp_path / "toy", videos=8)
+    assert "trained in" in go(shards, tmp_path / "run", epochs=1, image_epochs=0)
+    names = ["unitrim", "clip4clip"]
+    before = {path: path.read_bytes() for path in inputs.write_inputs(shards, names)}
+    whole = identity(shards)
+    items = read_table(shards / "manifest" / "items.parquet").to_pydict()
+    name = next(name for name, own in zip(items["video_id"], items["split"]) if own == split)
+    for path in shard_paths(shards / "text"):
+        tensors, attributes = worlds.taken(path, "text")
+        if name in tensors["video_id"]:
+            tensors["fingerprint"][list(tensors["video_id"]).index(name)] = "0" * 32
+            write(path, "text", tensors, attributes)
+    said = go(shards, tmp_path / "run", epochs=1, image_epochs=0, resume="try")
+    assert ("trained in" in said, "is complete" in said) == (again, not again)
+    assert identity(shards)["text"] != whole["text"], "its scores are of other captions all the same"
+    for path in inputs.write_inputs(shards, names):
+        assert (path.read_bytes() != before[path]) == again
+        assert identity(shards, json.loads(path.read_text())["needs"]) == json.loads(
+            (path.parent / "scored" / path.name).read_text()
+        )
 
 
 def test_the_second_phase_can_be_trained_alone(shards, tmp_path):
