@@ -23,6 +23,7 @@ class Filters:
     longest: float | None = None
     near: tuple[float, float, float] | None = None  # latitude, longitude in degrees, and a radius in km
     ids: tuple[str, ...] = ()  # items by id
+    film: str | None = None  # all parts of the film of which the item of this id is one
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ class Hit:
     start: float | None = None  # seconds between which the video fits
     end: float | None = None
     duration: float | None = None
+    part: bool = False  # of a longer film, of which `Filters.film` finds the others
     taken: str | None = None  # when, as EXIF or the container says, 2024-05-31T12:30:00
     place: tuple[float, float] | None = None  # latitude and longitude
     folded: tuple[str, ...] = ()  # keys of what is nearly the same and stands behind this row

@@ -38,10 +38,12 @@ class Ask:
             raise ParamsError(f"top is from 1 to {MOST} and skip at least 0")
         if not set(self.lists) <= set(LISTS):
             raise ParamsError(f"lists: expected some of {', '.join(LISTS)}")
-        gone = [key for key in (*self.like, *self.filters.ids) if key not in ids]
+        film = self.filters.film
+        gone = [key for key in (*self.like, *self.filters.ids, *([film] if film else [])) if key not in ids]
         if gone:
             raise ParamsError(f"there is no item {gone[0]!r} here any more")
-        filters = dataclasses.replace(self.filters, ids=tuple(ids[key] for key in self.filters.ids))
+        keys = tuple(ids[key] for key in self.filters.ids)
+        filters = dataclasses.replace(self.filters, ids=keys, film=ids[film] if film else None)
         more = {"filters": filters, "sort": self.sort, "fold": self.fold, "alarm": self.alarm}
         more |= {"like": tuple(ids[key] for key in self.like), "pictures": tuple(self.pictures)}
         if self.sentences or self.minus or not self.text.strip():

@@ -34,6 +34,11 @@ class Item:
     duration: float | None = None
 
     @property
+    def part(self) -> bool:
+        """Whether it is a part of a longer film."""
+        return self.end is not None
+
+    @property
     def folder(self) -> str:
         """The folder that it lies in, relative to the root; empty at the root."""
         return os.path.dirname(self.path)
@@ -100,6 +105,7 @@ class Catalog:
         if keyframe is None or keyframe >= count:  # the stage that picks keyframes comes after all are encoded
             keyframe = pick(row["frame"]).index
         spot = (facts.get("latitude"), facts.get("longitude"))
+        duration = facts.get("duration") if listed["end"] is None else listed["end"] - (listed["start"] or 0.0)
         return Item(
             id=listed["video_id"],
             key=hashlib.blake2b(listed["video_id"].encode(), digest_size=8).hexdigest(),
@@ -113,7 +119,7 @@ class Catalog:
             end=listed["end"],
             taken=facts.get("taken"),
             place=None if None in spot else spot,
-            duration=facts.get("duration") if listed["kind"] != "image" else None,
+            duration=duration if listed["kind"] != "image" else None,
         )
 
 

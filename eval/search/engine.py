@@ -391,6 +391,7 @@ class Search:
             kind="photo" if item.photo else "keyframe" if kind == "image" else "video",
             time=None if item.photo else float(times[item.keyframe]),
             duration=item.duration,
+            part=item.part,
             taken=item.taken,
             place=item.place,
         )

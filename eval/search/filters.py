@@ -20,6 +20,10 @@ def passing(items: list[Item], filters: Filters) -> NDArray:
     if filters == Filters():
         return np.ones(len(items), bool)
     ids = set(filters.ids)
+    if filters.film is not None:
+        path = next((item.path for item in items if item.id == filters.film), None)
+        items_of = {item.id for item in items if item.path == path}
+        ids = ids & items_of if ids else items_of or {filters.film}
     return np.array([passes(item, filters, ids) for item in items], bool)
 
 

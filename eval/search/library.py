@@ -18,6 +18,7 @@ from pipeline.files import CLIPError, ParamsError
 
 SHIPPED = Path(__file__).parents[2] / "pipeline" / "datasets" / "demo" / "clip"
 SHIPPED_SIDE = 112  # pixels of thumbnails where CLIP sees only 48
+SEGMENTS = 30  # seconds of a part of a long film, at most, where params.yaml keeps films whole
 SIDE = 224  # pixels of thumbnails: sharp on every screen
 SEGMENT_SECONDS = 30  # parts that a long film is cut into, where params.yaml does not say otherwise
 STEPS = ("reading the folder", "preparing CLIP", "looking at photos and videos", "picking keyframes")

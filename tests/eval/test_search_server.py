@@ -329,6 +329,31 @@ def test_two_more_files_cost_two_and_are_found_without_a_restart(served):
     assert json.loads(ask(served, "GET", "/api/status")[2])["items"] == 9
 
 
+def test_a_long_film_is_found_by_its_parts(served):
+    """A part has a start and an end of its own, plays from there, and leads to the others of its film."""
+    path = Path(served.search.root) / "hour.mp4"
+    album.film(path, (0, 160, 160), seconds=80, rate=4, hold=40)
+    try:
+        served.indexing.start()
+        wait_until(lambda: not served.indexing.progress.running, 120)
+        parts = [hit for hit in found(served, text="a wall", top=50)["videos"] if hit["path"].endswith("hour.mp4")]
+        assert len(parts) >= 3 and all(hit["part"] and hit["duration"] <= 30.01 for hit in parts)
+        assert len({hit["key"] for hit in parts}) == len(parts)
+        parts.sort(key=lambda hit: hit["start"])
+        assert all(one["end"] <= two["start"] + 0.3 for one, two in zip(parts, parts[1:])) and parts[-1]["end"] > 50
+        status, _, content = ask(
+            served, "GET", f"/api/items/{parts[-1]['key']}/cut?start={parts[-1]['start']}&end={parts[-1]['end']}"
+        )
+        assert status == 200 and len(content) > 500
+        only = found(served, text="a wall", top=50, fold=False, lists=["videos"], filters={"film": parts[0]["key"]})
+        assert {hit["key"] for hit in only["videos"]} == {hit["key"] for hit in parts} and only["total"] == len(parts)
+        assert not any(hit["part"] for hit in found(served, text="a wall", filters={"kind": "photo"})["joint"])
+    finally:
+        path.unlink()
+        served.indexing.start()
+        wait_until(lambda: not served.indexing.progress.running, 120)
+
+
 def test_a_folder_that_is_none_is_a_sentence(tmp_path):
     with pytest.raises(ParamsError, match="--folder .* is not a folder"):
         require_folder(str(tmp_path / "nowhere"))

@@ -7,7 +7,7 @@ const token = new URLSearchParams(location.search).get("token") || sessionStorag
 if (token) sessionStorage.setItem("token", token);
 if (location.search) history.replaceState(null, "", location.pathname);
 
-const state = { ask: null, skip: 0, done: true, turn: 0, hits: [], open: null, like: [], pictures: [], status: null, pale: false };
+const state = { ask: null, skip: 0, done: true, turn: 0, hits: [], open: null, film: null, like: [], pictures: [], status: null, pale: false };
 
 async function api(path, body) {
   const headers = token ? { Authorization: `Bearer ${token}` } : {};
@@ -64,6 +64,7 @@ function filters() {
   for (const name of ["shortest", "longest"]) if (form[name].value !== "") found[name] = Number(form[name].value);
   const place = form.place.value.split(",").map(Number);
   if (place.length === 2 && place.every(Number.isFinite) && form.place.value.trim()) found.near = [...place, Number(form.radius.value) || 10];
+  if (state.film) found.film = state.film.key;
   return found;
 }
 
@@ -221,6 +222,7 @@ function openHit(hit) {
   $("cut").hidden = hit.kind === "photo";
   if (hit.kind !== "photo") $("cut").href = address(hit.key, "cut", { start: hit.start ?? Math.max(0, hit.time - 2), end: hit.end ?? hit.time + 2 });
   $("whole").href = address(hit.key, "file");
+  $("film").hidden = !hit.part;
   $("explain").hidden = !state.ask?.text;
   if (!$("viewer").open) $("viewer").showModal();
 }
@@ -233,6 +235,13 @@ $("viewer").addEventListener("close", () => {
 });
 $("close").addEventListener("click", () => $("viewer").close());
 $("similar").addEventListener("click", () => similar(state.open));
+
+$("film").addEventListener("click", () => {
+  state.film = state.open;
+  $("viewer").close();
+  chips();
+  search();
+});
 
 function similar(hit) {
   if ($("viewer").open) $("viewer").close();
@@ -247,6 +256,11 @@ function chips() {
   const box = $("like");
   box.replaceChildren();
   const all = [...state.like.map((one) => [one, state.like, `like ${visible(one.path.split("/").pop())}`, address(one.key, "thumb")]), ...state.pictures.map((one) => [one, state.pictures, "your photo", one.url])];
+  if (state.film) {
+    const chip = make("button", { type: "button", title: "take away" }, `only ${visible(state.film.path.split("/").pop())} ✕`);
+    chip.addEventListener("click", () => { state.film = null; chips(); search(); });
+    box.append(chip);
+  }
   for (const [one, list, words, source] of all) {
     const chip = make("button", { type: "button", title: "take away" }, make("img", { src: source, alt: "" }), ` ${words} ✕`);
     chip.addEventListener("click", () => { list.splice(list.indexOf(one), 1); chips(); search(); });
