@@ -15,8 +15,9 @@ from pipeline.command import command
 from pipeline.shards import TAUGHT, identity
 from train import methods
 from train.data.cache import require_parts
+from train.layers.clip_blocks import read_header
 from train.settings import read_stored_settings, tune_word
-from train.tuned import tuned_needs
+from train.tuned import tuned_needs, tuned_towers
 
 
 def write_inputs(shards: Path, names: list[str]) -> list[Path]:
@@ -25,11 +26,14 @@ def write_inputs(shards: Path, names: list[str]) -> list[Path]:
     for name in names:
         needs = methods.load(name).needs
         settings = read_stored_settings(shards, name, needs)
-        needs = tuned_needs(needs, tune_word(settings))
+        tune = tune_word(settings)
+        needs = tuned_needs(needs, tune)
         if needs not in digests:
             digests[needs] = identity(shards, needs, TAUGHT), identity(shards, needs)
         taught, scored = digests[needs]
         said = {"settings": settings, "needs": sorted(needs), "shards": taught}
+        if tuned_towers(tune):  # how many blocks it may own
+            said["tail"] = read_header(shards / "clip" / "tail.safetensors")["tail"]
         files.write(folder / f"{name}.json", json.dumps(said, indent=1, sort_keys=True) + "\n")
         files.write(folder / "scored" / f"{name}.json", json.dumps(scored, indent=1, sort_keys=True) + "\n")
     for path in (*folder.glob("*.json"), *folder.glob("scored/*.json")):

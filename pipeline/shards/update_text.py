@@ -179,7 +179,8 @@ def explain_text(folder: Path, captions: list[dict[str, Any]], encoder: WordEnco
         else:
             held |= {caption: (shard, row) for row, caption in enumerate(shard["caption_id"])}
     table = reader.read_sound(folder / "phrases.h5", "phrases")
-    known = None if table is None else dict(zip(table["key"].tolist(), table["phrase"]))
+    whole = table is not None and "token" in table.names  # an earlier release wrote no token ids
+    known = None if not whole else dict(zip(table["key"].tolist(), table["phrase"]))
     return "\n".join(explain_text_row(row, held.get(row["caption_id"]), known, encoder) for row in wanted)
 
 

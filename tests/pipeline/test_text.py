@@ -115,6 +115,7 @@ def test_a_file_of_phrases_without_token_ids_is_made_anew(run, tmp_path):
     whole, path = digest(tmp_path / "text"), tmp_path / "text" / "phrases.h5"
     tensors = {name: value for name, value in shards.read(path, "phrases").items() if not name.startswith("token")}
     shards.write(path, "phrases", tensors, shards.Shard(path, "phrases").attributes)
+    assert "phrases.h5 is damaged or another one" in run(CAPTIONS, why="video4#000")[1]
     encoder, said = run(CAPTIONS)
     assert encoder.encoded == 5 and "5 captions = 5 kept" in said and digest(tmp_path / "text") == whole
 

@@ -19,6 +19,7 @@ from tests.support.features import TOWER
 from train import checkpoint, methods
 from train import run as train_run
 from train.data import Cache
+from train.inputs import write_inputs
 from train.layers.clip_blocks import TextTower, Tower, read_header
 
 TUNE = ("image", "text", "true")
@@ -229,6 +230,19 @@ def test_shards_of_a_shorter_tail_serve_as_far_as_the_run_owns(world, tmp_path):
         else:
             method, cache, _ = load_run(tmp_path / "run", shorter, "cpu")
             np.testing.assert_allclose(matrices(method, cache, "test").video, expected, atol=1e-2)
+
+
+def test_inputs_of_a_tuned_method_are_hidden_states_token_ids_and_how_many_blocks_it_may_own(
+    world, tmp_path, monkeypatch
+):
+    """`tune: true` as YAML reads it; who does not tune is left alone."""
+    said = "defaults: {words: 9, train: {clip4clip: {tune: true}, xclip: {}}}\n"
+    (tmp_path / "params.yaml").write_text(said)
+    monkeypatch.chdir(tmp_path)
+    tuned, frozen = (json.loads(path.read_text()) for path in write_inputs(world, ["clip4clip", "xclip"]))
+    assert tuned["needs"] == ["hidden", "image_hidden", "token"] and tuned["tail"] == {"image": 2, "text": 2}
+    assert tuned["settings"]["words"] == 9  # which a run of sentences alone does not ask for
+    assert "hidden" not in frozen["needs"] and "tail" not in frozen
 
 
 def test_shards_without_hidden_states_are_refused(tmp_path):
