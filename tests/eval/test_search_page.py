@@ -195,7 +195,7 @@ def test_why_lays_a_map_over_the_frame(page):
     page.run("document.activeElement.blur(); state.hits[0].focus()")
     page.press("w")
     assert page.wait("document.querySelectorAll('#why .words button').length === 3 && state.open")
-    page.click("#why .words button:nth-child(2)")
+    page.run("document.querySelectorAll('#why .words button')[1].click()")
     assert page.run("document.querySelector('#why .words [aria-pressed=true]').textContent.startsWith('red ')")
     inked = (
         "document.querySelector('#why canvas').getContext('2d').getImageData(0, 0, 2, 2).data.some((one) => one > 0)"
