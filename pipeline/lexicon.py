@@ -26,14 +26,14 @@ def main() -> None:
     config = params.read_dataset(arguments.dataset)
     folder = params.cache_folder(config["name"], "lexicon")
     if arguments.if_needed and not params.needed_by_methods(FEATURE):
-        folder.mkdir(parents=True, exist_ok=True)
-        print("lexicon: no listed method reads it")
+        stage.leave_out(folder, "lexicon: no listed method reads it")
         return
     manifest = stage.require(
         params.cache_folder(config["name"], "manifest", "captions.parquet"), "manifest", config["name"]
     )
     with files.lock(folder):
         shards.remove_parts(folder)
+        (folder / stage.UNUSED).unlink(missing_ok=True)
         print(update_lexicon(folder, files.read_table(manifest).to_pylist(), config))
 
 

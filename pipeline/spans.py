@@ -34,8 +34,7 @@ def main() -> None:
     config = params.read_dataset(arguments.dataset)
     folder = params.cache_folder(config["name"], "spans")
     if arguments.if_needed and not params.needed_by_methods(FEATURE):
-        folder.mkdir(parents=True, exist_ok=True)
-        print("spans: no listed method reads them; nothing to do")
+        stage.leave_out(folder, "spans: no listed method reads them; nothing to do")
         return
     manifest = stage.require(
         params.cache_folder(config["name"], "manifest", "captions.parquet"), "manifest", config["name"]
@@ -51,6 +50,7 @@ def main() -> None:
         return
     with files.lock(folder, part):
         shards.remove_parts(folder, part)
+        (folder / stage.UNUSED).unlink(missing_ok=True)
         print(update_spans(folder, captions, encoder, config, part))
 
 

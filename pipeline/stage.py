@@ -8,8 +8,9 @@ from typing import Any
 
 from pipeline.command import command as command
 from pipeline.command import visible as visible
-from pipeline.files import MissingError
+from pipeline.files import MissingError, write
 
+UNUSED = "unused.txt"
 SLICE = {
     "metavar": "I/N",
     "help": "only part I of N, as 3/8, beside the others on this or other machines; then run it once without --slice",
@@ -44,6 +45,12 @@ def explain_upstream(config: dict[str, Any], name: str) -> list[str]:
     """What the manifest says of an item or a caption, before a later stage speaks of its own rows."""
     # Found by name: readers are no code of the stages that ask here, and must not make them run again.
     return importlib.import_module("pipeline.manifest").explain_item(config, name)
+
+
+def leave_out(folder: Path, why: str) -> None:
+    """Say why a stage makes nothing, in the terminal and in its folder: of an empty one DVC warns at every later stage."""
+    write(folder / UNUSED, f"{why}\n")
+    print(why)
 
 
 def require(path: Path, stage: str, name: str) -> Path:
