@@ -57,6 +57,7 @@ def build(folder: Path, runs: dict[str, list[dict[str, Any]]]) -> str:
     )
     grids = '<div class="tables">' + "".join(map(page.table, build_tables(runs))) + "</div>"
     drawn = "".join(read_history(folder, method) for method in runs) or page.quiet("Nothing was trained.")
+    drawn += table_rows(folder, runs)
     looked = "".join(figure_three(folder, run, source) for run in folders)
     spoken = "".join(figure_words(folder, name, runs[name][0].get("says", []), source) for name in names)
     parts = [
@@ -120,6 +121,16 @@ def build(folder: Path, runs: dict[str, list[dict[str, Any]]]) -> str:
     sections = [(name, title, page.section(name, title, about, body)) for name, title, about, body in parts]
     style = (Path(__file__).parent / "report.css").read_text() + page.switch_style(len(names))
     return page.page(f"UniTriM: {folder.name}", style, header, page.switch(names, lead), sections)
+
+
+def table_rows(folder: Path, runs: dict[str, list[dict[str, Any]]]) -> str:
+    """Curves of the runs that fill the papers' tables, folded away, and where their numbers are."""
+    rows = [name for name in gather_metrics(folder, table_rows=True) if name not in runs]
+    if not rows:
+        return ""
+    link = '<p>Their numbers: <a href="../tables/index.html">the papers’ tables</a>.</p>'
+    curves = "".join(read_history(folder, name) for name in rows)
+    return page.details(f"{len(rows)} rows of the papers’ tables", link + curves)
 
 
 def where_next(folder: Path) -> list[str]:

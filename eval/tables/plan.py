@@ -17,12 +17,13 @@ from eval.stale import facts_of
 from pipeline import engine, files
 from pipeline.files import MissingError, ParamsError, Reject
 from pipeline.progress import Progress
-from pipeline.shards import identity
+from pipeline.shards import TAUGHT, identity
 from train import checkpoint, methods
 from train import run as training
 from train.data import Cache
 from train.data.cache import require_parts
 from train.settings import apply_preset, configure, read_stored_settings
+from train.tuned import tuned_towers
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class Plan:
 
     def __init__(self, home: Path, experiments: dict[str, Experiment]):
         self.home, self.experiments = home, experiments
+        self.missing: dict[str, str] = {}
+        require_parts(home)
         self.config = {name: self.resolve(one) for name, one in experiments.items()}
         # plain methods first: DVC has those already
         order = sorted(experiments.values(), key=lambda one: one.name != one.method)
@@ -70,15 +73,20 @@ class Plan:
         return apply_preset(kind.Config, recipe_once(self.home, one.method)) | apply_preset(kind.Config, one.settings)
 
     def resolve(self, one: Experiment) -> dict[str, Any]:
-        """What run.json of such a run says of its settings."""
+        """What run.json of such a run says of its settings; `missing` says what the shards lack for it."""
+        kind = methods.load(one.method)
         try:
-            config = configure(methods.load(one.method).Config, self.settings(one))
+            config = configure(kind.Config, self.settings(one))
         except ValueError as error:
             raise ParamsError(f"experiment {one.name}: {error}") from None
-        cache = open_once(self.home, methods.needed(one.method, config) if config.tune else frozenset({"frame"}))
-        config = replace(config, dimension=cache.dimension, frames=cache.frames, patches=cache.patches)
-        if config.tune:
-            config = replace(config, tail=training.tail_facts(self.home, cache))
+        try:
+            cache = open_once(self.home, methods.needed(one.method, config))
+            config = replace(config, dimension=cache.dimension, frames=cache.frames, patches=cache.patches)
+            if tuned_towers(config.tune):
+                config = replace(config, tail=training.tail_facts(self.home, cache, config.tune))
+            config = kind.complete(config, self.home)
+        except (ValueError, FileNotFoundError) as error:
+            self.missing[one.name] = str(error)
         return asdict(config)
 
     def needs(self, name: str) -> frozenset[str]:
@@ -99,7 +107,7 @@ class Plan:
         wanted = {
             "config": plain(self.config[task.name]),
             "seed": task.seed,
-            "shards": parts_once(self.home, self.needs(task.name)),
+            "shards": parts_once(self.home, self.needs(task.name), TAUGHT),
             "code": code_once(task.method),
         }
         return bool(record.get("complete")) and all(record.get(key) == value for key, value in wanted.items())
@@ -121,6 +129,8 @@ class Plan:
 
     def lacks(self, row: Row) -> str:
         """Why a row cannot be filled here, or an empty string."""
+        if row.experiment in self.missing:
+            return self.missing[row.experiment]
         if not row.target or row.target == self.home.name:
             return "" if row.target != self.home.name else "it is trained on this dataset itself"
         target = self.home.parent / row.target
@@ -152,15 +162,14 @@ def recipe_once(shards: Path, method: str) -> dict[str, Any]:
 
 @remember
 def open_once(shards: Path, needs: frozenset[str]) -> Any:
-    """The dataset's shards, opened once for all experiments, for their sizes."""
-    require_parts(shards)
+    """The dataset's shards, opened once for all experiments that read the same."""
     return Cache(shards, needs)
 
 
 @remember
-def parts_once(shards: Path, needs: frozenset[str]) -> dict[str, str]:
-    """The shards' identity."""
-    return identity(shards, needs)
+def parts_once(shards: Path, needs: frozenset[str], splits: Any = None) -> dict[str, str]:
+    """The shards' identity, of all splits or of some."""
+    return identity(shards, needs, splits)
 
 
 @remember

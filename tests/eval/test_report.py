@@ -53,6 +53,19 @@ def test_seeds_are_gathered_and_variants_keep_their_name(tmp_path):
     }
 
 
+def test_rows_of_the_papers_tables_have_their_curves_and_no_row_of_their_own(tmp_path):
+    runs = {"unitrim": metrics(40), "table-k4": metrics(10)}
+    write(tmp_path, **runs)
+    for name in runs:
+        line = {"phase": "alignment", "step": 0, "terms": {f"loss of {name}": 1.0}}
+        files.write(tmp_path / "runs" / name / "history.jsonl", json.dumps(line) + "\n")
+    gathered = overview.gather_metrics(tmp_path)
+    assert list(gathered) == ["unitrim"]
+    folded = __main__.table_rows(tmp_path, gathered)
+    assert "1 rows of the papers" in folded and "loss of table-k4" in folded and "loss of unitrim" not in folded
+    assert __main__.table_rows(tmp_path, overview.gather_metrics(tmp_path, table_rows=True)) == ""
+
+
 def test_mean_and_deviation_by_eye():
     one = overview.format_cell([40.0, 44.0, 42.0])
     assert str(one) == "42.0 ± 2.0" and str(overview.format_cell([40.0])) == "40.0" and overview.format_cell([]) is None

@@ -104,6 +104,9 @@ def test_every_experiment_has_settings_that_its_method_knows(papers, tmp_path):
     made = plan.Plan(worlds.cache(tmp_path / "toy"), papers[1])
     assert made.same["table-all-five"] == made.same["table-k8"]
     assert made.same["table-no-t-v-again"] == "table-no-t-v"
+    lacking = {papers[1][name].method for name in made.missing}
+    assert lacking == {"unify"}  # the toy has no lexicon, and says what to run
+    assert all("lexicon" in why for why in made.missing.values()), made.missing
     phase = {name: one["epochs"] for name, one in made.config.items() if "epochs" in one}
     assert phase["table-orth0.1-rec0.2"] == 0 and phase["table-k4"] > 0
     built = methods.build("unitrim", made.config["table-k4"])
