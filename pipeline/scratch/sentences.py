@@ -30,16 +30,17 @@ MOST = 60_000  # sentences it learns from, at most
 class Recipe:
     """The size of the model and how it learns."""
 
-    width: int = 96
+    width: int = 64
     heads: int = 4
-    layers: int = 3
+    layers: int = 2
     vocabulary: int = 4000
     positions: int = 128
-    steps: int = 500
+    steps: int = 450
     batch: int = 64
-    rate: float = 2e-3
+    rate: float = 4e-3
     warmup: float = 0.1  # share of the steps
-    masked: float = 0.15  # share of the pieces that are asked for
+    masked: float = 0.3  # share of the pieces that are asked for
+    shown: float = 0.4  # share of those that are shown as they are: a lexicon asks what a word that is there means
     decay: float = 0.01
     threads: int = 1  # two would wait for each other where the machine has other work
 
@@ -161,7 +162,7 @@ def fit(model: Any, pieces: list[list[int]], words: Any, recipe: Recipe, name: s
         begin = step * recipe.batch % len(order)
         some = [pieces[row] for row in (order + order)[begin : begin + recipe.batch]]
         token, mask = pad(some)
-        shown, truth = hide(token, mask, words, recipe.masked)
+        shown, truth = hide(token, mask, words, recipe)
         loss = model(input_ids=shown, attention_mask=mask, labels=truth).loss
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -181,12 +182,16 @@ def pad(pieces: list[list[int]]) -> tuple[Tensor, Tensor]:
     return token, (torch.arange(length) < torch.tensor([[len(row)] for row in pieces])).long()
 
 
-def hide(token: Tensor, mask: Tensor, words: Any, share: float) -> tuple[Tensor, Tensor]:
-    """Pieces with some of them hidden, and the truth of those, -100 elsewhere (BERT: 80 % [MASK], 10 % another, 10 % as is)."""
+def hide(token: Tensor, mask: Tensor, words: Any, recipe: Recipe) -> tuple[Tensor, Tensor]:
+    """Pieces with some of them hidden, and the truth of those, -100 elsewhere.
+
+    As in BERT a tenth of those asked for show another word; more than BERT's tenth show themselves, because a small model that
+    learns for a minute would else never learn to name the word that it sees.
+    """
     special = torch.tensor(words.all_special_ids)
-    asked = (torch.rand(token.shape) < share) & mask.bool() & ~torch.isin(token, special)
+    asked = (torch.rand(token.shape) < recipe.masked) & mask.bool() & ~torch.isin(token, special)
     way = torch.rand(token.shape)
     other = torch.randint(len(special), len(words), token.shape)
-    shown = torch.where(asked & (way < 0.8), torch.tensor(words.mask_token_id), token)
-    shown = torch.where(asked & (way >= 0.9), other, shown)
+    shown = torch.where(asked & (way >= recipe.shown + 0.1), torch.tensor(words.mask_token_id), token)
+    shown = torch.where(asked & (way >= recipe.shown) & (way < recipe.shown + 0.1), other, shown)
     return shown, torch.where(asked, token, -100)

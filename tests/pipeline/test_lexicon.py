@@ -188,3 +188,19 @@ def test_the_scratch_model_knows_what_a_hidden_word_can_be(tmp_path):
     assert best[0] in sizes_and_colours, best
     again = sentences.demo_sentences(0, scripts=600, stills=300)
     assert again == said and np.mean([len(text.split()) for text in said]) > 5
+
+
+def test_of_the_pieces_asked_for_half_are_hidden_and_no_special_one_is_asked_for(model):
+    words = BertTokenizerFast.from_pretrained(model)
+    token = torch.full((200, 50), words.vocab["a"])
+    token[:, 0], token[:, -1] = words.cls_token_id, words.sep_token_id
+    mask = torch.ones_like(token)
+    mask[:, 40:] = 0
+    torch.manual_seed(0)
+    shown, truth = sentences.hide(token, mask, words, sentences.Recipe())
+    asked = truth != -100
+    assert not asked[:, 0].any() and not asked[:, 40:].any()
+    assert asked[:, 1:40].float().mean().item() == pytest.approx(0.3, abs=0.02)
+    assert torch.equal(truth[asked], token[asked]) and torch.equal(shown[~asked], token[~asked])
+    assert (shown[asked] == words.mask_token_id).float().mean().item() == pytest.approx(0.5, abs=0.03)
+    assert (shown[asked] == token[asked]).float().mean().item() == pytest.approx(0.4, abs=0.03)
