@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from tests.support.features import SIZES, batch
+from tests.support.features import SIZES, TOWER, batch
 from train import distributed, methods
 from train.method import Features
 
@@ -14,8 +14,10 @@ SETTINGS = {"tune": "", "samples": 6}
 
 
 def cases() -> list[tuple[str, dict]]:
-    """Every method that learns, in each of its variants."""
-    return [(name, variant) for name in methods.names() for variant in [{}, *methods.load(name).Config.variants()]]
+    """Every method in each of its variants, and two that own CLIP's blocks."""
+    found = [(name, variant) for name in methods.names() for variant in [{}, *methods.load(name).Config.variants()]]
+    tail = {kind: {"shape": TOWER, "most": TOWER["layers"]} for kind in ("image", "text")}
+    return [*found, *((name, {"tune": "true", "tail": tail}) for name in ("clip4clip", "unitrim"))]
 
 
 def whole_batch() -> Features:
@@ -27,7 +29,7 @@ def whole_batch() -> Features:
 
 def part_of(features: Features, share: distributed.Share) -> Features:
     """What the loader gives one process: its videos and images, all texts and labels."""
-    shared = ("frame", "frame_mask", "patch", "image", "image_patch")
+    shared = ("frame", "frame_mask", "patch", "image", "image_patch", "hidden", "image_hidden")
     own = slice(*share.bounds())
     return {name: tensor[own] if name in shared else tensor for name, tensor in features.items()}
 
@@ -40,6 +42,8 @@ def gradients(name: str, variant: dict) -> dict[str, dict[str, torch.Tensor]]:
     with torch.no_grad():
         for parameter in method.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))  # no identity by chance
+        for buffer in (buffer for path, buffer in method.named_buffers() if path.startswith("towers.text.")):
+            buffer.normal_()
     found = {}
     share = distributed.Share(SAMPLES, distributed.rank(), distributed.world())
     for phase in method.phases():
