@@ -6,7 +6,7 @@ from pathlib import Path
 from eval.report import facts, page
 from eval.report.figures import Source, figure_five, open_source
 from eval.report.text import escape
-from eval.stale import skipped_lines
+from eval.stale import find_stale
 from pipeline.shards import read_columns
 
 SHOWN = 48  # pictures
@@ -19,14 +19,14 @@ def build_bare(folder: Path) -> str:
     clip = json.loads((folder / "clip" / "clip.json").read_text())
     names = sorted(source.visual.videos)
     photos = sum(kind.get(name) == "image" for name in names)
+    lack = "No scores are of what stands now." if find_stale(folder) else "There are no captions to score by."
     header = (
         "<h1>UniTriM <small>one sentence finds the images and the videos</small></h1>"
         f'<p class="lead">{escape(folder.name)}: {len(names) - photos:,} videos and {photos:,} photos can be searched; CLIP '
-        f"<code>{escape(Path(clip['name']).name)}</code>, weights {clip['sha256'][:12]}. There are no captions to score by.</p>"
+        f"<code>{escape(Path(clip['name']).name)}</code>, weights {clip['sha256'][:12]}. {lack}</p>{facts.warnings(folder)}"
     )
-    why = "".join(f"<li>{escape(line)}</li>" for line in skipped_lines(folder))
     parts = [
-        ("search", "Search", "What to type:", f"<pre>{escape(search_command(folder))}</pre><ul>{why}</ul>"),
+        ("search", "Search", "What to type:", f"<pre>{escape(search_command(folder))}</pre>"),
         (
             "items",
             "What is in it",

@@ -369,20 +369,25 @@ addEventListener("load", () => {
 </script>"""
 
 
-@pytest.mark.parametrize("width", [1280, 768, 390])
-def test_a_browser_shows_it_without_errors_overflow_or_overlap(written, tmp_path, width):
+def look(page: str, folder: Path, width: int) -> dict:
+    """What a browser of some width makes of a page, which must not complain."""
     names = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "chrome-headless-shell")
     browser = next(filter(None, map(shutil.which, names)), None)
     if browser is None:
         warnings.warn("no Chromium on the PATH: nobody has looked at the report in a browser", stacklevel=1)
         pytest.skip("no Chromium on the PATH")
-    many = written.replace("<span>mean</span>", "<span>mean of_many_methods whose_buttons_take_a_whole_line</span>")
-    (tmp_path / "index.html").write_text(many.replace("</body>", f"{MEASURE}</body>"))
+    (folder / "index.html").write_text(page.replace("</body>", f"{MEASURE}</body>"))
     words = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]
-    words += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=3000", f"--window-size={width},900"]
-    done = subprocess.run([*words, f"file://{tmp_path}/index.html"], capture_output=True, text=True, timeout=120)
+    words += [f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=3000", f"--window-size={width},900"]
+    done = subprocess.run([*words, f"file://{folder}/index.html"], capture_output=True, text=True, timeout=120)
     assert "CONSOLE" not in done.stderr, done.stderr
-    found = json.loads(html.unescape(re.search(r'data-found="([^"]*)"', done.stdout)[1]))
+    return json.loads(html.unescape(re.search(r'data-found="([^"]*)"', done.stdout)[1]))
+
+
+@pytest.mark.parametrize("width", [1280, 768, 390])
+def test_a_browser_shows_it_without_errors_overflow_or_overlap(written, tmp_path, width):
+    many = written.replace("<span>mean</span>", "<span>mean of_many_methods whose_buttons_take_a_whole_line</span>")
+    found = look(re.sub(r">(video\d{4})<", r">a folder/of a name that is long/\1.mp4<", many), tmp_path, width)
     assert found["width"] == width and found["wide"] <= width
     assert (found["outside"], found["collisions"], found["broken"]) == (0, 0, 0)
     assert found["visible"] == 1 and found["five"] == 1
@@ -430,6 +435,7 @@ def test_a_dataset_without_captions_has_a_page_and_a_sentence_a_method(tmp_path,
     assert (
         why in drawn and "python -m eval.search --run cache/toy/runs/zero_shot" in drawn and "can be searched" in drawn
     )
+    assert look(drawn, tmp_path, 390)["wide"] <= 390, "the command to type is longer than a phone is wide"
     run_command("eval.report", "--table")
     said = capsys.readouterr().out.splitlines()
     assert said[-3:] == [
