@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--captions", type=int, default=500, help="of joint and fits")
     parser.add_argument("--more", type=int, default=1000, help="queries over which memory is watched")
     args = parser.parse_args()
+    sys.stdout.reconfigure(line_buffering=True)  # a part that is done stays said, whatever becomes of the next
     result: dict[str, float] = {}
     for part in args.only:
         result |= globals()[f"measure_{part}"](args)

@@ -271,3 +271,28 @@ def test_a_moment_is_the_best_frame_and_its_like_neighbours():
     assert (moment.start, moment.end) == (0.0, 10.0)
     last = best_moment(score[::-1] * [1, 1, 1, 1, 9], np.array([1.0, 3.0, 5.0, 7.0, 9.0]), Item)
     assert last.end <= 10.0
+
+
+# --- while indexing goes on
+
+
+def test_what_is_indexed_can_be_found_before_the_rest_is(tmp_path):
+    """Shards come one by one, and keyframes last; each is taken up as it comes, and encodes its own rows alone."""
+    from eval.search.engine import Search
+    from pipeline.shards import Shard, shard_paths
+    from tests.support import worlds
+
+    home = worlds.cache(tmp_path / "toy", videos=24, count=4)
+    shards = shard_paths(home / "visual")
+    sizes = {path: len(Shard(path, "visual")) for path in shards}
+    later = [(path, path.read_bytes()) for path in (*shards[1:], home / "keyframes.parquet")]
+    for path, _ in later:
+        path.unlink()
+    search = Search(None, home, refresh=False)
+    search.take_up()
+    assert len(search.view.items) == sizes[shards[0]] == search.gallery.encoded
+    for number, (path, content) in enumerate(later[:-1], 2):
+        path.write_bytes(content)
+        search.take_up()
+        assert len(search.view.items) == sum(sizes[one] for one in shards[:number]) == search.gallery.encoded
+    assert len(search.view.items) == 24
