@@ -65,8 +65,9 @@ class Config(Config):
 
     @classmethod
     def variants(cls) -> list[dict[str, Any]]:
-        """Two stems; the text from the start; frames alone, without distillation and hidden pieces."""
-        return [{"share": False}, {"frozen_epochs": 0}, {"k": 0, "distillation": 0.0, "masked_weight": 0.0}]
+        """Two stems; the text from the start; frames alone, without own blocks, distillation and hidden pieces."""
+        bare = {"k": 0, "own": 0, "distillation": 0.0, "masked_weight": 0.0}
+        return [{"share": False}, {"frozen_epochs": 0}, bare]
 
 
 class Blocks(nn.Module):
@@ -183,7 +184,8 @@ class Unify(Method):
         """Grounding with the text frozen, then jointly."""
         config = self.config
         first = min(config.frozen_epochs, config.epochs)
-        video = [name for name, _ in self.named_children() if name != "text"]
+        moving = [name for name, module in self.named_children() if next(module.parameters(), None) is not None]
+        video = [name for name in moving if name != "text"]  # without blocks a branch has nothing to learn
         text = {"text.upper": config.text_rate, "text.head": config.text_rate}
         teaches, rate = ("text_video",), config.learning_rate
         alone = Phase("grounding", first, video, partial(self.loss, 0, False), rate, teaches)
