@@ -12,6 +12,7 @@ from train.distributed import gather_columns, gather_rows, own_rows
 from train.layers.precision import widen
 
 __all__ = [
+    "RetrievalLoss",
     "SigLIPLoss",
     "clip_loss",
     "gather_columns",
@@ -53,6 +54,22 @@ class SigLIPLoss(nn.Module):
             above = torch.sigmoid(logit + middle).mean() > share
             low, high = torch.where(above, low, middle), torch.where(above, middle, high)
         self.b.copy_((low + high) / 2)
+
+
+class RetrievalLoss(nn.Module):
+    """A text's own video or image among all of the batch: cross-entropy with its own temperature exp(t) (InfoNCE)."""
+
+    def __init__(self, logit_scale: float = 20.0):
+        super().__init__()
+        self.t = nn.Parameter(torch.tensor(math.log(logit_scale)))
+
+    def forward(self, score: Tensor, positive: Tensor) -> Tensor:
+        """Mean over the pairs that belong together.
+
+        score: all texts of a step against this process's videos; positive: against those of all processes.
+        """
+        logit = gather_columns(widen(score)) * self.t.exp().clamp(max=100)
+        return -(logit.log_softmax(1) * positive).sum() / positive.sum()
 
 
 def same_video(label: Tensor) -> Tensor:

@@ -304,12 +304,16 @@ def test_max_sim_averages_each_words_best_patch():
 def test_tokens_find_an_image_by_their_weights_their_best_patches_and_the_sentence():
     unitrim = restless(build("unitrim", image_text="tokens", alignments=["sentence_video"])).eval()
     features = batch(1) | {"word_mask": torch.ones(1, 10, dtype=torch.bool)}
+    features["triplet_mask"] = torch.ones_like(features["triplet_mask"])
     text, image, own = unitrim.encode_text(features), unitrim.encode_image(features), unitrim.image
-    word = torch.nn.functional.normalize(features["word"][0, 1:], dim=-1)
-    weight = own.shown(word)[:, 0].softmax(0)
-    best = (text["look"][0] @ image["image_patch"][0].T).amax(1)
-    whole, share = text["spatial"][0] @ image["image"][0], own.balance.share.sigmoid()
-    expected = share * (weight * best).sum() + (1 - share) * whole
+    score = {"sentence": text["spatial"][0] @ image["image"][0]}
+    for name, token in {"word": features["word"][0, 1:], "triplet": features["triplet"][0]}.items():
+        token = torch.nn.functional.normalize(token, dim=-1)
+        part = getattr(own, name)
+        spatial = torch.nn.functional.normalize(part.spatial(token), dim=-1)
+        score[name] = part.weight(token)[:, 0].softmax(0) @ (spatial @ image["image_patch"][0].T).amax(1)
+    share = torch.stack([own.balance.share[name] for name in score]).softmax(0)
+    expected = share @ torch.stack(list(score.values()))
     assert unitrim.score_images(text, image)[0, 0] == pytest.approx(expected.item(), abs=1e-5)
 
 

@@ -249,8 +249,6 @@ class UniTriM(Method):
             self.config.image_learning_rate,
             ("text_image",),
         )
-        if self.config.image_text == "tokens":  # a map of words learns the train wording by heart at the full rate
-            second.learning_rates = {"image.word": 0.3 * self.config.image_learning_rate}
         return [first, second] if inner else [first]
 
     def alignment_loss(self, batch: Features, progress: float) -> dict[str, Tensor]:
@@ -269,9 +267,10 @@ class ImageText(nn.Module):
 
     A row of the comparison is a run of its own, and needs no first phase: `--set image_text=spatial_only epochs=0 --out ...`.
 
-    `tokens`: each word has a weight that says how far a picture can show it, and looks for its best patch of the keyframe; a
-    linear map of the sentence looks for the whole. The paper's motive, that verbs and adverbs are noise for a still, at the
-    level where they stand apart.
+    `tokens`: each word and each triplet has a spatial part, by a linear map, and a weight that says how far a picture can show
+    it, and looks for its best patch of the keyframe; a linear map of the sentence looks for the whole. The paper's motive, that
+    verbs and adverbs are noise for a still, at the level where they stand apart. It learns by asking for a text's own image among
+    all of the batch: SigLIP's yes-or-no questions bring two points less on demo's val (LOG.md).
     `disentangled`: E_spat(T), trained with E_temp and E_rec; `spatial_only`: E_spat(T) trained by text-image alone;
     `sentence_linear`: a linear map of the sentence; `raw_T` and `raw_sentence`: CLIP's features, untrained.
     """
@@ -292,30 +291,38 @@ class ImageText(nn.Module):
             self.temporal = layers.mlp(size, hidden, size)
             self.rebuild = layers.mlp(2 * size, hidden, size)
         if config.image_text == "tokens":
-            self.shown = layers.mlp(size, hidden, 1)
-            nn.init.zeros_(self.shown[-1].weight)  # every word counts the same at first
-            self.word = layers.IdentityLinear(size)
-            self.balance = Balance()
+            self.word, self.triplet = Shown(size, hidden), Shown(size, hidden)
+            self.balance = Balance(word=0.5, triplet=0.4, sentence=0.1)
         if config.image_text in ("sentence_linear", "tokens"):
             self.sentence = layers.IdentityLinear(size)
-        if not config.image_text.startswith("raw"):
+        if config.image_text == "tokens":
+            self.scale = losses.RetrievalLoss(config.logit_scale)
+        elif not config.image_text.startswith("raw"):
             self.scale = losses.SigLIPLoss(config.logit_scale)
 
     @staticmethod
     def needed(config: Config) -> frozenset[str]:
         """What T is made of, or the sentence alone."""
         if config.image_text == "tokens":
-            return frozenset({"sentence", "word", "image_patch"})
+            return frozenset({"sentence", "word", "triplet", "image_patch"})
         of_sentence = config.image_text in ("raw_sentence", "sentence_linear")
         return frozenset({"sentence"} if of_sentence else {"sentence", "triplet", "word"})
 
     def encode_text(self, features: Features) -> Features:
-        """spatial (B, D), a unit vector to compare with images; by tokens also look (B, L, D), its mask and the weights."""
+        """spatial (B, D), a unit vector to compare with images.
+
+        By tokens also spatial_word (B, L-1, D) and spatial_triplet (B, M, D), their masks, and shown_word (B, L-1) and
+        shown_triplet (B, M), the weights.
+        """
         text = {"spatial": unit(self.look(features, self.unify(features)))}
         if self.config.image_text == "tokens":
-            word, mask = unit(features["word"][:, 1:]), features["word_mask"][:, 1:]
-            weight = layers.mask_out(self.shown(word)[..., 0].float(), mask).softmax(1)
-            text |= {"look": unit(self.word(word)), "look_mask": mask, "look_weight": weight}
+            tokens = {
+                "word": (features["word"][:, 1:], features["word_mask"][:, 1:]),
+                "triplet": (features["triplet"], features["triplet_mask"]),
+            }
+            for name, (token, mask) in tokens.items():
+                text[f"spatial_{name}"], text[f"shown_{name}"] = self._modules[name](unit(token), mask)
+                text[f"spatial_{name}_mask"] = mask
         return text
 
     def encode_image(self, features: Features) -> Features:
@@ -329,8 +336,17 @@ class ImageText(nn.Module):
         whole = cosines(text["spatial"], image["image"])
         if self.config.image_text != "tokens":
             return whole
-        parts = layers.best_match_mean(text["look"], text["look_mask"], image["image_patch"], None, text["look_weight"])
-        return self.balance(parts, whole)
+        parts = {
+            name: layers.best_match_mean(
+                text[f"spatial_{name}"],
+                text[f"spatial_{name}_mask"],
+                image["image_patch"],
+                None,
+                text[f"shown_{name}"],
+            )
+            for name in ("word", "triplet")
+        }
+        return self.balance(parts | {"sentence": whole})
 
     def look(self, features: Features, unified: Tensor | None) -> Tensor:
         """(B, D) what is looked for, of any length."""
@@ -358,7 +374,7 @@ class ImageText(nn.Module):
         """Named terms, weighted. No gradient of the reconstruction reaches E_spat: its inputs are E_temp(T) and the image."""
         positive = losses.same_video(features["label"])
         if self.config.image_text == "tokens":
-            return {"text_image": self.scale(self.score(self.encode_text(features), image), positive, first)}
+            return {"text_image": self.scale(self.score(self.encode_text(features), image), positive)}
         unified = self.unify(features)
         spatial = self.look(features, unified)
         terms = {"text_image": self.scale(cosines(unit(spatial), image["image"]), positive, first)}
@@ -370,17 +386,32 @@ class ImageText(nn.Module):
         return terms
 
 
-class Balance(nn.Module):
-    """A learned share between two scores; it starts at two to one."""
+class Shown(nn.Module):
+    """Of each token its spatial part and how far a picture can show it; at first all of it, and all the same."""
 
-    def __init__(self):
+    def __init__(self, size: int, hidden: int):
         super().__init__()
-        self.share = nn.Parameter(torch.tensor(0.7))
+        self.spatial = layers.IdentityLinear(size)
+        self.weight = layers.mlp(size, hidden, 1)
+        nn.init.zeros_(self.weight[-1].weight)
 
-    def forward(self, one: Tensor, other: Tensor) -> Tensor:
-        """The weighted mean."""
-        share = self.share.sigmoid()
-        return share * one + (1 - share) * other
+    def forward(self, token: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Unit tokens (B, L, D) and weights (B, L) that sum to 1, from unit tokens and their mask."""
+        weight = layers.mask_out(self.weight(token)[..., 0].float(), mask).softmax(1)
+        return unit(self.spatial(token)), weight
+
+
+class Balance(nn.Module):
+    """Learned shares of several scores; `first` is what they are at first."""
+
+    def __init__(self, **first: float):
+        super().__init__()
+        self.share = nn.ParameterDict({name: torch.tensor(share).log() for name, share in first.items()})
+
+    def forward(self, scores: dict[str, Tensor]) -> Tensor:
+        """The weighted mean of (T, I) scores."""
+        share = torch.stack([self.share[name] for name in scores]).softmax(0)
+        return torch.einsum("g,gti->ti", share, torch.stack(list(scores.values())))
 
 
 def check(config: Config) -> None:
