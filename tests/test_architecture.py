@@ -20,6 +20,7 @@ TRAINER = {"torch", "h5py", "pyarrow", "numpy", "tqdm", "safetensors", "yaml"}  
 FLOORS = (
     "eval/tables",
     "eval/run.py eval/report eval/search",
+    "eval/index",
     "eval/attention.py eval/load.py eval/similarity.py eval/overview.py eval/experiments.py",
     "eval/metrics.py eval/vectors.py eval/stale.py eval/normalise.py",
     "train/run.py",
