@@ -89,12 +89,13 @@ def test_the_gradient_of_every_parameter_points_the_same_way(method, device):
         assert rounded.keys() == exact.keys()
         # what is below AdamW's eps moves nothing: it is what rounding leaves of a gradient that is 0
         exact = {name: gradient for name, gradient in exact.items() if gradient.abs().max() > EPS}
-        if isinstance(
-            method, Tuned
-        ):  # what random blocks say is not lifelike: ISA's own gradients are held by the other cases
+        least = 0.99
+        if isinstance(method, Tuned):
+            # what random blocks say is not lifelike: ISA's own gradients are held by the other cases
+            least = 0.98  # bfloat16 runs through the whole of a block and the method behind it
             exact = {name: gradient for name, gradient in exact.items() if name.startswith("towers.")}
         cosine = {name: F.cosine_similarity(exact[name], rounded[name].float(), dim=0).item() for name in exact}
-        assert {name: round(value, 4) for name, value in cosine.items() if value < 0.99} == {}
+        assert {name: round(value, 4) for name, value in cosine.items() if value < least} == {}
 
 
 class Rows:
