@@ -42,10 +42,19 @@ def build_bare(folder: Path) -> str:
 
 
 def search_command(folder: Path) -> str:
-    """What finds something in a dataset: by the baseline, which needs no training, else by any run; empty where there is none."""
+    """What finds something in a dataset: by the run that finds most videos, where none is scored by the baseline, which needs
+    no training, else by any run; empty where there is none.
+    """
     runs = sorted(path.parent for path in (folder / "runs").glob("*/checkpoint.pt"))
-    run = next((path for path in runs if path.name == facts.BASELINE), runs[0] if runs else None)
+    found = {path: recall(folder / "scores" / path.name / "metrics.json") for path in runs}
+    run = max(runs, key=lambda path: (found[path], path.name == facts.BASELINE), default=None)
     return "" if run is None else f'python -m eval.search --run {run} --shards {folder} "a red ball"'
+
+
+def recall(path: Path) -> float:
+    """R@1 text → video of scores; -1 where there are none."""
+    said = json.loads(path.read_text()) if path.exists() else {}
+    return said.get("t2v", {}).get("R@1", -1.0)
 
 
 def pictures(source: Source, names: list[str]) -> str:
