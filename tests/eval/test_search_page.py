@@ -53,7 +53,9 @@ def test_a_sentence_finds_photos_and_videos_in_one_list(page):
     assert "in a sentence" in page.run("document.getElementById('said').textContent")
     search(page, "a red wall")
     said = page.run("document.getElementById('said').textContent")
-    assert len(paths(page)) == 9 and ("9 items searched" in said or "Nothing fits" in said)  # as far as it is calibrated
+    assert len(paths(page)) == 9 and (
+        "9 items searched" in said or "Nothing fits" in said
+    )  # as far as it is calibrated
     assert page.wait(
         "[...document.querySelectorAll('.hit img')].slice(0, 4).every((one) => one.complete && one.naturalWidth)"
     )

@@ -611,7 +611,7 @@ def test_a_sentence_that_corenlp_cannot_do_goes_to_the_shallow_parser(server, tm
 # no Java process stays behind
 
 PROGRAM = """
-import sys, time
+import signal, sys, time
 from pipeline.scene_graph.parsers.server import Server, answers
 
 class Bare(Server):  # Java itself, without the models that take seconds to load
@@ -621,6 +621,7 @@ class Bare(Server):  # Java itself, without the models that take seconds to load
         while not answers(self.port):
             time.sleep(0.05)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background commands inherit that it is ignored
 with Bare() as server:
     print(server.process.pid, server.work, flush=True)
     if "error" in sys.argv:
