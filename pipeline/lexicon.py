@@ -9,9 +9,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from pipeline import files, params, progress, shards, stage
+from pipeline import files, params, shards, stage
 from pipeline.encoders.masked import PieceEncoder, write_lexicon
 from pipeline.encoders.weights import locate
+from pipeline.shards.update_captions import update_captions
 from pipeline.shards.update_lexicon import is_same_lexicon, piece_rows, read_pieces
 
 FEATURE = "piece"
@@ -50,28 +51,18 @@ def update_lexicon(folder: Path, captions: list[dict[str, Any]], config: dict[st
     record = write_lexicon(folder, name, revision, source)
     encoder = PieceEncoder(source, record, config["words"])
     attributes = encoder.identity | {"dataset": config["name"]}
-    groups: dict[int, list[dict[str, Any]]] = {shard: [] for shard in range(config["shards"])}
-    for row in sorted(captions, key=lambda row: row["caption_id"]):
-        groups[shards.shard_number(row["video_id"], config["shards"])].append(row)
-    kept = written = 0
-    meter = progress.Progress(len(captions), "lexicon", "caption")
-    for shard, rows in groups.items():
-        path = shards.shard_path(folder, shard)
-        old = shards.read_sound(path, "lexicon")
-        tensors, reused = piece_rows(rows, read_pieces(old), encoder)
-        kept += reused
-        if not is_same_lexicon(old, tensors, attributes):
-            shards.write(path, "lexicon", tensors, attributes)
-            written += 1
-        meter.add(len(rows))
-    meter.close()
-    for path in shards.shard_paths(folder):
-        if int(path.stem) >= config["shards"]:  # left by a run with more shards
-            path.unlink()
+    tally = update_captions(
+        folder,
+        "lexicon",
+        captions,
+        lambda rows, old: piece_rows(rows, read_pieces(old), encoder),
+        lambda old, tensors: is_same_lexicon(old, tensors, attributes),
+        attributes,
+        config["shards"],
+    )
     return (
         f"lexicon: {Path(record['name']).name}, {record['vocabulary']} words, {record['parameters'] / 1e6:.2f} M parameters, "
-        f"sha256 {record['sha256'][:12]}; {len(captions)} captions = {kept} kept + {len(captions) - kept} cut; "
-        f"{written} of {len(groups)} shards written"
+        f"sha256 {record['sha256'][:12]}; {tally.rows('cut')}; {tally.files()}"
     )
 
 

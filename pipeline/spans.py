@@ -81,7 +81,7 @@ def update_spans(
     spare = folder.parent / ".removed"
     fresh = update_phrases(folder / "removed.h5", spare, distinct, encoder, attributes, part, "removed")
     distinct = [phrase for phrase in distinct if part.has(shards.phrase_key(phrase))]
-    said = update_captions(
+    tally = update_captions(
         folder,
         "spans",
         captions,
@@ -93,7 +93,10 @@ def update_spans(
     )
     if part.whole:
         shutil.rmtree(spare, ignore_errors=True)  # removed.h5 holds them all
-    return said.format(f"{len(distinct)} removed words = {len(distinct) - fresh} kept + {fresh} encoded")
+    return (
+        f"spans{'' if part.whole else f' {part.name}'}: {tally.rows('encoded')}; "
+        f"{len(distinct)} removed words = {len(distinct) - fresh} kept + {fresh} encoded; {tally.files()}"
+    )
 
 
 def explain(folder: Path, captions: list[dict[str, Any]], encoder: TextEncoder, name: str) -> str:

@@ -95,7 +95,7 @@ def update_text(
             return outline, len(rows)
         return encode_rows(rows, outline, read_known(old), encoder)
 
-    said = update_captions(
+    tally = update_captions(
         folder,
         "text",
         captions,
@@ -107,7 +107,10 @@ def update_text(
     )
     if part.whole:
         shutil.rmtree(spare, ignore_errors=True)  # phrases.h5 holds them all
-    return said.format(f"{len(distinct)} phrases = {len(distinct) - fresh} kept + {fresh} encoded")
+    return (
+        f"text{'' if part.whole else f' {part.name}'}: {tally.rows('encoded')}; "
+        f"{len(distinct)} phrases = {len(distinct) - fresh} kept + {fresh} encoded; {tally.files()}"
+    )
 
 
 if __name__ == "__main__":

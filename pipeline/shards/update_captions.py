@@ -1,6 +1,7 @@
 """Bring shards of captions up to date, whichever kind: read what stands, ask for the rows, write what differs."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,24 @@ from pipeline.files import WHOLE, Slice
 from pipeline.shards import layout, reader, writer
 
 Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What became of captions and shards."""
+
+    captions: int
+    kept: int
+    written: int
+    shards: int
+
+    def rows(self, made: str) -> str:
+        """How many captions were kept, and how many `made`, a participle."""
+        return f"{self.captions} captions = {self.kept} kept + {self.captions - self.kept} {made}"
+
+    def files(self) -> str:
+        """How many shards were written."""
+        return f"{self.written} of {self.shards} shards written"
 
 
 def update_captions(
@@ -20,8 +39,8 @@ def update_captions(
     attributes: dict[str, Any],
     count: int,
     part: Slice = WHOLE,
-) -> str:
-    """Write those of `count` shards that are not as `encode` makes them; returns the line that sums it up, a {} in it.
+) -> Tally:
+    """Write those of `count` shards that are not as `encode` makes them.
 
     encode: the rows of a shard, and the earlier sound one if there is one -> its tensors, and how many rows were kept.
     """
@@ -46,7 +65,4 @@ def update_captions(
         for path in layout.shard_paths(folder):
             if int(path.stem) >= count:  # left by a run with more shards; its rows are in others now
                 path.unlink()
-    return (
-        f"{kind}{'' if part.whole else f' {part.name}'}: {len(captions)} captions = {kept} kept + "
-        f"{len(captions) - kept} encoded; {{}}; {written} of {len(groups)} shards written"
-    )
+    return Tally(len(captions), kept, written, len(groups))
