@@ -1,7 +1,6 @@
 """Prove once that a model loads whole and that our encoders reproduce what transformers computes."""
 
 import json
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +8,8 @@ from pipeline.encoders.weights import (
     DEVIATION,
     MEAN,
     check_tokenizer,
+    load_pretrained,
     read_tokenizer,
-    refused_pickle,
     weight_files,
     weights_identity,
 )
@@ -26,17 +25,7 @@ def read_model(source: Path) -> Any:
 
     transformers.utils.logging.disable_progress_bar()
     first = weight_files(source)[0]
-    try:
-        model, report = CLIPModel.from_pretrained(
-            source,
-            output_loading_info=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=first.suffix == ".safetensors",
-            dtype="float32",
-        )
-    except pickle.UnpicklingError as error:
-        raise refused_pickle(first, error) from None
+    model, report = load_pretrained(CLIPModel, source)
     buffers = "position_ids"  # older checkpoints carry this constant
     missing = sorted(report["missing_keys"])
     surplus = sorted(key for key in report["unexpected_keys"] if not key.endswith(buffers))

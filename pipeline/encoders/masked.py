@@ -8,14 +8,13 @@ so that a trainer runs it without transformers; `vocabulary.json` has the word o
 
 import hashlib
 import json
-import pickle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipeline import files
-from pipeline.encoders.weights import refused_pickle, weight_files, weights_identity
+from pipeline.encoders.weights import load_pretrained, weight_files, weights_identity
 from pipeline.files import LexiconError
 
 VERSION = "1"
@@ -86,16 +85,7 @@ def read_model(source: Path) -> Any:
         kind = config.model_type
         if kind != "bert":
             raise LexiconError(f"{source} is a model of kind {kind}; a lexicon is the vocabulary of a BertForMaskedLM")
-        model, report = BertForMaskedLM.from_pretrained(
-            source,
-            output_loading_info=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=first.suffix == ".safetensors",
-            dtype="float32",
-        )
-    except pickle.UnpicklingError as error:
-        raise refused_pickle(first, error) from None
+        model, report = load_pretrained(BertForMaskedLM, source)
     except (OSError, KeyError, TypeError) as error:
         raise LexiconError(f"{source} cannot be read as a BertForMaskedLM ({error}); download it again") from None
     missing = sorted(str(key) for key in report["missing_keys"] if str(key).startswith(PATTERNS))

@@ -157,6 +157,22 @@ def refused_pickle(path: Path, error: Exception) -> CLIPError:
     return CLIPError(f"{path} {why}; save the model with save_pretrained(…), which writes model.safetensors")
 
 
+def load_pretrained(kind: Any, source: Path) -> tuple[Any, dict[str, Any]]:
+    """A transformers model of a class from a directory, float32, and what transformers reports of its weights; no code is run."""
+    first = weight_files(source)[0]
+    try:
+        return kind.from_pretrained(
+            source,
+            output_loading_info=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=first.suffix == ".safetensors",
+            dtype="float32",
+        )
+    except pickle.UnpicklingError as error:
+        raise refused_pickle(first, error) from None
+
+
 def read_tokenizer(source: Path) -> Any:
     """The CLIP tokenizer of a directory; transformers would make an empty one where its files are missing."""
     from transformers import CLIPTokenizer
