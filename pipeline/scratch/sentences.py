@@ -7,9 +7,7 @@ CLIP that is trained here does. Its vocabulary of word pieces is learnt from the
 # Axes: B batch, L pieces.
 
 import hashlib
-import json
 import math
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
@@ -19,6 +17,7 @@ import torch
 from torch import Tensor
 
 from pipeline import files, params, progress
+from pipeline.scratch.train import keep_or_make
 
 VERSION = 1
 PAD, UNKNOWN, START, END, MASK = SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -53,18 +52,12 @@ def train(config: dict[str, Any], folder: Path, recipe: Recipe = Recipe(), seed:
     sentences = read_sentences(config, seed)
     digest = hashlib.sha256("\n".join(sentences).encode()).hexdigest()
     about = {"version": VERSION, "seed": seed, "recipe": asdict(recipe), "sentences": digest}
-    note = folder / "scratch.json"
-    if note.is_file() and json.loads(note.read_text()) == about and (folder / "model.safetensors").is_file():
-        return
-    part = folder.with_name(folder.name + files.PART)
-    shutil.rmtree(part, ignore_errors=True)
-    with files.storage(folder):
+
+    def make(part: Path) -> None:
         part.mkdir(parents=True)
         learn(sentences, recipe, part, seed, config["name"])
-    (part / note.name).write_text(json.dumps(about, indent=1) + "\n")
-    files.open_to_others(part)
-    shutil.rmtree(folder, ignore_errors=True)
-    part.rename(folder)
+
+    keep_or_make(folder, about, make)
 
 
 def read_sentences(config: dict[str, Any], seed: int = 0) -> list[str]:

@@ -15,7 +15,7 @@ never rendered; for any other dataset from its own train frames and captions. Th
 import json
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -86,16 +86,28 @@ def train(config: dict[str, Any], folder: Path, seed: int = 0, shipped: Path | N
     """
     recipe = recipe_of(config)
     about = {"version": VERSION, "seed": seed, "recipe": asdict(recipe), "corpus": corpus_of(config)}
+
+    def make(part: Path) -> None:
+        if shipped is None or not copy_shipped(about, part, shipped):
+            corpus = (stills if config["reader"] == "demo" else read_footage)(config, recipe, seed)
+            part.mkdir(parents=True)
+            learn_dataset(corpus, recipe, part, seed, config["name"])
+
+    keep_or_make(folder, about, make)
+
+
+def keep_or_make(folder: Path, about: dict[str, Any], make: Callable[[Path], None]) -> None:
+    """Leave a trained model in `folder`, whole or not at all: the one that stands if it is what `about` says, else a new one.
+
+    `make` trains into a folder that is not there yet.
+    """
     note = folder / "scratch.json"
     if note.is_file() and json.loads(note.read_text()) == about and (folder / "model.safetensors").is_file():
         return
     part = folder.with_name(folder.name + files.PART)
     shutil.rmtree(part, ignore_errors=True)
     with files.storage(folder):
-        if shipped is None or not copy_shipped(about, part, shipped):
-            corpus = (stills if config["reader"] == "demo" else read_footage)(config, recipe, seed)
-            part.mkdir(parents=True)
-            learn_dataset(corpus, recipe, part, seed, config["name"])
+        make(part)
     (part / note.name).write_text(json.dumps(about, indent=1) + "\n")
     files.open_to_others(part)
     shutil.rmtree(folder, ignore_errors=True)
