@@ -11,6 +11,7 @@ import yaml
 
 from pipeline import keys
 from pipeline.params import read_params, write_dataset
+from train.inputs import SHOWN
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("pipeline", "train", "eval")
@@ -271,11 +272,12 @@ def watched(stage: str) -> list[str]:
 
 
 def test_the_report_is_made_again_when_any_of_its_facts_change():
-    """The scores say of which runs and shards they are; these it reads beside them."""
-    report = parts("report")
-    facts = {"clip/clip.json", "manifest/rejects.parquet", "visual/rejects.parquet"}
-    assert {f"cache/${{item}}/{name}" for name in facts} <= set(report["deps"])
-    assert {"params.yaml": ["methods"]} in report["params"]
+    """The scores say of which runs and shards they are; what it reads beside them is digested in inputs/report.json."""
+    report, inputs = parts("report"), parts("inputs")
+    assert "cache/${item}/inputs/report.json" in report["deps"] and {"params.yaml": ["methods"]} in report["params"]
+    assert set(SHOWN) == {"clip/clip.json", "manifest/rejects.parquet", "visual/rejects.parquet"}
+    assert {f"cache/${{item}}/{name.split('/')[0]}" for name in SHOWN} <= set(inputs["deps"])
+    assert "root" in watched("inputs")
 
 
 def test_every_parameter_that_dvc_watches_is_written(monkeypatch, tmp_path):

@@ -222,6 +222,20 @@ def test_another_caption_trains_again_only_what_may_have_read_it(tmp_path, split
         )
 
 
+@pytest.mark.parametrize("name", inputs.SHOWN)
+def test_the_report_is_told_of_each_fact_that_it_shows_beside_the_scores(tmp_path, name):
+    path = tmp_path / name
+    before = json.loads(inputs.write_shown(tmp_path).read_text())
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"one")
+    after = json.loads(inputs.write_shown(tmp_path).read_text())
+    path.write_bytes(b"two")
+    last = json.loads(inputs.write_shown(tmp_path).read_text())
+    assert {key for key in before if before[key] != after[key]} == {key for key in after if after[key] != last[key]} == {name}
+    (tmp_path / "params.json").write_text('{"root": "/films"}')
+    assert json.loads(inputs.write_shown(tmp_path).read_text()) == last | {"root": "/films"}
+
+
 def test_the_second_phase_can_be_trained_alone(shards, tmp_path):
     go(shards, tmp_path / "run", epochs=0, image_text="sentence_linear")
     assert {line["phase"] for line in lines(tmp_path / "run")} == {"disentanglement"}
