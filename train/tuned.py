@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from train.layers.clip_blocks import TextTower, Tower, TowerShape
+from train.layers.clip_blocks import TextTower, Tower, TowerShape, pick
 from train.method import Config, Features, Method, Phase
 
 PARTS = {  # of each tower: a feature and what it is made from
@@ -93,23 +93,30 @@ class Tuned(Method):
     def see(self, hidden: Tensor, whole: str, part: str, frames: Tensor | None = None) -> Features:
         """(..., D) and (..., P, D) tokens of pictures from (..., 1 + P, W) hidden states, under these names.
 
-        frames: (B, N) which frames of videos there are; a still has no neighbours.
+        frames: (B, N) which frames of videos there are; a still has no neighbours. Patches are made where the method needs them.
         """
-        token = self.towers["image"](hidden.flatten(0, -3), frames).unflatten(0, hidden.shape[:-2])
-        return {whole: token[..., 0, :].contiguous(), part: token[..., 1:, :].contiguous()}
+        picture = hidden.flatten(0, -3)
+        first = None if part in self.inner.needs else torch.zeros(len(picture), dtype=torch.long, device=hidden.device)
+        token = self.towers["image"](picture, frames, first).unflatten(0, hidden.shape[:-2])
+        made = {whole: token[..., 0, :].contiguous()}
+        return made | {part: token[..., 1:, :].contiguous()} if first is None else made
 
     def read_captions(self, ids: Tensor, mask: Tensor) -> Features:
-        """sentence (B, D) and word (B, L, D) of captions (B, L)."""
+        """sentence (B, D) and, where the method needs them, word (B, L, D) of captions (B, L)."""
+        last = mask.sum(1) - 1
+        if "word" not in self.inner.needs:
+            return {"sentence": self.towers["text"](ids, last)[:, 0]}
         word = self.towers["text"](ids)
-        return {"sentence": word[torch.arange(len(ids), device=ids.device), mask.sum(1) - 1], "word": word}
+        return {"sentence": pick(word, last)[:, 0], "word": word}
 
     def read_phrases(self, ids: Tensor) -> Tensor:
         """(B, M, D) of phrases (B, M, T), -1 behind each one's last token; one that occurs twice is encoded once."""
         distinct, place = ids.flatten(0, 1).unique(dim=0, return_inverse=True)
         last = (distinct >= 0).sum(1) - 1
-        word = self.towers["text"](distinct.clamp_min(0))
+        # padding, where a caption has fewer triplets, has no last token: any will do, for it is masked
+        phrase = self.towers["text"](distinct.clamp_min(0), last.clamp_min(0))[:, 0]
         # a lookup, whose gradient adds up in one order, as that of an index does not
-        return F.embedding(place.view(ids.shape[:2]), word[torch.arange(len(distinct), device=ids.device), last])
+        return F.embedding(place.view(ids.shape[:2]), phrase)
 
     def encode_text(self, features: Features) -> Features:
         """The method's own, of tuned tokens."""

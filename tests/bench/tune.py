@@ -1,14 +1,20 @@
 """What it costs to own CLIP's blocks from the shards, and what it brings, against the whole of CLIP learning from pixels.
 
-python -m tests.bench.tune [--shards cache/demo] [--method clip4clip] [--rounds 3] [--steps 10] [--gap [--seeds 0 1 2]]
+python -m tests.bench.tune [--shards cache/demo] [--method clip4clip] [--rounds 3] [--steps 10]
+python -m tests.bench.tune --gap [--rounds 0] [--seeds 0 1 2] [--rates 1e-5 1e-4] [--rows 0 1] [--set epochs=2]
 The shards must have been made with `tail: {image: all, text: all}`. Each row is the trainer's own step on real batches: 0, 1, 2
 and all blocks of both towers, and pixels (both towers whole, embeddings learning too, frames decoded beforehand). Rows 1 and 2
 are timed as from shards of that very tail, without the frozen blocks before it. Rounds are interleaved, each row in a process of
-its own; figures are medians. Memory is the growth of the resident set's peak, on a GPU of the allocator's. `--gap` also trains
-and scores each row, which takes many minutes, and keeps the scores under `.bench` in the cache.
+its own; figures are medians. Memory is the growth of the resident set's peak, on a GPU of the allocator's.
+
+`--gap` also trains and scores each row, which takes many minutes. The blocks' learning rate is, for each row, that of `--rates`
+with the largest Rsum of videos on val with the first seed. Every run's scores are kept under `.bench/tune` in the cache, by its
+settings and its shards, so that the same command goes on where it was stopped, and `--rows` does a part of it; after a change of
+the trainer's code remove that folder.
 """
 
 import argparse
+import hashlib
 import json
 import statistics
 import subprocess
@@ -23,7 +29,8 @@ import torch
 from eval.load import load_run
 from eval.run import measure
 from eval.similarity import matrices
-from pipeline.shards import Shard, shard_paths
+from pipeline import files
+from pipeline.shards import TAUGHT, Shard, identity, shard_paths
 from tests.bench import end_to_end
 from tests.bench.train import PEAK, resident, wait
 from train import methods
@@ -44,6 +51,7 @@ ROWS = {
     "all": {"tune": "true"},
 }
 PIXELS = "pixels"
+SPLITS = ("val", "test")
 WARM = 2  # steps before the clock runs
 
 
@@ -129,34 +137,66 @@ def run_alone(words: list[str]) -> dict[str, float]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def score(shards: Path, name: str, row: str, seed: int, said: dict[str, Any]) -> float:
-    """t2v R@1 on test of a row, trained unless its score is kept from before."""
+def score(shards: Path, name: str, row: str, seed: int, said: dict[str, Any]) -> dict[str, Any]:
+    """`t2v`, `t2i` and `joint` on val and on test of a row, trained unless they are kept from before."""
     settings = settings_of(shards, name, row, said)
-    tag = "-".join([name, row, f"seed{seed}", *(f"{key}={value}" for key, value in sorted(said.items()))])
-    kept = shards / ".bench" / "tune" / f"{tag}.json"
+    facts = {
+        "row": row,
+        "method": name,
+        "seed": seed,
+        "settings": {key: str(settings[key]) for key in sorted(settings)},
+    }
+    facts["shards"] = identity(shards, methods.load(name).needs | {"hidden", "token"}, TAUGHT)
+    tag = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=8).hexdigest()
+    kept = shards / ".bench" / "tune" / f"{name}-{row}-seed{seed}-{tag}.json"
     if kept.exists():
-        return json.loads(kept.read_text())["R@1"]
-    kept.parent.mkdir(parents=True, exist_ok=True)
+        return json.loads(kept.read_text())
     if row == PIXELS:
-        found = end_to_end.train_and_score(shards, name, seed, settings, ("test",))["test"]["t2v"]
+        found = end_to_end.train_and_score(shards, name, seed, settings, SPLITS)
     else:
         with tempfile.TemporaryDirectory() as folder:
             train_run.run(shards, Path(folder), name, seed, settings)
             method, cache, _ = load_run(Path(folder), shards, "cpu")
-            found = measure(matrices(method, cache, "test"))[0]["t2v"]
-    kept.write_text(json.dumps(found))
-    return found["R@1"]
+            found = {"seconds": json.loads((Path(folder) / "run.json").read_text())["seconds"]}
+            found |= {split: end_to_end.pick(measure(matrices(method, cache, split))[0]) for split in SPLITS}
+    files.write(kept, json.dumps(facts | found, indent=1).encode())
+    return found
 
 
-def find_gap(shards: Path, name: str, seeds: list[int], said: dict[str, Any]) -> dict[str, float]:
-    """Mean t2v R@1 of each row."""
-    return {row: statistics.mean(score(shards, name, row, seed, said) for seed in seeds) for row in (*ROWS, PIXELS)}
+def choose_rate(shards: Path, name: str, row: str, seed: int, rates: list[float], said: dict[str, Any]) -> dict:
+    """The settings with the rate of the owned blocks that finds videos best on val; as they are where there is no choice."""
+    if row == "0" or not rates:
+        return said
+    sums = {rate: score(shards, name, row, seed, said | {"tune_rate": rate})["val"]["t2v"]["Rsum"] for rate in rates}
+    print(
+        f"{row:>6}: t2v Rsum on val by tune_rate: {', '.join(f'{rate:g} {total:.1f}' for rate, total in sums.items())}"
+    )
+    return said | {"tune_rate": max(sums, key=sums.__getitem__)}
+
+
+def find_gap(
+    shards: Path, name: str, rows: list[str], seeds: list[int], rates: list[float], said: dict[str, Any]
+) -> dict[str, float]:
+    """Mean t2v R@1 on test of each row, at the rate chosen on val; all of it is printed."""
+    means = {}
+    for row in rows:
+        chosen = choose_rate(shards, name, row, seeds[0], rates, said)
+        runs = [score(shards, name, row, seed, chosen) for seed in seeds]
+        line = [f"{row:>6}: tune_rate {chosen.get('tune_rate', '-')}"]
+        for split, task in (("val", "t2v"), ("test", "t2v"), ("test", "t2i")):
+            found = [run[split][task]["R@1"] for run in runs]
+            spread = f" ± {statistics.stdev(found):.1f}" if len(found) > 1 else ""
+            line.append(f"{split} {task} R@1 {statistics.mean(found):.1f}{spread}")
+        print(", ".join([*line, f"{statistics.mean(run['seconds'] for run in runs):.0f} s a run"]), flush=True)
+        means[row] = statistics.mean(run["test"]["t2v"]["R@1"] for run in runs)
+    return means
 
 
 def closed(means: dict[str, float], row: str) -> float | None:
-    """The share of the way from frozen to end to end that a row goes."""
-    whole = means[PIXELS] - means["0"]
-    return round((means[row] - means["0"]) / whole, 2) if whole else None
+    """The share of the way from frozen to end to end that a row goes; None where one of the three was not run."""
+    if not {row, "0", PIXELS} <= means.keys() or means[PIXELS] == means["0"]:
+        return None
+    return round((means[row] - means["0"]) / (means[PIXELS] - means["0"]), 2)
 
 
 def hidden_bytes(shards: Path) -> int:
@@ -177,7 +217,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--gap", action="store_true", help="train and score each row too")
-    parser.add_argument("--seeds", type=int, nargs="*", default=[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument(
+        "--rates", type=float, nargs="+", default=[], help="of the blocks; else the settings' tune_rate"
+    )
+    parser.add_argument("--rows", nargs="+", default=[*ROWS, PIXELS], choices=[*ROWS, PIXELS], help="to be trained")
     parser.add_argument("--set", nargs="*", type=parse_setting, default=[], metavar="key=value")
     parser.add_argument("--row", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -187,29 +231,32 @@ def main() -> None:
         print(json.dumps(time_steps(args.shards, args.method, args.row, said, args.steps)))
         return
     size = hidden_bytes(args.shards)
-    end_to_end.build(args.shards, args.method, 0, settings_of(args.shards, args.method, PIXELS, said))  # decodes once
-    words = ["--shards", str(args.shards), "--method", args.method, "--steps", str(args.steps)]
+    step = time_rows(args.shards, args.method, args.rounds, args.steps, said) if args.rounds else None
+    means = find_gap(args.shards, args.method, args.rows, args.seeds, args.rates, said) if args.gap else {}
+    gaps = {f"demo_gap_closed_{row}": closed(means, row) for row in ("1", "2")}
+    print(json.dumps(gaps | {"step_of_pixels": step, "hidden_bytes_per_frame": size}))
+
+
+def time_rows(shards: Path, name: str, rounds: int, steps: int, said: dict[str, Any]) -> float:
+    """Time a step of each row and print what it costs; a step that owns one block, as a share of one from pixels."""
+    end_to_end.build(shards, name, 0, settings_of(shards, name, PIXELS, said))  # decodes once
+    words = ["--shards", str(shards), "--method", name, "--steps", str(steps)]
     words += ["--set", *(f"{key}={value}" for key, value in said.items())] if said else []
     rows = [*ROWS, PIXELS]
-    rounds = [{row: run_alone([*words, "--row", row]) for row in rows} for _ in range(args.rounds)]
-    middle = {row: {key: statistics.median(one[row][key] for one in rounds) for key in rounds[0][row]} for row in rows}
-    frames = Cache(args.shards, {"frame"}).frames
-    means = find_gap(args.shards, args.method, args.seeds, said) if args.gap else {}
-    print(
-        f"{args.method} on {args.shards}: {size} bytes a frame, {size * frames / 1e3:.0f} kB a video of {frames} frames"
-    )
+    found = [{row: run_alone([*words, "--row", row]) for row in rows} for _ in range(rounds)]
+    middle = {row: {key: statistics.median(one[row][key] for one in found) for key in found[0][row]} for row in rows}
+    size, frames = hidden_bytes(shards), Cache(shards, {"frame"}).frames
+    print(f"{name} on {shards}: {size} bytes a frame, {size * frames / 1e3:.0f} kB a video of {frames} frames")
     for row, one in middle.items():
-        line = (
-            f"{row:>6}: {one['seconds']:.3f} s a step, +{one['memory']:.0f} MB, {one['waiting']:.2%} waiting for data"
-        )
+        share = one["seconds"] / middle[PIXELS]["seconds"]
+        line = f"{row:>6}: {one['seconds']:.3f} s a step ({share:.2f}), +{one['memory']:.0f} MB, "
+        line += f"{one['waiting']:.2%} waiting for data"
         if torch.cuda.is_available():
-            peak = next((rate for name, rate in PEAK.items() if name in torch.cuda.get_device_name()), None)
+            peak = next((rate for part, rate in PEAK.items() if part in torch.cuda.get_device_name()), None)
             share = f", {one['operations'] / one['seconds'] / peak:.1%} of its bf16 peak" if peak else ""
             line += f", {one['batch'] / one['seconds']:.0f} samples/s{share}"
-        print(line + (f", t2v R@1 {means[row]:.1f}" if means else ""))
-    gaps = {f"demo_gap_closed_{row}": closed(means, row) if means else None for row in ("1", "2")}
-    step = round(middle["1"]["seconds"] / middle[PIXELS]["seconds"], 3)
-    print(json.dumps(gaps | {"step_of_pixels": step, "hidden_bytes_per_frame": size}))
+        print(line)
+    return round(middle["1"]["seconds"] / middle[PIXELS]["seconds"], 3)
 
 
 if __name__ == "__main__":

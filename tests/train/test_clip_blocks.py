@@ -59,6 +59,31 @@ def test_the_text_tower_gives_the_frozen_ones_tokens(clip, owned):
         torch.testing.assert_close(token[: len(expected)], expected, atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("frames", [None, torch.tensor([[True, True, True], [True, True, False]])])
+def test_one_token_of_each_is_what_the_whole_tower_makes_of_it(clip, frames):
+    """Its gradients too, also where tokens shift between frames."""
+    torch.manual_seed(0)
+    header = read_header(clip[1])
+    image, text = Tower(header["image"], 1, 1, causal=False), TextTower(header["text"], 2)
+    for kind, tower in {"image": image, "text": text}.items():
+        tower.read(clip[1], kind)
+    image.shifted = 0 if frames is None else 1
+    hidden = torch.randn(6, header["image"].tokens, header["image"].width)
+    ids = torch.randint(0, header["text"].vocabulary, (6, 5))
+    for tower, given, where in [
+        (image, (hidden, frames), torch.zeros(6, dtype=torch.long)),
+        (text, (ids,), torch.tensor([4, 0, 2, 3, 1, 4])),
+    ]:
+        found = []
+        for token in (tower(*given)[torch.arange(6), where], tower(*given, place=where)[:, 0]):
+            tower.zero_grad()
+            token.square().sum().backward()
+            found.append([token, *(value.grad for value in tower.parameters() if value.grad is not None)])
+        assert len(found[0]) == len(found[1])
+        for whole, alone in zip(*found):
+            torch.testing.assert_close(alone, whole, atol=1e-4 * whole.abs().max().item(), rtol=1e-4)
+
+
 def test_only_owned_blocks_get_a_gradient(clip):
     _, path = clip
     shape = read_header(path)["image"]

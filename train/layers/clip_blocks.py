@@ -55,18 +55,30 @@ class CLIPBlock(nn.Module):
         self.qkv, self.out = nn.Linear(shape.width, 3 * shape.width), nn.Linear(shape.width, shape.width)
         self.wide, self.narrow = nn.Linear(shape.width, shape.hidden), nn.Linear(shape.hidden, shape.width)
 
-    def forward(self, token: Tensor, frames: Tensor | None = None) -> Tensor:
+    def forward(self, token: Tensor, frames: Tensor | None = None, place: Tensor | None = None) -> Tensor:
         """(B, T, W) tokens that have heard each other; in a causal tower each hears itself and those before it.
 
         frames: of videos, (videos, N) which frames there are; the tokens then shift between the frames of a video.
+        place: (B,) the one token of each that is wanted; (B, 1, W) comes out, for a fraction of the work.
         """
-        batch, count, width = token.shape
         normed = self.norm_attention(token)
-        qkv = self.qkv(normed if frames is None else shift_tokens(normed, frames)).view(batch, count, 3, self.heads, -1)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # (B, heads, T, W / heads) each
-        heard = F.scaled_dot_product_attention(query, key, value, is_causal=self.causal)
-        token = token + self.out(heard.transpose(1, 2).reshape(batch, count, width))
+        normed = normed if frames is None else shift_tokens(normed, frames)
+        if place is None:
+            query, key, value = self.split(self.qkv(normed), 3)
+            heard = F.scaled_dot_product_attention(query, key, value, is_causal=self.causal)
+        else:
+            width = token.shape[-1]
+            asked, token = pick(normed, place), pick(token, place)
+            (query,) = self.split(F.linear(asked, self.qkv.weight[:width], self.qkv.bias[:width]), 1)
+            key, value = self.split(F.linear(normed, self.qkv.weight[width:], self.qkv.bias[width:]), 2)
+            before = torch.arange(normed.shape[1], device=place.device) <= place[:, None]
+            heard = F.scaled_dot_product_attention(query, key, value, before[:, None, None] if self.causal else None)
+        token = token + self.out(heard.transpose(1, 2).flatten(2))
         return token + self.narrow(self.activate(self.wide(self.norm_mlp(token))))
+
+    def split(self, joined: Tensor, parts: int) -> Tensor:
+        """(parts, B, heads, T, W / heads) from (B, T, parts · W)."""
+        return joined.unflatten(-1, (parts, self.heads, -1)).permute(2, 0, 3, 1, 4)
 
 
 class Tower(nn.Module):
@@ -106,18 +118,20 @@ class Tower(nn.Module):
             )
         self.skipped = first - self.first
 
-    def forward(self, hidden: Tensor, frames: Tensor | None = None) -> Tensor:
+    def forward(self, hidden: Tensor, frames: Tensor | None = None, place: Tensor | None = None) -> Tensor:
         """(B, T, W) residual stream before block `first` -> (B, T, D) tokens, normed, projected, of any length.
 
         frames: of videos, (videos, N) which frames there are, for the blocks in which tokens shift between them.
+        place: (B,) the one token of each that is wanted, which spares the last block most of its work; (B, 1, D) comes out.
         """
         with torch.no_grad():
             for block in self.frozen[self.skipped :]:
                 hidden = block(hidden)
         for number, block in enumerate(self.blocks):
             seen = frames if number >= len(self.blocks) - self.shifted else None
+            only = place if number == len(self.blocks) - 1 else None
             again = self.recompute and torch.is_grad_enabled()
-            hidden = checkpoint(block, hidden, seen, use_reentrant=False) if again else block(hidden, seen)
+            hidden = checkpoint(block, hidden, seen, only, use_reentrant=False) if again else block(hidden, seen, only)
         return self.project(hidden)
 
     @full_precision
@@ -146,11 +160,17 @@ class TextTower(Tower):
         self.register_buffer("token", torch.zeros(shape.vocabulary, shape.width))
         self.register_buffer("position", torch.zeros(shape.tokens, shape.width))
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """(B, L) token ids from SOT on -> (B, L, D) tokens; what stands behind a text's EOT changes nothing before it."""
-        with torch.no_grad():
-            hidden = F.embedding(ids, self.token) + self.position[: ids.shape[1]]
-        return super().forward(hidden)
+    def forward(self, ids: Tensor, place: Tensor | None = None) -> Tensor:
+        """(B, L) token ids from SOT on -> (B, L, D) tokens; what stands behind a text's EOT changes nothing before it.
+
+        place: (B,) the one token of each text that is wanted; (B, 1, D) comes out.
+        """
+        return super().forward(self.embed(ids), place=place)
+
+    @torch.no_grad()
+    def embed(self, ids: Tensor) -> Tensor:
+        """(B, L, W), what enters the first block."""
+        return F.embedding(ids, self.token) + self.position[: ids.shape[1]]
 
     def read(self, path: Path, tower: str = "text") -> None:
         """Take the weights from tail.safetensors."""
@@ -160,6 +180,11 @@ class TextTower(Tower):
         with safe_open(path, "pt") as file:
             self.token.copy_(file.get_tensor("text.token"))
             self.position.copy_(file.get_tensor("text.position"))
+
+
+def pick(token: Tensor, place: Tensor) -> Tensor:
+    """(B, 1, W) of (B, T, W): each row's token at its (B,) place."""
+    return token.gather(1, place[:, None, None].expand(-1, 1, token.shape[-1]))
 
 
 def read_header(path: Path) -> dict[str, Any]:
