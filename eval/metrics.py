@@ -120,8 +120,11 @@ def look_alikes(truth: NDArray, group: NDArray) -> NDArray:
     return alike
 
 
-def grouped(scores: NDArray, truth: NDArray, group: NDArray) -> dict[str, float]:
-    """Group R@K (any look-alike counts) and in-group accuracy: how often the right one leads its look-alikes."""
+def grouped(scores: NDArray, truth: NDArray, group: NDArray, kind: NDArray | None = None) -> dict[str, float]:
+    """Group R@K (any look-alike counts) and in-group accuracy: how often the right one leads its look-alikes.
+
+    kind (G,): a word for what each item's look-alikes differ in, "" for none; `in_group:<word>` is the accuracy in such groups.
+    """
     alike = look_alikes(truth, group)
     numbers = summary(first_rank(scores, alike), scores.shape[1])
     several = alike.sum(1) > 1
@@ -132,6 +135,10 @@ def grouped(scores: NDArray, truth: NDArray, group: NDArray) -> dict[str, float]
             "in_group_chance": round(100 * float(np.mean(1 / alike[several].sum(1))), 4),
             "in_group_queries": int(several.sum()),
         }
+        own = kind[truth[several]] if kind is not None else np.array([], str)
+        for word in sorted(set(own) - {""}):
+            numbers[f"in_group:{word}"] = share(inside[own == word] <= 1)
+            numbers[f"in_group_queries:{word}"] = int((own == word).sum())
     return numbers
 
 

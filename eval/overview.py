@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ GROUPED = {
     "in_group": "in-group",
     "in_group_chance": "chance",
 }
+BY_KIND = "in_group:"  # what groups of one kind are counted by, the kind after it
 ACTIVE = {f"lexicon_{kind}": f"in a {kind}" for kind in ("text", "video", "image")}  # words that are not 0, on average
 SECTIONS = [  # title, where in metrics.json, its columns
     ("text → video", ("t2v",), RANKED),
@@ -119,8 +121,15 @@ def build_tables(runs: dict[str, list[dict[str, Any]]]) -> list[Table]:
             for name, seeds in runs.items()
         }
         if any(found.values()):
+            columns = columns | kind_columns(part for parts in found.values() for part in parts)
             made.append(build_table(title, columns, {name: parts for name, parts in found.items() if parts}))
     return made
+
+
+def kind_columns(sections: Iterable[dict[str, Any]]) -> dict[str, str]:
+    """Key -> label of the in-group accuracies by what look-alikes differ in, of those that any section has."""
+    words = {key.removeprefix(BY_KIND) for section in sections for key in section if key.startswith(BY_KIND)}
+    return {f"{BY_KIND}{word}": f"in-group {word}" for word in sorted(words)}
 
 
 def add_parts(runs: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
@@ -144,10 +153,11 @@ def run_table(metrics: dict[str, Any]) -> Table:
     """One run's numbers, a row a direction."""
     found = [(title, read_section(metrics, path)) for title, path, columns in SECTIONS if columns is not ACTIVE]
     found = [(title, section) for title, section in found if section]
-    labels = [label for label in ALONE if any(ALONE[label] in section for _, section in found)]
+    alone = ALONE | {label: key for key, label in kind_columns(section for _, section in found).items()}
+    labels = [label for label in alone if any(alone[label] in section for _, section in found)]
     made = Table("", labels)
     for title, section in found:
-        cells = [format_cell([section[ALONE[label]]] if ALONE[label] in section else []) for label in labels]
+        cells = [format_cell([section[alone[label]]] if alone[label] in section else []) for label in labels]
         made.rows.append(Row(title, None, cells, format_size(section)))
     return made
 

@@ -51,7 +51,9 @@ def measure(
         back_rank = metrics.item_to_text(scores.back.get(kind, matrix), truth)
         numbers[back] = metrics.summary(back_rank, len(back_rank))
         if scores.group:
-            numbers[f"{there}_group"] = metrics.grouped(matrix[asked], truth[asked], scores.groups(kind))
+            numbers[f"{there}_group"] = metrics.grouped(
+                matrix[asked], truth[asked], scores.groups(kind), scores.group_kinds(kind)
+            )
         columns[f"{kind}_rank"] = spread_ranks(rank, asked, len(truth))
     for name, part in scores.parts.items():
         numbers.setdefault("parts", {})[name] = measure(replace(scores, **part, parts={}, active={}))[0]

@@ -39,6 +39,9 @@ class Scores:
     video: NDArray  # (T, V) float32
     image: NDArray  # (T, I) float32
     group: dict[str, str]  # item id -> its group of look-alikes, where it has one
+    group_kind: dict[str, str] = field(
+        default_factory=dict
+    )  # item id -> what its look-alikes differ in, where that is known
     back: dict[str, NDArray] = field(
         default_factory=dict
     )  # of a kind: scores by which items find texts, where these are others
@@ -58,6 +61,10 @@ class Scores:
         """(V,) or (I,) number of each gallery item's group, -1 where it has none."""
         number = {name: index for index, name in enumerate(sorted(set(self.group.values())))}
         return np.array([number.get(self.group.get(item), -1) for item in self.gallery(kind)], dtype=np.int64)
+
+    def group_kinds(self, kind: str) -> NDArray:
+        """(V,) or (I,) what each gallery item's look-alikes differ in, "" where nobody says."""
+        return np.array([self.group_kind.get(item, "") for item in self.gallery(kind)], dtype=object)
 
 
 @dataclass(frozen=True)
@@ -190,6 +197,7 @@ def matrices(method: Any, cache: Any, split: str, device: str = "cpu") -> Scores
         video=video,
         image=image,
         group=group,
+        group_kind=group_kinds(cache, items),
         back=back,
         parts=parts,
         active=active,
@@ -223,6 +231,15 @@ def item_kinds(cache: Any, items: NDArray) -> tuple[NDArray, dict[str, str]]:
     group = {name: group for name, group in zip(table["video_id"], table["group"]) if group is not None}
     listed = names(cache.video_id, items)
     return np.array([name in photos for name in listed], bool), {name: group[name] for name in listed if name in group}
+
+
+def group_kinds(cache: Any, items: NDArray) -> dict[str, str]:
+    """What the look-alikes of each item differ in, of those where the manifest says it."""
+    table = read_table(Path(cache.folder) / "manifest" / "items.parquet").to_pydict()
+    said = dict(
+        zip(table["video_id"], table.get("group_kind", []))
+    )  # a manifest of an earlier release has no such column
+    return {name: said[name] for name in names(cache.video_id, items) if said.get(name)}
 
 
 def batch_by_bytes(blocks: Iterator[dict[str, torch.Tensor]], limit: int) -> Iterator[list[dict[str, torch.Tensor]]]:

@@ -61,11 +61,11 @@ def write_manifest(folder: Path, manifest: Manifest, facts: dict[str, Any]) -> N
     text, number = pyarrow.string(), pyarrow.int64()
     seconds = pyarrow.float64()
     rows = [
-        (i.video_id, i.path, i.split, i.kind, content, size, i.start, i.end, i.group)
+        (i.video_id, i.path, i.split, i.kind, content, size, i.start, i.end, i.group, i.group_kind)
         for i, content, size in manifest.items
     ]
     columns = dict(video_id=text, path=text, split=text, kind=text, hash=text, size=number)
-    columns |= dict(start=seconds, end=seconds, group=text)
+    columns |= dict(start=seconds, end=seconds, group=text, group_kind=text)
     files.write_table(folder / "items.parquet", build_table(rows, columns))
     rows = []
     for caption, split in manifest.captions:

@@ -34,7 +34,9 @@ median and mean rank. <b>Rsum</b>: R@1 + R@5 + R@10. Equal scores rank at their 
 each kind within the query (how far an item stands out from its own kind). <b>Either</b>: the video or its image;
 <b>both</b>: the two of them within K. <b>images in 10</b>: percentage of images among the first ten.</li>
 <li><b>look-alikes</b>: items made to differ in one thing only (what happens, or which thing does it). <b>group R@K</b>: any of
-them counts. <b>in-group</b>: how often the right one leads its look-alikes; <b>chance</b> beside it.</li>
+them counts. <b>in-group</b>: how often the right one leads its look-alikes; <b>chance</b> beside it.
+Where the dataset says what look-alikes differ in, a column each: on demo <b>motion</b>, another event or order, and
+<b>swap</b>, attributes exchanged between the things.</li>
 <li><b>✓</b> and a green frame: the right one. <b>✗</b>: another one; <b>look-alike</b>: of the same look-alikes as the right
 one. Under each picture its place, its score and its id. A picture opens its file at its moment, where the files are at hand.
 <b>chance</b> under a large figure: what drawing at random would get.</li>

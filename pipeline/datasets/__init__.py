@@ -20,6 +20,7 @@ class Item:
     start: float | None = None  # seconds; None is the file's own start and end
     end: float | None = None
     group: str | None = None  # look-alikes share one
+    group_kind: str | None = None  # what its look-alikes differ in, where the reader knows: a word
     problem: str = ""  # a reader's reason to reject the item, in a few words
     detail: str = ""
 

@@ -112,6 +112,15 @@ def test_group_recall_takes_any_look_alike_and_in_group_only_the_right_one():
     assert told["in_group"] == 50 and told["in_group_queries"] == 2 and told["in_group_chance"] == 50
 
 
+def test_in_group_accuracy_is_counted_apart_for_what_look_alikes_differ_in():
+    kind = np.array(["motion", "motion", "swap", "swap", ""], dtype=object)
+    scores = np.array([[0.5, 0.9, 0.1, 0.2, 0.3], [0.1, 0.9, 0, 0, 0], [0.8, 0.1, 0.7, 0.6, 0.2], [0, 0, 0, 0, 1]])
+    told = metrics.grouped(scores, np.array([0, 1, 2, 4]), np.array([0, 0, 1, 1, -1]), kind)
+    assert told["in_group:motion"] == 50 and told["in_group_queries:motion"] == 2
+    assert told["in_group:swap"] == 100 and told["in_group_queries:swap"] == 1
+    assert told["in_group_queries"] == 3 and not [name for name in told if name.endswith(":")]
+
+
 def test_two_items_without_a_group_are_not_look_alikes():
     alike = metrics.look_alikes(np.array([0, 1]), np.array([-1, -1]))
     assert alike.tolist() == [[True, False], [False, True]]

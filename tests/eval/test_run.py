@@ -180,6 +180,11 @@ def test_numbers_stand_in_every_direction(measured):
     assert numbers["joint"]["gallery"] == 20 and numbers["joint"]["both"]["queries"] == 30
     assert numbers["t2v_group"]["R@1"] >= numbers["t2v"]["R@1"]
     assert numbers["t2v_group"]["in_group_chance"] == 50
+    own = {word: numbers["t2v_group"][f"in_group_queries:{word}"] for word in ("motion", "swap")}
+    unsaid = numbers["t2v_group"]["in_group_queries"] - sum(
+        own.values()
+    )  # look-alikes of which nobody says what differs
+    assert own == {"motion": 12, "swap": 12} and unsaid == 6
 
 
 def test_the_ten_best_agree_with_the_rank(measured, scores):
@@ -197,6 +202,7 @@ def test_the_ten_best_agree_with_the_rank(measured, scores):
 def test_a_table_says_n_beside_every_number(measured):
     text = overview.to_text([overview.run_table(measured[0])])
     assert "text → video" in text and "30 over 10" in text and "10 over 10" in text and "30 over 20" in text
+    assert "in-group motion" in text and "in-group swap" in text
     assert "joint gallery, both" in text and "look-alike videos" in text and "seeds" not in text
     shown = {line[:24].strip(): line[24:].split() for line in text.splitlines()}
     assert shown["joint gallery, both"][0] == "–", "two items are not found at rank 1"

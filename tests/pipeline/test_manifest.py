@@ -100,6 +100,7 @@ def test_items_captions_and_counts(project, monkeypatch):
         "start": None,
         "end": None,
         "group": None,
+        "group_kind": None,
     }
     assert len(captions) == 14 and captions == sorted(captions, key=lambda row: row["caption_id"])
     assert captions[1] == {
@@ -127,7 +128,7 @@ def test_items_captions_and_counts(project, monkeypatch):
 def test_column_types_are_those_of_the_contract(project, monkeypatch):
     run(monkeypatch)
     kinds = {
-        "items": "string string string string string int64 double double string",
+        "items": "string string string string string int64 double double string string",
         "captions": "string string string int32 string list<element: string>",
         "rejects": "string string string string",
     }

@@ -94,6 +94,7 @@ def _manifest(folder, names, captions, world):
         "start": pyarrow.array([None] * rows, pyarrow.float64()),
         "end": pyarrow.array([None] * rows, pyarrow.float64()),
         "group": [f"group{index // 8}" for index in range(rows)],
+        "group_kind": [("motion", "swap", None)[index // 8 % 3] for index in range(rows)],
     }
     write_table(folder / "manifest" / "items.parquet", pyarrow.table(items))
     split = dict(zip(names, items["split"]))

@@ -88,7 +88,7 @@ def read(config: dict[str, Any]) -> tuple[list[Item], list[Caption]]:
     """Every clip, and what is said of it."""
     items, captions = [], []
     for clip in clips(config):
-        items.append(Item(clip.video_id, clip.split, clip.file, group=clip.group))
+        items.append(Item(clip.video_id, clip.split, clip.file, group=clip.group, group_kind=clip.scene.kind))
         captions += [Caption(clip.video_id, index, text) for index, text in enumerate(sentences(clip))]
     return items, captions
 

@@ -38,6 +38,15 @@ def seen(scene: Scene, moment: float) -> dict[str, tuple[float, float, float]]:
     return {thing.shape: (round(x, 2), round(y, 2), round(scale, 2)) for thing, x, y, scale in shown}
 
 
+def test_a_manifest_says_what_the_look_alikes_of_a_group_differ_in():
+    kinds = {item.group: item.group_kind for item in reader.read({"name": "demo"})[0]}
+    share = Counter(kinds.values())
+    assert set(share) == {"motion", "swap"} and min(share.values()) > 400
+    for clip in list(reader.clips(SMALL)):  # the same script in a swap, another in a motion
+        alike = {other.scene.steps for other in reader.clips(SMALL) if other.group == clip.group}
+        assert (len(alike) == 1) == (kinds[clip.group] == "swap")
+
+
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(root, tmp_path):
     clips = list(reader.clips(SMALL))
     (tmp_path / "train").mkdir()
