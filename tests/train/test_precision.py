@@ -92,7 +92,9 @@ def test_the_gradient_of_every_parameter_points_the_same_way(method, device):
         least = 0.99
         if isinstance(method, Tuned):
             # what random blocks say is not lifelike: ISA's own gradients are held by the other cases
-            least = 0.98  # bfloat16 runs through the whole of a block and the method behind it
+            # bfloat16 runs through the whole of a block and the method behind it; unify's first norm of the last block comes to
+            # .9899, and to no more with the norms (they are float32 already) or the block's attention in float32
+            least = 0.98
             exact = {name: gradient for name, gradient in exact.items() if name.startswith("towers.")}
         cosine = {name: F.cosine_similarity(exact[name], rounded[name].float(), dim=0).item() for name in exact}
         assert {name: round(value, 4) for name, value in cosine.items() if value < least} == {}
