@@ -14,13 +14,21 @@ from typing import Any
 import numpy as np
 
 from pipeline import files
-from pipeline.encoders.weights import load_pretrained, weight_files, weights_identity
+from pipeline.encoders.weights import join_block, load_pretrained, weight_files, weights_identity
 from pipeline.files import LexiconError
 
 VERSION = "1"
 RECORD, WEIGHTS, VOCABULARY = "lexicon.json", "lexicon.safetensors", "vocabulary.json"
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
 PATTERNS = ("bert.embeddings", "bert.encoder", "cls.predictions")
+BLOCK = {  # what `train.layers.masked_lm.MaskedBlock` calls the parts of a BERT's block
+    "out": "attention.output.dense",
+    "norm_attention": "attention.output.LayerNorm",
+    "wide": "intermediate.dense",
+    "narrow": "output.dense",
+    "norm_mlp": "output.LayerNorm",
+}
+ATTENTION = ("attention.self.query", "attention.self.key", "attention.self.value")
 
 
 def write_lexicon(folder: Path, name: str, revision: str | None, source: Path) -> dict[str, Any]:
@@ -140,7 +148,7 @@ def own_tensors(model: Any, source: Path) -> tuple[dict[str, Any], dict[str, Any
         tensors[f"head.dense.{kind}"] = state[f"{head}transform.dense.{kind}"]
         tensors[f"head.norm.{kind}"] = state[f"{head}transform.LayerNorm.{kind}"]
     for number in range(config.num_hidden_layers):
-        tensors |= block_tensors(state, f"bert.encoder.layer.{number}.", f"blocks.{number}.")
+        tensors |= join_block(state, f"bert.encoder.layer.{number}.", f"blocks.{number}.", BLOCK, ATTENTION)
     shape = {
         "vocabulary": len(table),
         "width": config.hidden_size,
@@ -152,25 +160,6 @@ def own_tensors(model: Any, source: Path) -> tuple[dict[str, Any], dict[str, Any
         "activation": config.hidden_act,
     }
     return tensors, shape
-
-
-def block_tensors(state: dict[str, Any], at: str, to: str) -> dict[str, Any]:
-    """One block of a BERT under the names of `train.layers.masked_lm.MaskedBlock`."""
-    import torch
-
-    names = {
-        "out": "attention.output.dense",
-        "norm_attention": "attention.output.LayerNorm",
-        "wide": "intermediate.dense",
-        "narrow": "output.dense",
-        "norm_mlp": "output.LayerNorm",
-    }
-    kept = {}
-    for kind in ("weight", "bias"):
-        kept |= {f"{to}{own}.{kind}": state[f"{at}{theirs}.{kind}"] for own, theirs in names.items()}
-        parts = [state[f"{at}attention.self.{part}.{kind}"] for part in ("query", "key", "value")]
-        kept[f"{to}qkv.{kind}"] = torch.cat(parts)
-    return kept
 
 
 def write_weights(path: Path, tensors: dict[str, Any], facts: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import files
-from pipeline.encoders.weights import check_weight_file, read_weights
+from pipeline.encoders.weights import check_weight_file, join_block, read_weights
 
 TAIL = "tail.safetensors"
 START = 4  # first text blocks from which a temporal transformer may start, as CLIP4Clip's does
@@ -13,6 +13,14 @@ TOWERS = {  # where CLIPModel keeps a tower, its last norm and its projection
     "image": ("vision_model.", "vision_model.post_layernorm.", "visual_projection."),
     "text": ("text_model.", "text_model.final_layer_norm.", "text_projection."),
 }
+BLOCK = {  # what `train.layers.clip_blocks.CLIPBlock` calls the parts of a CLIPModel's block
+    "norm_attention": "layer_norm1",
+    "norm_mlp": "layer_norm2",
+    "out": "self_attn.out_proj",
+    "wide": "mlp.fc1",
+    "narrow": "mlp.fc2",
+}
+ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 
 
 def write_tail(folder: Path, source: Path, record: dict[str, Any], tail: dict[str, int]) -> Path:
@@ -79,7 +87,8 @@ def read_blocks(kind: str, tensors: dict[str, Any], count: int) -> dict[str, Any
     """The first `count` blocks of a tower."""
     kept: dict[str, Any] = {}
     for number in range(count):
-        kept |= block_tensors(tensors, f"{TOWERS[kind][0]}encoder.layers.{number}.", f"{kind}.blocks.{number}.")
+        at, to = f"{TOWERS[kind][0]}encoder.layers.{number}.", f"{kind}.blocks.{number}."
+        kept |= join_block(tensors, at, to, BLOCK, ATTENTION)
     return kept
 
 
@@ -90,24 +99,6 @@ def read_ends(kind: str, tensors: dict[str, Any]) -> dict[str, Any]:
     kept[f"{kind}.projection"] = tensors[f"{projection}weight"]
     if kind == "text":
         kept["text.token"] = tensors["text_model.embeddings.token_embedding.weight"]
-    return kept
-
-
-def block_tensors(tensors: dict[str, Any], at: str, to: str) -> dict[str, Any]:
-    """One block of a CLIPModel under the names of `train.layers.clip_blocks.CLIPBlock`."""
-    import torch
-
-    names = {
-        "norm_attention": "layer_norm1",
-        "norm_mlp": "layer_norm2",
-        "out": "self_attn.out_proj",
-        "wide": "mlp.fc1",
-        "narrow": "mlp.fc2",
-    }
-    kept = {}
-    for kind in ("weight", "bias"):
-        kept |= {f"{to}{own}.{kind}": tensors[f"{at}{theirs}.{kind}"] for own, theirs in names.items()}
-        kept[f"{to}qkv.{kind}"] = torch.cat([tensors[f"{at}self_attn.{part}_proj.{kind}"] for part in "qkv"])
     return kept
 
 

@@ -148,6 +148,22 @@ def read_weights(source: Path, *prefixes: str) -> dict[str, Any]:
     return {name: tensor.float() for name, tensor in found.items()}
 
 
+def join_block(
+    tensors: dict[str, Any], at: str, to: str, names: dict[str, str], attention: tuple[str, str, str]
+) -> dict[str, Any]:
+    """The weights and biases of the transformer block `at`, under `to` and the names of a trainer's block.
+
+    names: the trainer's names, and those there; attention: the names of query, key and value there, which become one, `qkv`.
+    """
+    import torch
+
+    kept = {}
+    for kind in ("weight", "bias"):
+        kept |= {f"{to}{own}.{kind}": tensors[f"{at}{theirs}.{kind}"] for own, theirs in names.items()}
+        kept[f"{to}qkv.{kind}"] = torch.cat([tensors[f"{at}{part}.{kind}"] for part in attention])
+    return kept
+
+
 def refused_pickle(path: Path, error: Exception) -> CLIPError:
     """What to say of a file of torch.save that is damaged, or holds more than tensors."""
     if isinstance(error, pickle.UnpicklingError):
