@@ -63,7 +63,7 @@ def build(folder: Path, runs: dict[str, list[dict[str, Any]]]) -> str:
     looked = "".join(figure_three(folder, run, source) for run in folders)
     spoken = "".join(figure_words(folder, name, runs[name][0].get("says", []), source) for name in names)
     parts = [
-        ("results", "Results", "All methods on the same frozen features; mean over seeds.", grids),
+        ("results", "Results", facts.features_line(folder, runs), grids),
         (
             "queries",
             "One sentence, images and videos",

@@ -70,6 +70,17 @@ def dataset_line(folder: Path, metrics: dict[str, Any]) -> str:
     )
 
 
+def features_line(folder: Path, runs: dict[str, list[dict[str, Any]]]) -> str:
+    """On which features the methods stand, in HTML: a frozen CLIP's, but for runs that own blocks of it, which are named."""
+    owning = []
+    for name, seeds in runs.items():
+        owned = read_json(folder / "runs" / run_name(folder, name, seeds[0]["seed"]) / "run.json").get("owned", {})
+        if blocks := " and ".join(f"{len(numbers)} of its {kind} tower" for kind, numbers in owned.items()):
+            owning.append(f"{escape(name)} ({blocks})")
+    but = f", but for those that train blocks of CLIP too, its last ones: {'; '.join(owning)}" if owning else ""
+    return f"All methods on the same frozen features{but}. Mean over seeds."
+
+
 def warnings(folder: Path) -> str:
     """Runs that are in no table, and why: said above all numbers."""
     lines = [*stale_lines(folder), *skipped_lines(folder)]

@@ -66,6 +66,17 @@ def test_rows_of_the_papers_tables_have_their_curves_and_no_row_of_their_own(tmp
     assert __main__.table_rows(tmp_path, overview.gather_metrics(tmp_path, table_rows=True)) == ""
 
 
+def test_runs_that_train_blocks_of_clip_are_named_beside_the_frozen_ones(tmp_path):
+    runs = {"clip4clip": metrics(30), "clip4clip-tuned": metrics(31)}
+    write(tmp_path, **runs)
+    gathered = overview.gather_metrics(tmp_path)
+    assert facts.features_line(tmp_path, gathered) == "All methods on the same frozen features. Mean over seeds."
+    record = {"owned": {"image": [2, 3], "text": [1]}}
+    files.write(tmp_path / "runs" / "clip4clip-tuned" / "run.json", json.dumps(record))
+    said = facts.features_line(tmp_path, gathered)
+    assert "clip4clip-tuned (2 of its image tower and 1 of its text tower). Mean" in said and "clip4clip (" not in said
+
+
 def test_mean_and_deviation_by_eye():
     one = overview.format_cell([40.0, 44.0, 42.0])
     assert str(one) == "42.0 ± 2.0" and str(overview.format_cell([40.0])) == "40.0" and overview.format_cell([]) is None
