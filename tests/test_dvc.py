@@ -131,7 +131,7 @@ def test_a_default_reruns_what_it_must_and_changes_nothing_else(home):
 
 def test_the_stages_of_one_dataset_fit_a_screen(home):
     lines = dvc(home, "dag", "--collapse-foreach-matrix", "report@folder").splitlines()
-    assert len(lines) <= 50 and max(len(line.rstrip()) for line in lines) <= 175
+    assert len(lines) <= 50 and max(len(line.rstrip()) for line in lines) <= 165
 
 
 def test_plots_are_drawn_without_a_network():
