@@ -15,7 +15,7 @@ def load_run(run: Path, shards: Path, device: str) -> tuple[Any, Any, dict[str, 
     """The method of a run, the cache it reads, and run.json; UniTriMError says what to run first."""
     if not (shards / "visual").is_dir() or not (shards / "text").is_dir():
         raise MissingError(f"{shards} has no visual and text shards; run: dvc repro text@{shards.name}")
-    require_run(run, shards)
+    require_run(run)
     record = json.loads((run / "run.json").read_text())
     try:
         method = checkpoint.load(run, device)
@@ -43,7 +43,7 @@ def open_method(run: Path | None, shards: Path, device: str) -> tuple[Any, str, 
         sizes = {"dimension": found[0].place("frame").shape[1], "patches": found[0].place("patch").shape[1]}
         model = methods.build(UNTRAINED, sizes | {"frames": frames})
         return model.to(device).eval(), UNTRAINED, "untrained"
-    require_run(run, shards)
+    require_run(run)
     record = json.loads((run / "run.json").read_text())
     method = checkpoint.load(run, device)
     require_fit(run, shards, method, record.get("clip_sha256", clip) == clip, frames)
@@ -52,14 +52,10 @@ def open_method(run: Path | None, shards: Path, device: str) -> tuple[Any, str, 
     return method, record.get("method", run.name), record.get("checkpoint") or checkpoint.digest(run / "checkpoint.pt")
 
 
-def require_run(run: Path, shards: Path) -> None:
+def require_run(run: Path) -> None:
     """MissingError unless the run is finished."""
     if not (run / "run.json").exists():
-        method = run.name.split("-seed")[0]
-        raise MissingError(
-            f"{run} is no finished run; run: python -m train.run --shards {shards} --method {method}"
-            f"   (or dvc repro train@{shards.name}-{method})"
-        )
+        raise MissingError(f"{run} is no finished run; run: {checkpoint.command(run)}")
 
 
 def require_fit(run: Path, shards: Path, method: Any, same_clip: bool, frames: int) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pickle
+import shlex
 import zipfile
 import zlib
 from dataclasses import asdict
@@ -111,10 +112,17 @@ def check_sizes(folder: Path, content: dict[str, Any]) -> None:
 
 
 def command(folder: Path) -> str:
-    """What to type to make a run: `cache/<dataset>/runs/<method>[-seed<k>]`."""
-    method, _, seed = folder.name.partition("-seed")
-    words = f"python -m train.run --shards {folder.parent.parent} --method {method}"
-    return f"{words} --seed {seed}" if seed.isdigit() else words
+    """What to type to make a run: as its run.json says; where there is none, as its folder's name `<method>[-seed<k>]` does."""
+    name, _, digits = folder.name.partition("-seed")
+    record = facts(folder)
+    method = record.get("method") or next((one for one in reversed(methods.names()) if name.startswith(one)), name)
+    seed = record.get("seed", int(digits) if digits.isdigit() else 0)
+    words = ["--shards", folder.parent.parent, "--method", method, *(["--seed", seed] if seed else [])]
+    if folder.name != (f"{method}-seed{seed}" if seed else method):
+        words += ["--out", folder]
+    if said := record.get("set"):
+        words += ["--set", *(f"{key}={value}" for key, value in said.items())]
+    return f"python -m train.run {shlex.join(map(str, words))}"
 
 
 def room(content: Any) -> int:

@@ -59,7 +59,7 @@ def main() -> None:
         if not distributed.launched() and (count := count_processes(args.shards, torch.cuda.device_count())) > 1:
             raise SystemExit(distributed.launch(count, "train.run", sys.argv[1:]))
         with distributed.group(), files.lock(folder) if distributed.is_first() else contextlib.nullcontext():
-            said = run(args.shards, folder, args.method, args.seed, settings, resume=args.resume)
+            said = run(args.shards, folder, args.method, args.seed, settings, resume=args.resume, said=dict(args.set))
             if distributed.is_first():
                 print(said)
     except ValueError as error:
@@ -69,14 +69,24 @@ def main() -> None:
 
 
 def run(
-    shards: Path, folder: Path, name: str, seed: int, settings: dict[str, Any], *, resume: str | None = None
+    shards: Path,
+    folder: Path,
+    name: str,
+    seed: int,
+    settings: dict[str, Any],
+    *,
+    resume: str | None = None,
+    said: dict[str, str] | None = None,
 ) -> str:
-    """Train and write a run; the answer says in one line what was done. `resume`: `only`, `try` or None, as above."""
+    """Train and write a run; the answer says in one line what was done.
+
+    resume: `only`, `try` or None, as above; said: settings that are this run's alone, for whoever makes it again.
+    """
     device = distributed.device()
     torch.set_flush_denormal(True)  # sharp softmaxes leave weights near 1e-40, on which a CPU is 30 times slower
     model, cache = prepare(shards, name, seed, settings)
     model, config = model.to(device), model.config
-    facts = describe(shards, name, seed, model, cache)
+    facts = describe(shards, name, seed, model, cache) | ({"set": said} if said else {})
     same, complete, sound = distributed.told(lambda: compare(folder, facts))
     if complete:
         return f"{folder} is complete with these settings; remove it to train it again"

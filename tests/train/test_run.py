@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -274,6 +275,22 @@ def test_errors_say_what_to_type(shards, tmp_path, monkeypatch, capsys):
         ValueError, match="is missing; run: python -m train.run --shards .*world --method unitrim --seed 2"
     ):
         checkpoint.load(shards / "runs" / "unitrim-seed2")
+
+
+def test_what_makes_a_run_again_names_its_method_seed_folder_and_settings(shards, monkeypatch, capsys):
+    folder = Path(shards) / "runs" / "try a"
+    own = [f"{key}={value}" for key, value in settings("clip4clip").items()]
+    words = ["--shards", shards, "--method", "clip4clip", "--seed", 3, "--out", folder, "--set", *own]
+    main(monkeypatch, *words)
+    (folder / "checkpoint.pt").unlink()
+    with pytest.raises(ValueError, match="is missing; run: python -m train.run ") as caught:
+        checkpoint.load(folder)
+    told = shlex.split(str(caught.value).partition("run: python -m train.run ")[2])
+    assert told[:9] == [str(word) for word in words[:9]] and sorted(told[9:]) == sorted(own)
+    main(monkeypatch, *told)
+    assert checkpoint.load(folder).config.epochs == 3
+    for name, method in {"xclip": "xclip", "unify-a": "unify", "max_sim-seed2": "max_sim"}.items():
+        assert f" --method {method}" in checkpoint.command(Path(shards) / "runs" / name), "before there is a run.json"
 
 
 def test_a_checkpoint_that_asks_for_more_than_it_holds_is_refused_before_anything_is_made(tmp_path):
