@@ -33,7 +33,9 @@ def prove(folder: Path, checks: Mapping[Path, Callable[[], None]]) -> None:
     known = read_proofs(folder)
     states = {path: read_state(path) for path in checks}
     waiting = [
-        path for path, state in states.items() if state not in (known.get(name(folder, path)), _proven.get(path))
+        path
+        for path, state in states.items()
+        if state is None or state not in (known.get(name(folder, path)), _proven.get(path))
     ]
     if not waiting:
         return
