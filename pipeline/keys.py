@@ -105,6 +105,8 @@ KEYS: dict[str, Any] = {
     "shards": whole(1, 100_000, usual=64),
     "max_rejects": number(0, 1, usual=0.02),
     "words": whole(3, 1024, usual=32),
+    "engine": one_of("local", "ray"),
+    "ray": {"address": text("local, auto or host:port", "local"), "gpu": number(0.01, 1, 1)},
     "triplets": {
         "parser": one_of("auto", "corenlp", "shallow"),
         "rules": one_of("extended", "stanford"),

@@ -6,9 +6,11 @@ trustworthy frames becomes a row of rejects.parquet: items = kept + encoded + re
 """
 
 import os
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ def main() -> None:
     arguments = stage.parse_arguments(
         __doc__,
         device={"default": None, "help": "cpu or cuda; a GPU is used where there is one"},
+        engine={"choices": engine.ENGINES, "help": "in place of params.yaml's"},
         retry={"metavar": "REASON", "help": "try the items again that were rejected for this reason, or `all`"},
         why={"metavar": "ID", "help": "say why this item's row is kept or made anew, and stop"},
         slice=stage.SLICE,
@@ -44,16 +47,18 @@ def main() -> None:
     )
     clip = stage.require(params.cache_folder(config["name"], "clip", "clip.json"), "clip", config["name"])
     items = read_table(manifest).to_pylist()
-    encoder = ImageEncoder(clip.parent, arguments.device, config, describe_decoders(config["decoder"]))
-    encoder.keep_tail(read_standing_tail(folder))
-    if arguments.why:
-        for line in stage.explain_upstream(config, arguments.why):
-            print(stage.visible(line))
-        print(stage.visible(explain_visual(folder, items, encoder.recipe, arguments.why)))
-        return
-    with lock(folder, part):
-        shards.remove_parts(folder, part)
-        print(update_visual(folder, items, encoder, config, arguments.retry, part))
+    with engine.connect(arguments.engine or config["engine"], config["ray"]["address"]) as cluster:
+        device = arguments.device or (cluster.device if cluster else None)
+        encoder = ImageEncoder(clip.parent, device, config, describe_decoders(config["decoder"]))
+        encoder.keep_tail(read_standing_tail(folder))
+        if arguments.why:
+            for line in stage.explain_upstream(config, arguments.why):
+                print(stage.visible(line))
+            print(stage.visible(explain_visual(folder, items, encoder.recipe, arguments.why)))
+            return
+        with lock(folder, part):
+            shards.remove_parts(folder, part)
+            print(update_visual(folder, items, encoder, config, arguments.retry, part, cluster))
 
 
 def update_visual(
@@ -63,27 +68,25 @@ def update_visual(
     config: dict[str, Any],
     retry: str | None,
     part: Slice = WHOLE,
+    cluster: Any = None,
 ) -> str:
     """Bring the folder, or a slice of it, up to date with the items; returns the line that sums the run up.
+
+    Rows are made on this machine, or on those of a cluster, and written by this process.
 
     Errors: RejectsError on too many. A slice stops where it alone has more than all slices may have together.
     """
     plan = VisualPlan(folder, items, encoder.recipe, config["shards"], retry, part)
     waits = WaitMeter(len(plan.todo))
     allowed = config["max_rejects"] * len(items)
-    with VisualWriter(plan, encoder, config) as writer, ThreadPoolExecutor(1) as ahead, ExitStack() as workers:
+    with VisualWriter(plan, encoder, config) as writer, ExitStack() as engines:
         stop_early(writer, allowed)
-        if plan.todo:
-            ahead.submit(encoder.load)  # while the workers start; an error shows at the first frame
-        decoded = workers.enter_context(closing(decode_items(plan.todo, encoder, config)))
-        for outcome in waits.during("decode", decoded):
+        make = make_here if cluster is None else partial(make_on, cluster)
+        for outcome in engines.enter_context(closing(make(plan.todo, encoder, config, waits))):
             name = outcome.item["video_id"]
             if outcome.ok:
-                with waits.on("encode"):
-                    tokens = encoder(outcome.value["frame"], outcome.item["kind"])
-                waits.frames += len(tokens[0])
-                jpeg, notes = to_arrays(outcome.value["jpeg"]), collect_notes(outcome.value)
-                writer.fresh[name] = VisualRow(*tokens[:2], outcome.value["time"], jpeg, tokens[2], notes)
+                waits.frames += len(outcome.value["frame"])
+                writer.fresh[name] = to_row(outcome.value)
             else:
                 plan.rejected[name] = (outcome.reason, outcome.detail)
                 stop_early(writer, allowed)
@@ -106,19 +109,57 @@ def stop_early(writer: VisualWriter, allowed: float) -> None:
         )
 
 
-def decode_items(todo: list[dict[str, Any]], encoder: ImageEncoder, config: dict[str, Any]) -> Iterator[engine.Outcome]:
-    """Outcomes of decoding, from as many workers as there are cores and the work is worth."""
-    work = FrameExtractor(
-        config["root"], encoder.frames, encoder.size, config["sampling"], config["decoder"], config["thumbnail"]
-    )
+def make_here(
+    todo: list[dict[str, Any]], encoder: ImageEncoder, config: dict[str, Any], waits: WaitMeter
+) -> Iterator[engine.Outcome]:
+    """Outcomes of decoding, by as many workers as there are cores and the work is worth, and of encoding, in this process."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(cores, MAX_WORKERS, 1 + len(todo) // ITEMS_PER_WORKER)
-    return engine.run(work, todo, workers=workers, seconds=ITEM_SECONDS, memory=ITEM_MEMORY, ahead=2 * workers + 2)
+    work, limits = frame_extractor(encoder, config), {"seconds": ITEM_SECONDS, "memory": ITEM_MEMORY}
+    with ThreadPoolExecutor(1) as ahead, ExitStack() as decoders:
+        if todo:
+            ahead.submit(encoder.load)  # while the workers start; an error shows at the first frame
+        decoded = engine.run(work, todo, workers=workers, ahead=2 * workers + 2, **limits)
+        for outcome in waits.during("decode", decoders.enter_context(closing(decoded))):
+            if outcome.ok:
+                with waits.on("encode"):
+                    outcome.value = encoder.finish(outcome.item, outcome.value)
+            yield outcome
 
 
-def to_arrays(files: list[bytes]) -> list[np.ndarray]:
-    """JPEG files as uint8 arrays."""
-    return [np.frombuffer(file, np.uint8) for file in files]
+def make_on(
+    cluster: Any, todo: list[dict[str, Any]], encoder: ImageEncoder, config: dict[str, Any], waits: WaitMeter
+) -> Iterator[engine.Outcome]:
+    """Outcomes of decoding and encoding on the machines of a cluster."""
+    work = frame_extractor(encoder, config)
+    made = cluster.run(
+        work,
+        encoder,
+        todo,
+        facts=work.facts,
+        device=encoder.device,
+        share=float(config["ray"]["gpu"]),
+        workers=MAX_WORKERS,
+        seconds=ITEM_SECONDS,
+        memory=ITEM_MEMORY,
+        least=ITEMS_PER_WORKER,
+        tell=partial(print, file=sys.stderr),
+    )
+    with closing(made):
+        yield from waits.during("machines", made)
+
+
+def frame_extractor(encoder: ImageEncoder, config: dict[str, Any]) -> FrameExtractor:
+    """What decodes an item for the encoder."""
+    return FrameExtractor(
+        config["root"], encoder.frames, encoder.size, config["sampling"], config["decoder"], config["thumbnail"]
+    )
+
+
+def to_row(value: dict[str, Any]) -> VisualRow:
+    """What was decoded and encoded of an item, as its row."""
+    jpeg = [np.frombuffer(file, np.uint8) for file in value["jpeg"]]
+    return VisualRow(value["frame"], value["patch"], value["time"], jpeg, value["hidden"], collect_notes(value))
 
 
 def collect_notes(value: dict[str, Any]) -> list[str]:

@@ -66,7 +66,7 @@ def test_every_stage_is_there():
 
 def test_every_key_may_hold_what_is_said():
     """`frames: 64` in running text, whichever section it is of."""
-    rows = keys.KEYS | keys.KEYS["triplets"] | keys.KEYS["tail"] | {"scratch": keys.scratch_keys()}
+    rows = keys.KEYS | keys.KEYS["triplets"] | keys.KEYS["tail"] | keys.KEYS["ray"] | {"scratch": keys.scratch_keys()}
     rows |= {key: row for method in keys.methods() for key, row in keys.method_keys(method).items()}
     seen = set()
     for line in INLINE:

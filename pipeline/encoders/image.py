@@ -63,6 +63,18 @@ class ImageEncoder:
             self.tail, self.first = standing, self.first + self.tail - standing
             self.recipe["tail"] = standing
 
+    def finish(self, item: dict[str, Any], value: dict[str, Any]) -> dict[str, Any]:
+        """What a FrameExtractor made of an item, its frames replaced by their tokens: frame (N, D), patch (N, P, D), hidden."""
+        frame, patch, hidden = self(value["frame"], item["kind"])
+        return value | {"frame": frame, "patch": patch, "hidden": hidden}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """It is sent to other machines without its tower, which they read for themselves."""
+        return {name: value for name, value in vars(self).items() if name not in ("towers", "loading")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, towers=None, loading=threading.Lock())
+
     def __call__(self, frame: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Float16 tokens (N, D) and (N, P, D) of frames (N, S, S, 3), and with a tail what enters its first block, (N, 1 + P, W).
 

@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import count
 from multiprocessing.connection import Pipe, wait
 from typing import Any
 
@@ -60,7 +61,9 @@ def run(
     if getattr(function, "__module__", None) == "__main__":
         raise ValueError(f"{function} is defined in __main__; a worker can only import it from a module")
     items = list(items)
-    supervisor = Supervisor(function, items, min(max(workers, 1), max(len(items), 1)), seconds, memory, ahead)
+    supervisor = Supervisor(function, min(max(workers, 1), max(len(items), 1)), seconds, memory, ahead)
+    for item in items:
+        supervisor.add(item)
     seen: set[int] = set()
     supervisor.start()
     try:
@@ -78,26 +81,39 @@ def run(
 
 
 class Supervisor(threading.Thread):
-    """Keeps the workers busy, alive and within their limits, beside the caller's own work."""
+    """Keeps the workers busy, alive and within their limits, beside the caller's own work, until it is stopped.
 
-    def __init__(self, function: Callable, items: list, workers: int, seconds: float, memory: int, ahead: int):
+    Items may be added before and while it runs; what becomes of each is put into `finished`, None when it ends.
+    """
+
+    def __init__(self, function: Callable, workers: int, seconds: float, memory: int, ahead: int):
         super().__init__(name="engine", daemon=True)
-        self.function, self.items, self.fork_server = pickle.dumps(function), items, ForkServer.of(function)
+        self.function, self.fork_server = pickle.dumps(function), ForkServer.of(function)
         self.seconds, self.memory, self.ahead = seconds, memory, ahead
         self.count = workers
-        self.waiting = deque(range(len(items)))
+        self.added = count()
+        self.items: dict[int, Any] = {}  # those without an outcome, by number
+        self.waiting: deque[int] = deque()
         self.suspects: deque[int] = deque()  # items whose worker failed, to be tried once more alone
         self.workers: list[Worker] = []
         self.finished: queue.SimpleQueue[Outcome | None] = queue.SimpleQueue()
-        self.open = len(items)  # items without an outcome
         self.ending = False
         self.failure = ""
         self.wake_receive, self.wake_send = Pipe(duplex=False)
 
+    def add(self, item: Any) -> int:
+        """Take one more item, from any thread; its number, counted from 0."""
+        index = next(self.added)
+        self.items[index] = item
+        self.waiting.append(index)
+        if self.is_alive():  # before that nobody reads, and a pipe holds only so much
+            self.wake()
+        return index
+
     def run(self) -> None:
-        """The thread: hand out, listen, look after the clocks, until every item has an outcome."""
+        """The thread: hand out, listen, look after the clocks, until it is stopped."""
         try:
-            while self.open and not self.ending:
+            while not self.ending:
                 self.hand_out()
                 ready = wait([self.wake_receive, *(worker.pipe for worker in self.workers)], POLL_SECONDS)
                 if self.wake_receive in ready:
@@ -150,7 +166,7 @@ class Supervisor(threading.Thread):
             index, worker.index = worker.index, None
             if self.suspects and self.suspects[0] == index:
                 self.suspects.popleft()
-            self.report(Outcome(index, self.items[index], value, reason, detail))
+            self.report(index, value, reason, detail)
 
     def enforce_limits(self, worker: Worker) -> None:
         """Kill a worker that is past its time or its memory."""
@@ -174,7 +190,7 @@ class Supervisor(threading.Thread):
         elif worker.index is not None:
             if self.suspects and self.suspects[0] == worker.index:
                 self.suspects.popleft()
-                self.report(Outcome(worker.index, self.items[worker.index], None, reason, f"{detail}, twice"))
+                self.report(worker.index, None, reason, f"{detail}, twice")
             else:
                 self.suspects.append(worker.index)
 
@@ -182,10 +198,9 @@ class Supervisor(threading.Thread):
         """End everything: no worker can start."""
         self.failure, self.ending = why, True
 
-    def report(self, outcome: Outcome) -> None:
+    def report(self, index: int, value: Any, reason: str, detail: str) -> None:
         """Pass on what became of an item."""
-        self.open -= 1
-        self.finished.put(outcome)
+        self.finished.put(Outcome(index, self.items.pop(index), value, reason, detail))
 
     def wake(self) -> None:
         """Wake the thread: the caller took an outcome, so there is room for another, or it wants to end."""

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.files import Reject, leads_out
-from pipeline.video.decode import decode
+from pipeline.video.decode import decode, describe_decoders
 
 QUALITY = 85  # of the thumbnails' JPEG
 
@@ -27,6 +27,11 @@ class FrameExtractor:
     sampling: str
     decoder: str
     thumbnail: int  # pixels
+
+    def facts(self) -> dict[str, str]:
+        """What machines that share the work must be alike in: where the files are, and what rows are made with."""
+        there = "there" if os.path.isdir(self.root) else "missing"
+        return {"folder of the videos": f"{self.root}, {there}"} | describe_decoders(self.decoder)
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         """frame (N, S, S, 3) uint8, time (N,) seconds, N jpegs, the decoder and its notes. Raises Reject."""

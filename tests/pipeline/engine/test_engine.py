@@ -9,8 +9,8 @@ import time
 import numpy as np
 import pytest
 
-from pipeline.engine import run
-from pipeline.files import Reject, WorkerError
+from pipeline.engine import connect, run
+from pipeline.files import MissingError, Reject, WorkerError
 
 
 def work(item):
@@ -146,3 +146,16 @@ def alive(pid):
 
 def test_nothing_to_do_is_nothing_done():
     assert list(run(work, [])) == []
+
+
+def test_an_engine_whose_library_is_not_installed_says_what_to_type(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "pipeline.engine.ray", raising=False)
+    monkeypatch.delattr("pipeline.engine.ray", raising=False)
+    with pytest.raises(MissingError, match="pip install -r requirements-ray.txt"), connect("ray", "local"):
+        pass
+
+
+def test_the_local_engine_needs_no_library():
+    with connect("local", "") as cluster:
+        assert cluster is None

@@ -1,0 +1,214 @@
+"""A cluster of several machines on this one, whose machines, actors and workers really die."""
+
+import os
+import signal
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.files import Reject, WorkerError
+from tests.pipeline.engine.test_engine import work as misbehave
+
+ray = pytest.importorskip("ray", reason="Ray is not installed: pip install -r requirements-ray.txt")
+from ray.cluster_utils import Cluster  # noqa: E402
+
+from pipeline.engine import ray as engine  # noqa: E402
+
+ROOT = Path(__file__).parents[3]
+STORE = 80 << 20  # bytes of a machine's object store, about the least that Ray takes
+QUICK = {  # a dead machine is noticed within two seconds; what a store has no room for may not go to the disk
+    "health_check_initial_delay_ms": 1000, "health_check_period_ms": 500, "health_check_timeout_ms": 500,
+    "health_check_failure_threshold": 3, "automatic_object_spilling_enabled": False, "local_fs_capacity_threshold": 0.0001,
+}  # fmt: skip
+
+
+def prepare(item):
+    """As the local engine's tests, and arrays of a size."""
+    name, number = item
+    if name == "large":
+        return np.full((number, 1 << 20), 7, np.uint8)
+    if name == "slow":
+        time.sleep(0.3)
+    return number if name in ("slow", "end", "end once", "refused", "wrong") else misbehave(item)
+
+
+class Finisher:
+    """Adds where it was done."""
+
+    def __init__(self, folder="."):
+        self.folder, self.loaded = Path(folder), False
+
+    def load(self):
+        self.loaded = True
+
+    def finish(self, item, value):
+        assert self.loaded
+        name, number = item
+        if name == "end":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if name == "end once" and not (self.folder / "seen").exists():
+            (self.folder / "seen").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if name == "refused":
+            raise Reject("too_dull", f"number {number}")
+        if name == "wrong":
+            raise WorkerError("a sentence")
+        return value, ray.get_runtime_context().get_node_id()
+
+
+def facts():
+    return {"release": "1"}
+
+
+@pytest.fixture(scope="module")
+def head():
+    """One machine with one core; the driver is on it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("OMP_NUM_THREADS", "1")
+        settings = {"num_cpus": 1, "object_store_memory": STORE, "include_dashboard": False, "_system_config": QUICK}
+        cluster = Cluster(initialize_head=True, head_node_args=settings)
+        ray.init(address=cluster.address, log_to_driver=False, logging_level="error")
+        yield cluster
+        ray.shutdown()
+        cluster.shutdown()
+
+
+@pytest.fixture
+def machines(head):
+    """Add machines to the cluster for one test."""
+    added = []
+
+    def add(count):
+        added.extend(head.add_node(num_cpus=1, object_store_memory=STORE) for _ in range(count))
+        return added
+
+    yield add
+    for node in added:
+        if node in head.worker_nodes:
+            head.remove_node(node)
+
+
+def run(items, finisher=None, **limits):
+    return engine.Cluster().run(prepare, finisher or Finisher(), items, **({"facts": facts} | limits))
+
+
+def outcomes(items, finisher=None, **limits):
+    found = list(run(items, finisher, **limits))
+    assert sorted(outcome.index for outcome in found) == list(range(len(items))), "each item once"
+    return {outcome.index: outcome for outcome in found}
+
+
+def test_every_machine_has_its_part_and_every_item_one_outcome(head, machines):
+    machines(2)
+    items = [("slow", number) for number in range(40)]
+    found = outcomes(items)
+    assert [found[index].value[0] for index in range(40)] == list(range(40))
+    assert len({outcome.value[1] for outcome in found.values()}) == 3
+
+
+def test_a_machine_that_is_killed_costs_no_item(head, machines):
+    nodes = machines(2)
+    stream, found = run([("slow", number) for number in range(60)]), []
+    for outcome in stream:
+        found.append(outcome)
+        if len({one.value[1] for one in found}) == 3 and nodes[0] in head.worker_nodes:
+            head.remove_node(nodes[0], allow_graceful=False)
+    assert nodes[0] not in head.worker_nodes, "it was killed in mid-run"
+    assert sorted(outcome.value[0] for outcome in found) == list(range(60))
+
+
+def test_machines_that_die_one_after_another_while_an_item_is_alone_on_them_are_its_fault():
+    work, driver = engine.Work(0, "item"), engine.Driver(engine.Cluster(), [], "cpu", 1.0, 1, 1)
+    driver.cluster.machines = dict
+    error = ray.exceptions.ActorDiedError()
+    for alone, expected in ((False, "waiting"), (False, "suspects"), (True, "suspects"), (True, "crashed")):
+        driver.alone = work if alone else None
+        station = engine.Station("preparer", "gone", None, 1)
+        work.preparer = station
+        outcome = driver.lose(station, work, error)
+        where = [name for name in ("waiting", "suspects") if work in getattr(driver, name)]
+        assert where == [expected] if outcome is None else outcome.reason == expected
+        driver.waiting.clear()
+        driver.suspects.clear()
+
+
+@pytest.mark.parametrize("name", ["kill", "hang"])
+def test_an_item_that_ruins_its_worker_is_tried_alone_and_rejected(head, name):
+    items = [("slow", 0), (name, 1), ("slow", 2), ("slow", 3)]
+    found = outcomes(items, seconds=1.0)
+    assert [index for index in found if not found[index].ok] == [1]
+    assert found[1].reason == {"kill": "crashed", "hang": "timeout"}[name] and "twice" in found[1].detail
+
+
+def test_an_item_that_kills_the_actor_costs_itself_and_one_that_did_so_once_nothing(head, tmp_path):
+    items = [("slow", 0), ("end", 1), ("slow", 2), ("end once", 3), ("refused", 4), ("slow", 5)]
+    found = outcomes(items, Finisher(tmp_path))
+    assert {index: found[index].reason for index in range(6) if not found[index].ok} == {1: "crashed", 4: "too_dull"}
+    assert found[1].detail == "the process that worked on it died, twice"
+    assert (tmp_path / "seen").exists() and found[3].value[0] == 3
+
+
+def test_a_full_object_store_makes_the_run_slower_and_loses_nothing(head):
+    ballast = ray.put(np.ones(STORE - (22 << 20), np.uint8))
+    found = outcomes([("large", 7)] * 12)
+    assert all(outcome.ok and outcome.value[0].shape == (7, 1 << 20) for outcome in found.values())
+    del ballast
+
+
+def test_an_object_store_that_stays_full_ends_the_run_with_a_sentence(head, monkeypatch):
+    monkeypatch.setattr(engine, "START_SECONDS", 6.0)
+    ballast = ray.put(np.ones(STORE - (6 << 20), np.uint8))
+    with pytest.raises(WorkerError, match="object store has been full for 6 s on .*--object-store-memory"):
+        list(run([("large", 7)] * 3, seconds=100))
+    del ballast
+
+
+def test_what_the_finisher_raises_is_raised(head):
+    with pytest.raises(WorkerError, match="a sentence"):
+        list(run([("slow", 0), ("wrong", 1)]))
+
+
+def release_in(process):
+    return {"release": "1" if os.getpid() == process else "2"}
+
+
+def test_a_machine_that_is_not_like_this_one_is_named(head):
+    with pytest.raises(WorkerError, match=r"release of [\d.]+: 2; here: 1"):
+        list(run([("slow", 0)], facts=partial(release_in, os.getpid())))
+
+
+def test_no_free_core_is_told(head, monkeypatch):
+    monkeypatch.setattr(engine, "START_SECONDS", 2.0)
+    taken = ray.remote(num_cpus=1)(Finisher).remote()
+    ray.get(taken.load.remote())
+    with pytest.raises(WorkerError, match="no machine has a free core"):
+        list(run([("slow", 0)]))
+    ray.kill(taken)
+
+
+def test_a_caller_that_stops_early_leaves_no_actor(head):
+    stream = run([("slow", number) for number in range(20)])
+    next(stream)
+    stream.close()
+    for _ in range(50):
+        if ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"]:
+            return
+        time.sleep(0.1)
+    pytest.fail("an actor still holds its core")
+
+
+def test_no_cluster_where_one_is_named_is_told(head, monkeypatch):
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **_: (_ for _ in ()).throw(ConnectionError("nobody answers")))
+    with pytest.raises(WorkerError, match="no Ray cluster at 192.0.2.1:6379 .nobody answers"):
+        with engine.connect("192.0.2.1:6379"):
+            pass
+
+
+def test_nothing_to_do_starts_nothing(head):
+    assert list(run([])) == []

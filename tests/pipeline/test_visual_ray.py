@@ -1,0 +1,181 @@
+"""The visual stage on a cluster of several machines: the local engine's bytes, whatever dies in mid-run."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+
+from pipeline import visual
+from tests.pipeline.test_visual import World, made, spoil  # noqa: F401
+
+ray = pytest.importorskip("ray", reason="Ray is not installed: pip install -r requirements-ray.txt")
+from ray.cluster_utils import Cluster  # noqa: E402
+
+from pipeline.engine import ray as engine  # noqa: E402
+
+ROOT = Path(__file__).parents[2]
+MARK = "UNITRIM_TEST_RUN"  # in the environment of whatever a test starts
+QUICK = {
+    "health_check_initial_delay_ms": 1000, "health_check_period_ms": 500, "health_check_timeout_ms": 500,
+    "health_check_failure_threshold": 3,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Three machines with a core each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setattr(visual, "ITEMS_PER_WORKER", 2)  # a machine for two items
+        settings = {"num_cpus": 1, "include_dashboard": False, "_system_config": QUICK}
+        cluster = Cluster(initialize_head=True, head_node_args=settings)
+        for _ in range(2):
+            cluster.add_node(num_cpus=1)
+        ray.init(address=cluster.address, log_to_driver=False, logging_level="error")
+        yield cluster
+        ray.shutdown()
+        cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory, made):  # noqa: F811
+    """What the local engine makes of fourteen films, two of which are none, and a photo."""
+    world = World(tmp_path_factory.mktemp("local"), made)
+    spoil(world)
+    world.run()
+    return world.files()
+
+
+@pytest.fixture
+def world(tmp_path, made):  # noqa: F811
+    world = World(tmp_path, made)
+    spoil(world)
+    return world
+
+
+def test_three_machines_make_the_bytes_of_one(world, local, cluster, capsys):
+    world.run("--engine", "ray")
+    assert "15 items = 0 kept + 13 encoded + 2 rejected" in capsys.readouterr().out
+    assert world.files() == local
+    world.run("--engine", "local")
+    assert "13 kept + 0 encoded" in capsys.readouterr().out, "another engine makes nothing anew"
+    assert world.files() == local
+
+
+def test_a_machine_killed_in_mid_run_changes_no_byte(world, local, cluster, monkeypatch, capsys):
+    lost = []
+
+    class Driver(engine.Driver):
+        """Kills a machine that has work, once."""
+
+        def take(self, reference):
+            nodes = {node.node_id: node for node in cluster.worker_nodes}
+            busy = [station for station in self.stations if station.machine in nodes and station.busy and station.begun]
+            if busy and not lost:
+                lost.append(len(busy[0].busy))
+                cluster.remove_node(nodes[busy[0].machine], allow_graceful=False)
+            return super().take(reference)
+
+    monkeypatch.setattr(engine, "Driver", Driver)
+    world.run("--engine", "ray")
+    cluster.add_node(num_cpus=1)
+    assert lost and world.files() == local
+    assert re.search(r"[\d.]+ is lost; what it had goes to the others", capsys.readouterr().err)
+
+
+def stage(world, *words, **environment):
+    """The stage as a process of its own."""
+    command = [sys.executable, "-m", "pipeline.visual", "--dataset", "films", "--device", "cpu", *words]
+    return subprocess.Popen(
+        command,
+        cwd=world.folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for_shards(world, process, count):
+    """Until so many shards are written, or the process has ended."""
+    until = time.monotonic() + 50
+    while len(list((world.cache / "visual").glob("*.h5"))) < count and process.poll() is None:
+        assert time.monotonic() < until, "no shard was written"
+        time.sleep(0.02)
+
+
+def survivors(mark):
+    """Processes that bear the mark and run."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"{MARK}={mark}".encode() in (path / "environ").read_bytes():
+                found.append((path / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        except OSError:
+            continue
+    return found
+
+
+def none_is_left(mark):
+    for _ in range(200):
+        if not survivors(mark):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_a_driver_that_is_killed_is_run_again(world, local, cluster, capsys):
+    world.set(shards=8, ray={"address": cluster.address}, engine="ray")
+    process = stage(world)
+    wait_for_shards(world, process, 2)
+    process.kill()
+    process.communicate()
+    standing = {name: data for name, data in world.files().items() if name.endswith(".h5")}
+    assert 0 < len(standing) < 8, "it was killed in mid-run"
+    world.run()
+    said = capsys.readouterr().out
+    kept = int(said.split("items = ")[1].split()[0])
+    assert 0 < kept < 13, said
+    assert {name: data for name, data in world.files().items() if name in standing} == standing
+    world.set(shards=3)
+    world.run()
+    assert world.files() == local
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+def test_a_local_cluster_ends_with_its_driver_and_leaves_no_process(world, end):
+    mark = uuid.uuid4().hex
+    world.set(shards=8)
+    process = stage(world, "--engine", "ray", **{MARK: mark})
+    wait_for_shards(world, process, 1)
+    assert len(survivors(mark)) > 4
+    if end == signal.SIGINT:
+        os.killpg(process.pid, end)  # as a terminal does
+        assert (
+            process.communicate(timeout=30)[1].strip().splitlines()[-1] == "stopped; the same command goes on from here"
+        )
+    else:
+        process.kill()
+        process.communicate()
+    assert none_is_left(mark), survivors(mark)
+
+
+def test_a_run_says_nothing_but_what_the_stage_says(world, local):
+    world.set(engine="ray")
+    process = stage(world)
+    said, warned = process.communicate(timeout=60)
+    assert said.startswith("visual: 15 items") and said.count("\n") == 1
+    lines = [line for line in warned.splitlines() if not line.startswith("visual: ")]
+    assert not lines and "left" in warned, warned
+    assert json.loads((world.cache / "visual" / "visual.json").read_text())["ok"] == 13
+    assert world.files() == local
