@@ -32,6 +32,7 @@ from eval.search.gallery import Encoder, Gallery, gallery_key, read_features
 from eval.search.moment import Moment, best_moment
 from eval.search.text import Reader, read_root
 from eval.search.view import SAMPLE, SHORT, View
+from eval.search.workers import Workers
 from pipeline import progress
 from pipeline.files import MissingError, ParamsError
 
@@ -80,6 +81,7 @@ class Search:
         self.calibration: Calibration | None = None
         self.calibrated_for = ""
         self.duplicates = Duplicates()
+        self.workers = Workers()
         self.stamp: tuple = ()
         if refresh:
             for _ in self.refresh(meter=True):
@@ -198,10 +200,7 @@ class Search:
         allowed = passing(view.items, query.filters)
         order = {kind: rank(scored.standing[kind], allowed[view.rows[kind]], view, kind, query.sort) for kind in KINDS}
         own = {
-            kind: [
-                self.hit(view, scored, kind, int(place), skip + number)
-                for number, place in enumerate(order[kind][skip : skip + top], 1)
-            ]
+            kind: self.hits(view, scored, [(kind, int(place), []) for place in order[kind]], top, skip)
             for kind in KINDS
             if f"{kind}s" in lists
         }
@@ -276,8 +275,8 @@ class Search:
         import torch
 
         with torch.inference_mode():
-            texts = [self.reader.encode(text) for text in query.sentences]
-            against = [self.reader.encode(text) for text in query.minus]
+            texts = self.workers.map(self.reader.encode, query.sentences)
+            against = self.workers.map(self.reader.encode, query.minus)
             vectors = [self.vector(view, name) for name in query.like] + [self.picture(name) for name in query.pictures]
             short = None
             if not view.exact:
@@ -310,21 +309,20 @@ class Search:
         self, view: View, text: dict[str, Any], kind: str, among: NDArray, sample: int | None
     ) -> tuple[NDArray, NDArray]:
         """Scores of a text against some items of a gallery, and the same as deviations above the mean."""
-        some = None if sample is None else among
         if kind == "video" and self.method.recalled():
-            scores = self.ranked_again(view, text, among, some)
+            scores = self.ranked_again(view, text, among)
         else:
-            scores = view.score(self.scorer, text, kind, some)[0]
+            scores = view.score(self.scorer, text, kind, among, self.workers)[0]
         return scores, standardise(scores, sample)
 
-    def ranked_again(self, view: View, text: dict[str, Any], among: NDArray, some: NDArray | None) -> NDArray:
+    def ranked_again(self, view: View, text: dict[str, Any], among: NDArray) -> NDArray:
         """Scores of videos recalled by a coarse score, the best of them by a fine one, as the evaluation has it."""
         from eval.similarity import best_of_rows, put_first
 
-        coarse = view.score(replace(self.scorer, coarse=True), text, "video", some)
+        coarse = view.score(replace(self.scorer, coarse=True), text, "video", among, self.workers)
         chosen = best_of_rows(coarse, self.method.recalled())
         fine = np.full_like(coarse, np.nan)
-        fine[chosen] = view.score(self.scorer, text, "video", among[chosen[0]])[0]
+        fine[chosen] = view.score(self.scorer, text, "video", among[chosen[0]], self.workers)[0]
         return put_first(coarse, fine, chosen)[0]
 
     def vector(self, view: View, name: str) -> NDArray:
@@ -363,10 +361,7 @@ class Search:
             each = first_of_each(view, listed)
             first = [(kind, place, view.items[int(view.rows[kind][place])]) for kind, place in each[:FOLDED]]
             folded = fold_alike(first, self.duplicates) + [(kind, place, []) for kind, place in each[FOLDED:]]
-        return [
-            self.hit(view, scored, kind, place, skip + number, tuple(item.key for item in behind))
-            for number, (kind, place, behind) in enumerate(folded[skip : skip + top], 1)
-        ]
+        return self.hits(view, scored, folded, top, skip)
 
     def joint_by_date(self, view: View, scored: Scored, order: dict[str, NDArray], top: int, skip: int) -> list[Hit]:
         """One row an item, as a video where it is one, the latest first."""
@@ -375,7 +370,19 @@ class Search:
         listed.sort(key=lambda one: view.items[int(view.rows[one[0]][one[1]])].taken or "", reverse=True)
         return self.rows_of(view, scored, listed, True, top, skip)
 
-    def hit(self, view: View, scored: Scored, kind: str, place: int, rank: int, folded: tuple[str, ...] = ()) -> Hit:
+    def hits(
+        self, view: View, scored: Scored, listed: list[tuple[str, int, list[Item]]], top: int, skip: int
+    ) -> list[Hit]:
+        """One page of a list of (kind, place, what is folded behind it)."""
+        shown = listed[skip : skip + top]
+        films = [place for kind, place, _ in shown if kind == "video" and place not in scored.moments]
+        self.find_moments(view, scored, films)
+        return [
+            self.hit(view, scored, kind, place, skip + number, tuple(item.key for item in behind))
+            for number, (kind, place, behind) in enumerate(shown, 1)
+        ]
+
+    def hit(self, view: View, scored: Scored, kind: str, place: int, rank: int, folded: tuple[str, ...]) -> Hit:
         """One result with its path and time."""
         item = view.items[int(view.rows[kind][place])]
         times = np.asarray(item.row["time"])
@@ -397,22 +404,27 @@ class Search:
         )
         if made.kind != "video":
             return made
-        if place not in scored.moments:
-            scored.moments[place] = best_moment(self.frame_scores(item, scored.text), times, item)
         moment = scored.moments[place]
         return replace(made, time=moment.time, start=moment.start, end=moment.end)
 
-    def frame_scores(self, item: Item, text: dict[str, Any] | None) -> NDArray:
-        """(N,) each frame of a video scored as an image."""
-        import torch
+    def find_moments(self, view: View, scored: Scored, places: list[int]) -> None:
+        """The moments of some videos, by their places in the gallery: each frame is scored as an image, those of all together."""
+        items = [view.items[int(view.rows["video"][place])] for place in places]
+        if scored.text is None:
+            found = [np.asarray(item.row["frame"], np.float32) for item in items]
+            scores = [frame @ frame[item.keyframe] for frame, item in zip(found, items)]
+        else:
+            stills = [replace(item, keyframe=index) for item in items for index in range(len(item.row["time"]))]
+            ends = np.cumsum([len(item.row["time"]) for item in items])[:-1]
+            scores = np.split(self.workers.run(lambda: self.still_scores(stills, scored.text)), ends) if stills else []
+        for place, item, score in zip(places, items, scores):
+            scored.moments[place] = best_moment(score, np.asarray(item.row["time"]), item)
 
-        if text is None:
-            return np.asarray(item.row["frame"], np.float32) @ np.asarray(item.row["frame"][item.keyframe], np.float32)
-        with torch.inference_mode():
-            stills = [replace(item, keyframe=index) for index in range(len(item.row["time"]))]
-            features = read_features(stills, "image", self.method.needs, 0)
-            image = self.encoder.encoders["image"]({name: one.to(self.device) for name, one in features.items()})
-            return self.scorer.score(text, image, "image")[0]
+    def still_scores(self, stills: list[Item], text: dict[str, Any]) -> NDArray:
+        """(stills,) scores of items as images."""
+        features = read_features(stills, "image", self.method.needs, 0)
+        image = self.encoder.encoders["image"]({name: one.to(self.device) for name, one in features.items()})
+        return self.scorer.score(text, image, "image")[0]
 
 
 def shortlist(view: View, coarse: NDArray) -> dict[str, tuple[NDArray, int]]:

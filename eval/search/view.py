@@ -2,6 +2,7 @@
 
 # Axes: G items of one gallery, R rows of a segment, D embedding.
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,10 +11,11 @@ from numpy.typing import NDArray
 
 from eval.search.catalog import Item
 from eval.search.gallery import Gallery, Segment, to_full
+from eval.search.workers import Workers
 
-HELD = (
-    1 << 30
-)  # bytes of encoded rows that are held as float32; of a larger library only a shortlist is scored by the method
+WHOLE = 1 << 29  # bytes of encoded rows of which all are scored by the method; of a larger library only a shortlist is
+BLOCK = 2 << 20  # bytes of rows widened to float32 at a time: about what a core's cache holds
+LEAST, MOST = 16, 1024  # rows of a block, whatever they weigh
 SHORT = 2000  # items of the shortlist of each gallery
 SAMPLE = 1000  # items by which a shortlist's scores are put on a scale
 KINDS = ("image", "video")
@@ -31,7 +33,7 @@ class View:
     exact: bool = True
 
     @classmethod
-    def of(cls, items: list[Item], gallery: Gallery, number: int, held: int = HELD) -> "View":
+    def of(cls, items: list[Item], gallery: Gallery, number: int) -> "View":
         """The items that are encoded."""
         known = [item for item in items if item.mark in gallery.place]
         place = np.array([gallery.place[item.mark] for item in known], np.int64).reshape(-1, 2)
@@ -40,13 +42,12 @@ class View:
             "video": np.array([at for at, item in enumerate(known) if not item.photo], np.int64),
         }
         segments = list(gallery.segments)
-        exact = 2 * sum(one.nbytes for one in segments) <= held
+        exact = sum(one.nbytes for one in segments) <= WHOLE
         return cls(known, segments, place, rows, number, exact)
 
     def __post_init__(self) -> None:
         self.by_key = {item.key: at for at, item in enumerate(self.items)}
         self.by_id = {item.id: at for at, item in enumerate(self.items)}
-        self.full: dict[tuple[int, str, str], Any] = {}
         slot = np.full((len(self.segments), max([len(one.marks) for one in self.segments], default=0)), -1)
         for number, one in enumerate(self.segments):
             slot[number, one.films] = np.arange(len(one.films))
@@ -63,38 +64,38 @@ class View:
             self._whole = made
         return self._whole
 
-    def slots(self, kind: str, segment: int, among: NDArray) -> tuple[NDArray, NDArray]:
-        """Of the items `among` (places): those in a segment, and their rows in the segment's tensors of this kind."""
-        mine = np.flatnonzero(self.place[among, 0] == segment)
-        rows = self.place[among[mine], 1]
-        return mine, rows if kind == "image" else self.film[segment, rows]
+    def blocks(self, kind: str, among: NDArray) -> Iterator[tuple[NDArray, int, NDArray]]:
+        """The items `among` (places) in blocks of one segment: which of them, the segment, and their rows in its tensors."""
+        for segment in np.unique(self.place[among, 0]).tolist():
+            mine = np.flatnonzero(self.place[among, 0] == segment)
+            rows = self.place[among[mine], 1]
+            if kind == "video":
+                rows = self.film[segment, rows]
+            found = self.segments[segment].blocks[kind].values()
+            each = sum(tensor[0].numel() * (4 if tensor.is_floating_point() else 1) for tensor in found)
+            step = min(MOST, max(LEAST, BLOCK // max(each, 1)))
+            for at in range(0, len(mine), step):
+                yield mine[at : at + step], segment, rows[at : at + step]
 
-    def block(self, kind: str, segment: int, rows: NDArray | None, device: str) -> dict[str, Any]:
-        """A segment's tensors of one kind as float32: all of them, held where the library is small, or some rows."""
+    def block(self, kind: str, segment: int, rows: NDArray, device: str) -> dict[str, Any]:
+        """Some rows of a segment's tensors of one kind as float32."""
         import torch
 
-        found = self.segments[segment].blocks[kind]
-        if rows is not None:
-            index = torch.from_numpy(rows)
-            return {name: to_full(tensor[index], device) for name, tensor in found.items()}
-        for name, tensor in found.items():
-            if (segment, kind, name) not in self.full:
-                self.full[segment, kind, name] = to_full(tensor, device)
-        return {name: self.full[segment, kind, name] for name in found}
+        first, last = int(rows[0]), int(rows[-1])
+        index = torch.from_numpy(rows)
+        if last - first + 1 == len(rows) and (np.diff(rows) == 1).all():
+            index = slice(first, last + 1)  # nothing to gather
+        return {name: to_full(tensor[index], device) for name, tensor in self.segments[segment].blocks[kind].items()}
 
-    def score(self, scorer: Any, text: dict[str, Any], kind: str, among: NDArray | None = None) -> NDArray:
-        """(texts, G) scores of encoded texts against a gallery, or against the items `among` alone."""
+    def score(self, scorer: Any, text: dict[str, Any], kind: str, among: NDArray, workers: Workers) -> NDArray:
+        """(texts, among) scores of encoded texts against items of a gallery, by their places."""
         from eval.similarity import row_count
 
-        every = among is None
-        among = self.rows[kind] if every else among
         scores = np.empty((row_count(text), len(among)), np.float32)
-        for segment in np.unique(self.place[among, 0]):
-            mine, rows = self.slots(kind, segment, among)
-            if every and self.exact:
-                scores[:, mine] = scorer.score(text, self.block(kind, segment, None, scorer.device), kind)[:, rows]
-                continue
-            for at in range(0, len(mine), 256):
-                some = self.block(kind, segment, rows[at : at + 256], scorer.device)
-                scores[:, mine[at : at + 256]] = scorer.score(text, some, kind)
+
+        def score_block(block: tuple[NDArray, int, NDArray]) -> None:
+            mine, segment, rows = block
+            scores[:, mine] = scorer.score(text, self.block(kind, segment, rows, scorer.device), kind)
+
+        workers.map(score_block, self.blocks(kind, among))
         return scores

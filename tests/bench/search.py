@@ -2,7 +2,8 @@
 
     python -m tests.bench.search [--run cache/demo/runs/max_sim] [--only queries joint fits large folder] [--files 10000]
 
-queries  one sentence at a time over HTTP, 2,580 items of demo, the text tower and the ten best counted; memory over 1,000 more
+queries  one sentence at a time over HTTP, 2,580 items of demo, the text tower and the ten best counted; memory over 1,000 more;
+         taking turns with it one matrix product of its words and all patches, by one thread, which says how fast the machine is
 joint    the joint list of demo's test split, captions of which the evaluation has ranks: recall from the server's answers
 fits     captions whose answer is there, and the same with it, and with its look-alikes too, put aside: what the page would say
 large    the same queries over 100,000 synthetic items (90,000 photos, 10,000 videos of 12 frames: demo's rows with noise)
@@ -23,6 +24,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +43,7 @@ from tests.support import album, tiny
 ROOT = Path(__file__).parents[2]
 PARTS = ("queries", "joint", "fits", "large", "folder")
 ITEMS, LARGE, PHOTOS = 2580, 100_000, 90_000
+WORDS = 25  # tokens of demo's captions, on average
 ALARMS = (0.05, 0.1, 0.2, 0.5)
 
 
@@ -88,16 +91,52 @@ class Client:
         self.server.server_close()
 
 
-def time_queries(search: Search, shards: Path, count: int = 200) -> tuple[list[float], Client]:
-    """Milliseconds of sentences that were never asked before, ten results of the joint list each."""
+def time_queries(search: Search, shards: Path, beside: Callable[[], None] | None = None, count: int = 200) -> tuple:
+    """Milliseconds of sentences that were never asked before, ten results of the joint list each: by the clock, and of CPU time.
+
+    `beside` takes turns with them and is not counted. With the client, to go on with.
+    """
     client = Client(search)
     texts = [text for _, _, text in captions(shards, count + 20)]
     for text in texts[:20]:
         client.ask(text=text, lists=["joint"], top=10)
-    began = time.process_time()
-    took = [client.ask(text=text, lists=["joint"], top=10)[1] for text in texts[20:]]
-    print(f"CPU time of a query: {1000 * (time.process_time() - began) / count:.1f} ms")
-    return took, client
+    took, cpu = [], []
+    for text in texts[20:]:
+        began = time.process_time()
+        took.append(client.ask(text=text, lists=["joint"], top=10)[1])
+        cpu.append(1000 * (time.process_time() - began))
+        if beside:
+            beside()
+    return took, cpu, client
+
+
+class Product:
+    """CPU milliseconds of a product of a sentence's words with all patches of all videos, in one piece, by one thread."""
+
+    def __init__(self, search: Search):
+        import torch
+
+        config = search.method.config
+        patch = torch.cat([one.blocks["video"]["patch"].float().flatten(0, 1) for one in search.view.segments])
+        self.patch = patch[: ITEMS * config.frames * config.patches].T
+        self.word = torch.nn.functional.normalize(torch.randn(WORDS, len(self.patch)), dim=-1)
+        self.made, self.took, self.workers = self.word @ self.patch, [], search.workers
+
+    def __call__(self) -> None:
+        """Once more."""
+        self.workers.run(self.multiply)
+
+    def multiply(self) -> None:
+        import torch
+
+        began = time.thread_time()
+        torch.mm(self.word, self.patch, out=self.made)
+        self.took.append(1000 * (time.thread_time() - began))
+
+
+def said(took: list[float]) -> str:
+    """Median and p95 of milliseconds."""
+    return f"median {np.median(took):.1f} ms, p95 {np.percentile(took, 95):.1f} ms"
 
 
 def resident() -> float:
@@ -112,7 +151,10 @@ def measure_queries(args: argparse.Namespace) -> dict[str, float]:
     shards = args.run.parent.parent
     search = Search(args.run, shards)
     search.show(search.view.items[:ITEMS])
-    took, client = time_queries(search, shards)
+    product = Product(search)
+    took, cpu, client = time_queries(search, shards, product)
+    of_product = float(np.median(np.array(cpu) / np.array(product.took)))
+    del product.patch, product.made
     texts = [text for _, _, text in captions(shards, args.more, "train")]
     for text in texts[:100]:
         client.ask(text=text, top=10)
@@ -121,10 +163,12 @@ def measure_queries(args: argparse.Namespace) -> dict[str, float]:
         client.ask(text=f"{text} again", top=10)
     growth = resident() - before
     client.close()
-    print(f"{ITEMS} items: median {np.median(took):.1f} ms, p95 {np.percentile(took, 95):.1f} ms; {growth:+.1f} MiB")
+    print(f"{ITEMS} items: {said(took)}, CPU time {said(cpu)}; {of_product:.2f} of a bare product; {growth:+.1f} MiB")
     return {
         "query_ms_demo": float(np.median(took)),
         "query_p95_ms_demo": float(np.percentile(took, 95)),
+        "query_cpu_ms_demo": float(np.median(cpu)),
+        "query_of_product": of_product,
         "rss_growth_mib": growth,
     }
 
@@ -214,9 +258,9 @@ def measure_large(args: argparse.Namespace) -> dict[str, float]:
         search.show(items)
         assert len(search.view.items) == len(items) and not search.view.exact
         search.view.whole()
-        took, client = time_queries(search, shards)
+        took, cpu, client = time_queries(search, shards)
         client.close()
-    print(f"{len(items)} items: median {np.median(took):.1f} ms, p95 {np.percentile(took, 95):.1f} ms")
+    print(f"{len(items)} items: {said(took)}, CPU time {said(cpu)}")
     return {
         "query_ms_100k": float(np.median(took)),
         "query_p95_ms_100k": float(np.percentile(took, 95)),

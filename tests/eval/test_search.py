@@ -16,7 +16,8 @@ from PIL import Image
 
 from eval import similarity
 from eval.load import load_run
-from eval.search import __main__, engine, gallery
+from eval.search import __main__, engine, gallery, view
+from eval.search.workers import Workers
 from pipeline.files import CLIPError, MissingError
 from tests.support import tiny
 from tests.support.commands import command
@@ -235,6 +236,35 @@ def test_many_small_segments_become_one_without_encoding(home, monkeypatch):
     one, two = (searcher("a green wall", 20) for searcher in (search, again))
     assert [hit.id for hit in one.joint] == [hit.id for hit in two.joint]
     assert [hit.score for hit in one.joint] == pytest.approx([hit.score for hit in two.joint], abs=2e-3)
+
+
+def test_threads_and_blocks_change_no_answer(home, monkeypatch):
+    folder, shards = Path("cache/mine/runs/unitrim"), Path("cache/mine")
+    one = engine.Search(folder, shards)("a red wall", 20).joint
+    try:
+        torch.set_num_threads(3)
+        search = engine.Search(folder, shards)
+        three = search("a red wall", 20).joint
+        assert len(search.workers.pool._threads) == 3
+        assert torch.get_num_threads() == 3  # of whoever encodes the gallery meanwhile
+    finally:
+        torch.set_num_threads(1)
+    for name in ("BLOCK", "LEAST", "MOST"):  # an item a block
+        monkeypatch.setattr(view, name, 1)
+    single = engine.Search(folder, shards)("a red wall", 20).joint
+    for other in (three, single):
+        assert {(hit.id, hit.kind): hit.time for hit in other} == {(hit.id, hit.kind): hit.time for hit in one}
+        assert [hit.score for hit in other] == pytest.approx(
+            [hit.score for hit in one], abs=1e-6
+        )  # equal ones may swap
+
+
+def test_what_goes_wrong_in_a_thread_is_heard_of():
+    workers = Workers()
+    assert workers.map(str, [1, 2, 3]) == ["1", "2", "3"]
+    with pytest.raises(ZeroDivisionError):
+        workers.map(lambda job: 1 / job, [1, 0, 2])
+    assert not workers.run(torch.is_grad_enabled)
 
 
 def test_a_shortlist_finds_what_all_would(home):

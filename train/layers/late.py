@@ -27,6 +27,7 @@ def best_match_mean(
             "tlg,tl->tg", similarity.amax(3).masked_fill(~text_mask[..., None], 0), share.to(text.dtype)
         )
     similarity = torch.einsum("wd,gkd->wgk", text[text_mask], gallery)
+    gallery_mask = None if gallery_mask is None else blocks.drop_full_mask(gallery_mask)
     if gallery_mask is not None:
         similarity = similarity.masked_fill(~gallery_mask, -torch.inf)
     best = similarity.amax(2)  # (tokens of all texts, G)
