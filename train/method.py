@@ -30,6 +30,7 @@ class Config:
     triplets: int = 8  # most triplets of a caption
     patches: int = 49  # of a frame
     batch: int = 64  # captions in a step
+    alike: int = 0  # so many videos that look alike come side by side in a batch, as hard wrong answers; 0: at random
     epochs: int = 5
     learning_rate: float = 1e-4
     scalar_learning_rate: float = 0.05  # of single numbers: temperatures and biases
@@ -93,6 +94,9 @@ class Phase:
     learning_rate: float
     teaches: tuple[str, ...] = ()  # which retrieval it can make perfect on a few pairs: some of TASKS
     learning_rates: dict[str, float] = field(default_factory=dict)  # of submodules that have another
+    batch: int = 0  # captions in a step; 0: the Config's
+    alike: int | None = None  # look-alikes side by side; None: the Config's
+    reads: frozenset[str] | None = None  # of the method's `needs`, what its loss reads; None: all of them
 
 
 def check_settings(kind: type[Config], settings: dict[str, Any]) -> None:

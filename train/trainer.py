@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,13 @@ from train.data import Loader
 from train.history import EVERY, History, Meter
 from train.method import Features, Method, Phase
 from train.optimizer import AdamW, freeze_except, parameter_groups, schedule
+
+
+class Before(NamedTuple):
+    """How much was done in the phases before one."""
+
+    epochs: int
+    steps: int
 
 
 @dataclass
@@ -31,15 +38,24 @@ class Trainer:
         """All phases, from where `training` says."""
         began = time.monotonic()
         place = training or {"phase": 0, "epoch": 0, "seconds": 0.0}
-        epochs_before = 0
+        before = Before(0, 0)
         for number, phase in enumerate(self.model.phases()):
+            own = self.batches(loader, phase)
             if number >= place["phase"] and phase.epochs > 0:
                 resume = training if training and number == place["phase"] else None
-                self.phase(number, phase, loader, epochs_before, resume, began - place["seconds"])
-            epochs_before += phase.epochs
+                self.phase(number, phase, own, before, resume, began - place["seconds"])
+            before = Before(before.epochs + phase.epochs, before.steps + phase.epochs * own.steps)
         self.seconds = time.monotonic() - began + place["seconds"]
 
-    def phase(self, number: int, phase: Phase, loader: Loader, before: int, resume: dict | None, began: float) -> None:
+    def batches(self, loader: Loader, phase: Phase) -> Loader:
+        """The loader with the batches that a phase asks for."""
+        config = self.model.config
+        alike = config.alike if phase.alike is None else phase.alike
+        return loader.with_batches(phase.batch or config.batch, alike, phase.reads)
+
+    def phase(
+        self, number: int, phase: Phase, loader: Loader, before: Before, resume: dict | None, began: float
+    ) -> None:
         """One phase: only what it names moves."""
         modules = self.model.learned(phase)
         optimizer = AdamW(parameter_groups(modules, self.model.config, phase.learning_rate, phase.learning_rates))
@@ -51,11 +67,11 @@ class Trainer:
         self.model.train()
         meter = Meter(phase, loader, first) if distributed.is_first() else None
         for epoch in range(first, phase.epochs):
-            for step, batch in enumerate(loader.epoch(before + epoch)):
+            for step, batch in enumerate(loader.epoch(before.epochs + epoch)):
                 done = epoch * loader.steps + step
                 total = phase.epochs * loader.steps
                 # a seed a step: a resumed run draws what the whole run would have drawn here
-                torch.manual_seed((self.seed * 1_000_003 + (before * loader.steps + done)) % 2**63)
+                torch.manual_seed((self.seed * 1_000_003 + (before.steps + done)) % 2**63)
                 with distributed.sharing(loader.batch):
                     terms = self.step(phase, modules, optimizer, batch, done, total)
                 if meter:

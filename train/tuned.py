@@ -174,7 +174,8 @@ class Tuned(Method):
             learns = [*(f"inner.{name}" for name in phase.learns), *own]
             inner = {f"inner.{name}": rate for name, rate in phase.learning_rates.items()}
             loss = partial(self.loss, phase, moves)
-            phases.append(replace(phase, learns=learns, loss=loss, learning_rates=inner | own))
+            reads = phase.reads if phase.reads is None else tuned_needs(phase.reads, self.config.tune)
+            phases.append(replace(phase, learns=learns, loss=loss, learning_rates=inner | own, reads=reads))
         return phases
 
     def loss(self, phase: Phase, moves: bool, batch: Features, progress: float) -> dict[str, Tensor]:

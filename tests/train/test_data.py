@@ -13,7 +13,7 @@ import torch
 from pipeline import shards
 from tests.bench.loader import drop
 from tests.support import worlds
-from train.data import Cache, Loader, ragged
+from train.data import Cache, Loader, order, ragged
 
 ALL = {
     "without_noun",
@@ -314,3 +314,81 @@ def test_phrases_of_another_run_are_refused(scratch):
     shards.write(path, "phrases", tensors, old.attributes)
     with pytest.raises(ValueError, match="phrases.h5 does not fit the text shards; run: dvc repro text@toy"):
         Cache(scratch, ["triplet"])
+
+
+def turned(angles):
+    """Unit vectors in a plane, by their angles in degrees."""
+    radians = np.deg2rad(np.asarray(angles, float))
+    return np.stack([np.cos(radians), np.sin(radians)], 1)
+
+
+def test_the_nearest_are_those_of_the_smallest_angle_and_never_oneself():
+    near = order.nearest(turned([0, 10, 25, 90, 91]), 2)
+    assert near.tolist() == [[1, 2], [0, 2], [1, 0], [4, 2], [3, 2]]
+    assert order.nearest(turned([0, 10]), 64).tolist() == [[1], [0]] and order.nearest(turned([0])).shape == (1, 0)
+
+
+def test_of_equally_near_videos_the_first_come_first():
+    assert order.nearest(np.ones((5, 3)), 2).tolist() == [[1, 2], [0, 2], [0, 1], [0, 1], [0, 1]]
+
+
+def test_the_nearest_are_the_same_bits_in_any_order_of_sums():
+    """Where float32 rounds, a sum depends on its order: here none does, for all are whole numbers below 2^24."""
+    vector = np.random.default_rng(0).normal(size=(300, 512))
+    there = np.random.default_rng(1).permutation(512)
+    assert np.array_equal(order.nearest(vector), order.nearest(vector[:, there]))
+    largest = order.SCALE * np.ones((1, 1024), np.float32) / 32
+    assert (largest @ largest.T).item() == order.SCALE**2 < 2**24
+
+
+def test_groups_are_of_look_alikes_and_of_their_size():
+    near = order.nearest(turned([0, 1, 2, 90, 91, 92, 180, 181, 182]), 2)
+    for seed in range(5):
+        member = order.group(near, 3, np.random.default_rng(seed))
+        assert sorted(np.bincount(member)) == [3, 3, 3]
+        assert all(len(set(member[at : at + 3])) == 1 for at in (0, 3, 6))
+    assert len(set(order.group(near, 1, np.random.default_rng(0)))) == 9
+
+
+def test_look_alikes_stand_side_by_side_and_every_caption_stands_once():
+    near = order.nearest(turned([0, 1, 2, 90, 91, 92, 180, 181, 182]), 2)
+    video = np.repeat(np.arange(9), [2, 2, 2, 2, 2, 2, 2, 2, 5])  # the last has three captions more
+    places = order.alike(video, near, 3, np.random.default_rng(0))
+    assert sorted(places) == list(range(len(video)))
+    passes = video[places]
+    for at in (0, 9):
+        assert sorted(passes[at : at + 9]) == list(range(9))
+        assert all(len({other // 3 for other in passes[begin : begin + 3]}) == 1 for begin in range(at, at + 9, 3))
+    assert (passes[18:] == 8).all()
+    assert not np.array_equal(places, order.alike(video, near, 3, np.random.default_rng(1)))
+
+
+def test_batches_of_look_alikes_are_a_function_of_seed_and_epoch_whoever_reads_them(folder):
+    """The captions' hidden vectors are random here, so look-alikes are whatever lies nearest."""
+    cache = Cache(folder, ALL)
+    whole = Loader(cache, "train", 7, seed=1, alike=3)
+    rows = list(whole.rows(2))
+    assert sorted(np.concatenate(rows)) != sorted(np.concatenate(list(whole.rows(3))))  # others are left over
+    for start in (1, 2):
+        assert all(map(np.array_equal, rows[start:], Loader(Cache(folder, ALL), "train", 7, 1, alike=3).rows(2, start)))
+    without_frames = Loader(Cache(folder, ["sentence", "image"]), "train", 7, 1, rank=1, world=2, alike=3)
+    assert all(map(np.array_equal, rows, without_frames.rows(2)))
+    frame = cache.video(np.arange(len(cache)))["frame"].sum(1)  # of videos of one to three frames, padded with zeros
+    frame = torch.nn.functional.normalize(frame, dim=1).numpy()
+
+    def closeness(steps):
+        return np.mean([(frame[cache.video_of[step[1:]]] * frame[cache.video_of[step[:-1]]]).sum(1) for step in steps])
+
+    assert closeness(rows) > closeness(whole.with_batches(7).rows(2)) + 0.1
+
+
+def test_other_batches_of_the_same_samples_read_only_what_is_asked_for(folder):
+    loader = Loader(Cache(folder, ALL), "train", 4, seed=0)
+    other = loader.with_batches(9, reads=frozenset({"sentence", "image"}))
+    batches = [copy(batch) for batch in other.epoch(1)]
+    assert other.steps == len(batches) == len(loader.samples) // 9 and loader.steps == len(loader.samples) // 4
+    assert all(set(batch) == {"sentence", "image", "label"} for batch in batches)
+    whole = [copy(batch) for batch in Loader(Cache(folder, ALL), "train", 9, seed=0).epoch(1)]
+    assert all(torch.equal(one[name], two[name]) for one, two in zip(batches, whole) for name in one)
+    with pytest.raises(ValueError, match="a batch of 1 cannot be shared by 2 ranks"):
+        Loader(Cache(folder, ALL), "train", 4, seed=0, rank=0, world=2).with_batches(1)

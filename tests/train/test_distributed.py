@@ -88,6 +88,8 @@ WORDS = {  # batches of 5 are shared unevenly; 16 train videos with 2 captions l
         "disentangler_hidden": 16,
         "selector_hidden": 8,
         "image_epochs": 1,
+        "image_batch": 7,
+        "image_alike": 2,
     }
     | {"inner_video": 0.1, "outer_video": 1.0, "fusion": "val"},
 }

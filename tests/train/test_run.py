@@ -33,7 +33,7 @@ def shards(tmp_path_factory):
 
 
 def settings(name):
-    own = {"samples": 8, "image_epochs": 2} if name == "unitrim" else {}
+    own = {"samples": 8, "image_epochs": 2, "image_alike": 2} if name == "unitrim" else {}
     return methods.load(name).Config.small() | {"epochs": 3, "batch": 8} | own
 
 

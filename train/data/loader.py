@@ -1,8 +1,9 @@
 """Stream shuffled batches from the shards: prefetched by threads into reused buffers.
 
-The order is a pure function of (seed, epoch).
+The order is a pure function of (seed, epoch), and where look-alikes share batches of the videos' frames.
 """
 
+import copy
 import os
 import time
 from collections import deque
@@ -12,6 +13,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 import numpy as np
 import torch
 
+from train.data import order
 from train.data.cache import IMAGE, SINGLE, SPANS, TEXT, VIDEO, Cache, allocate
 from train.data.ragged import READERS, Memory
 from train.distributed import Share
@@ -19,6 +21,7 @@ from train.method import Features
 
 # The smallest tensors stay in RAM, up to 1 GiB or 1/16 of it: for small rows the system calls cost more than the bytes.
 RESIDENT_BYTES = 1 << 30
+ROWS = 1024  # videos whose frames are read at a time
 
 
 class BatchBuffer:
@@ -42,7 +45,7 @@ class Loader:
     `batch` is the number of samples of a step over all ranks; rank r gets the videos and images of its r-th slice, and the texts
     and labels of all of them, padded as in the whole batch. Which samples a step has is a pure function of (seed, epoch, step),
     so a run resumes at any step, on any number of ranks, without replaying. The samples left over at the end of an epoch wait
-    for another epoch's order.
+    for another epoch's order. `alike`: where it is 2 or more, so many videos whose mean frames are alike come side by side.
 
     The smallest tensors stay in memory as long as they take at most `resident_bytes` bytes together (a GiB, or a sixteenth of the
     memory); the others are read ahead for every batch.
@@ -64,16 +67,16 @@ class Loader:
         resident: str | bool = "auto",
         threads: int = 2,
         resident_bytes: int | None = None,
+        alike: int = 0,
     ):
         self.cache, self.split, self.seed, self.dtype = cache, split, seed, dtype
         self.device, self.rank, self.world, self.threads = torch.device(device), rank, world, threads
         self.samples = cache.captions(split)
         if not len(self.samples):
             raise ValueError(f"{cache.folder} has no captions in split {split!r}")
-        self.batch = min(batch, len(self.samples))
-        if self.batch < world:
-            raise ValueError(f"a batch of {self.batch} cannot be shared by {world} ranks")
-        self.steps = len(self.samples) // self.batch
+        self.reads: frozenset[str] | None = None  # of what the cache has open; None is all of it
+        self._near: np.ndarray | None = None
+        self._set_batch(batch, alike)
         self.resident_bytes = (
             min(RESIDENT_BYTES, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 16)
             if resident_bytes is None
@@ -88,6 +91,19 @@ class Loader:
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_buffers": None}
 
+    def _set_batch(self, batch: int, alike: int) -> None:
+        self.batch, self.alike = min(batch, len(self.samples)), alike
+        if self.batch < self.world:
+            raise ValueError(f"a batch of {self.batch} cannot be shared by {self.world} ranks")
+        self.steps = len(self.samples) // self.batch
+
+    def with_batches(self, batch: int, alike: int = 0, reads: frozenset[str] | None = None) -> "Loader":
+        """The same samples in other batches, of which only the features `reads` are read (None: all that the cache has open)."""
+        made = copy.copy(self)
+        made.reads, made._buffers = reads, None
+        made._set_batch(batch, alike)
+        return made
+
     def _fits(self) -> bool:
         """Whether everything needed takes at most half of the GPU memory that is free now."""
         if self.device.type != "cuda":
@@ -96,9 +112,33 @@ class Loader:
 
     def rows(self, epoch: int, start: int = 0) -> Iterator[np.ndarray]:
         """Caption rows of all ranks for each step of an epoch from step `start` on: a pure function of seed and epoch."""
-        order = np.random.Generator(np.random.Philox(key=[self.seed, epoch])).permutation(len(self.samples))
+        random = np.random.Generator(np.random.Philox(key=[self.seed, epoch]))
+        if self.alike > 1:
+            _, video = np.unique(self.cache.video_of[self.samples], return_inverse=True)
+            places = order.alike(video, self.neighbours(), self.alike, random)
+        else:
+            places = random.permutation(len(self.samples))
         for step in range(start, self.steps):
-            yield self.samples[order[step * self.batch : (step + 1) * self.batch]]
+            yield self.samples[places[step * self.batch : (step + 1) * self.batch]]
+
+    def neighbours(self) -> np.ndarray:
+        """(V, K) of each video that has samples those that look most like it, by the mean of CLIP's frames; found once."""
+        if self._near is None:
+            videos, frames = np.unique(self.cache.video_of[self.samples]), self.cache
+            if (
+                "frame" not in frames.features
+            ):  # a run that owns image blocks makes its own frames, which change as it learns
+                frames = Cache(self.cache.folder, {"frame"})
+            means = [self._mean_frames(frames, videos[at : at + ROWS]) for at in range(0, len(videos), ROWS)]
+            self._near = order.nearest(np.concatenate(means))
+        return self._near
+
+    @staticmethod
+    def _mean_frames(cache: Cache, videos: np.ndarray) -> np.ndarray:
+        read = cache.collect(["frame"], videos, allocate, torch.float32)
+        frame, mask = read["frame"].cpu().double().numpy(), read["frame_mask"].cpu().numpy()[..., None]
+        unit = frame / np.maximum(np.linalg.norm(frame, axis=2, keepdims=True), 1e-12)
+        return (unit * mask).sum(1) / mask.sum(1)
 
     def own(self, rows: np.ndarray) -> np.ndarray:
         """This rank's part of a step's rows."""
@@ -126,9 +166,12 @@ class Loader:
     def _batch(self, rows: np.ndarray, memory: Memory, dtype: torch.dtype, readers: Executor | None = None) -> Features:
         """All features of some captions, and of the videos of this rank's part of them."""
         videos = self.cache.video_of[rows]
-        batch = self.cache.collect(TEXT + SPANS, rows, memory, dtype, readers)
-        batch |= self.cache.collect(VIDEO + IMAGE, self.own(videos), memory, dtype, readers, videos)
+        batch = self.cache.collect(self._wanted(TEXT + SPANS), rows, memory, dtype, readers)
+        batch |= self.cache.collect(self._wanted(VIDEO + IMAGE), self.own(videos), memory, dtype, readers, videos)
         return batch | {"label": torch.from_numpy(videos).to(self.device if self.resident else "cpu")}
+
+    def _wanted(self, names: tuple[str, ...]) -> list[str]:
+        return [name for name in names if self.reads is None or name in self.reads]
 
     def _ahead(self, steps: Iterator[np.ndarray]) -> Iterator[tuple[Features, BatchBuffer]]:
         """Batches in order, each filled by a background thread while the earlier ones are used."""

@@ -55,6 +55,8 @@ class Config(Config):
     w_orth: float = 0.1
     w_rec: float = 0.2
     image_epochs: int = 5
+    image_batch: int = 0  # captions in a step of the second phase; 0: `batch`
+    image_alike: int = 0  # its look-alikes side by side, as `alike`
     image_learning_rate: float = 1e-4
     RENAMED = {
         "image_rate": "image_learning_rate",
@@ -248,6 +250,9 @@ class UniTriM(Method):
             self.image_loss,
             self.config.image_learning_rate,
             ("text_image",),
+            batch=self.config.image_batch,
+            alike=self.config.image_alike,
+            reads=ImageText.needed(self.config) | {"image"},
         )
         return [first, second] if inner else [first]
 
