@@ -2,6 +2,7 @@
 
 They read more than one query: DSL all the test queries at once, which a search does not have; QB-norm and SK-norm a bank of
 training captions. Ranks within a text's row are what they are made for; how rows compare to each other is not.
+Mean removal works on vectors, before there are scores (`eval/centre.py`), and reads train captions and items.
 """
 
 # Axes: T texts, G gallery items, B captions of the bank.
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 RULES = {
     "dsl": "dual softmax (CAMoE; TS2-Net prints it): each score times the softmax over all test queries of its item",
     "qb": "querybank normalisation (Bogolin et al. 2022): dynamic inverted softmax over a bank of train captions",
+    "mean": "mean removal (GR-CLIP): each modality's mean vector over train taken off; its joint gallery needs no other scale",
     "sk": "Sinkhorn-Knopp (UCoFiA): a bias an item, so that train captions spread evenly over the gallery",
 }
 SCALE = 100.0  # of cosines, CLIP's: published DSL and SK-norm read scores that have it
@@ -24,8 +26,8 @@ def normalise(rule: str, scores: NDArray, bank: NDArray | None = None) -> NDArra
     wide = scores.astype(np.float64)
     if rule == "dsl":
         return dual_softmax(wide).astype(np.float32)
-    if rule not in RULES or bank is None:
-        raise ValueError(f"normalisation: expected one of {', '.join(RULES)} (and a bank), got {rule!r}")
+    if rule not in ("qb", "sk") or bank is None:
+        raise ValueError(f"normalisation: expected one of dsl, qb, sk (the last two with a bank), got {rule!r}")
     if rule == "qb":
         return querybank(wide, bank.astype(np.float64)).astype(np.float32)
     return (wide + sinkhorn_bias(SCALE * bank.astype(np.float64)) / SCALE).astype(np.float32)

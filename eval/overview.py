@@ -30,6 +30,14 @@ GROUPED = {
     "in_group": "in-group",
     "in_group_chance": "chance",
 }
+RULED = [  # title, where in one rule's numbers, its columns
+    (
+        "joint gallery by rule, either",
+        (),
+        {name: name for name in ("R@1", "R@5", "R@10")} | {"images@10": "images in 10"},
+    ),
+    ("joint gallery by rule, both", ("both",), {name: name for name in ("R@2", "R@5", "R@10", "Rsum")}),
+]
 BY_KIND = "in_group:"  # what groups of one kind are counted by, the kind after it
 ACTIVE = {f"lexicon_{kind}": f"in a {kind}" for kind in ("text", "video", "image")}  # words that are not 0, on average
 SECTIONS = [  # title, where in metrics.json, its columns
@@ -123,6 +131,20 @@ def build_tables(runs: dict[str, list[dict[str, Any]]]) -> list[Table]:
         if any(found.values()):
             columns = columns | kind_columns(part for parts in found.values() for part in parts)
             made.append(build_table(title, columns, {name: parts for name, parts in found.items() if parts}))
+    return made + build_rules(runs)
+
+
+def build_rules(runs: dict[str, list[dict[str, Any]]]) -> list[Table]:
+    """The joint gallery by each rule that was tried, a row a method and rule: none where nothing but one rule was."""
+    made = []
+    for title, path, columns in RULED:
+        rows: dict[str, list[dict[str, Any]]] = {}
+        for name, seeds in runs.items():
+            for rule in seeds[0].get("joint_rules", {}) if seeds else ():
+                parts = [read_section(metrics, ("joint_rules", rule, *path)) for metrics in seeds]
+                rows[f"{name}: {rule}"] = [part for part in parts if part]
+        if any(rows.values()):
+            made.append(build_table(title, columns, {name: parts for name, parts in rows.items() if parts}))
     return made
 
 

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from eval import metrics
+from eval import joint, metrics
 from eval.attention import describe_attention
+from eval.centre import Means, find_means
 from eval.load import load_run, scores_name
 from eval.normalise import RULES, normalise
 from eval.overview import run_table, to_text
@@ -33,11 +34,14 @@ TOP = 10  # items of each gallery that ranks.parquet keeps
 
 
 def measure(
-    scores: Scores, rule: str = "query", moments: dict[str, tuple[float, float]] | None = None
+    scores: Scores,
+    rule: str = "query",
+    moments: dict[str, tuple[float, float]] | None = None,
+    factors: dict[str, float] | None = None,
 ) -> tuple[Any, Any]:
     """All numbers of metrics.json, and the columns of ranks.parquet.
 
-    rule, moments: how the joint gallery is calibrated (metrics.calibrate).
+    rule, moments, factors: how the joint gallery comes onto one scale (joint.merge).
     """
     numbers: dict[str, Any] = {}
     columns: dict[str, Any] = {"caption_id": list(scores.caption_id), "video_id": list(scores.owner)}
@@ -59,15 +63,22 @@ def measure(
         numbers.setdefault("parts", {})[name] = measure(replace(scores, **part, parts={}, active={}))[0]
     if scores.active:
         numbers["active"] = {name: round(value, 1) for name, value in scores.active.items()}
-    numbers["joint"], more = joint_metrics(scores, rule, moments or {})
+    numbers["joint"], more = joint_metrics(scores, rule, moments, factors)
+    numbers["joint_rules"] = {
+        each: joint_metrics(scores, each, moments, factors)[0]
+        for each in joint.SHOWN
+        if factors or each not in joint.FITTED
+    }
     numbers["n"] = {"texts": len(scores.caption_id), "videos": len(scores.video_id), "images": len(scores.image_id)}
     return numbers, columns | more
 
 
-def joint_metrics(scores: Scores, rule: str, moments: dict[str, tuple[float, float]]) -> tuple[Any, Any]:
+def joint_metrics(
+    scores: Scores, rule: str, moments: dict[str, tuple[float, float]] | None, factors: dict[str, float] | None
+) -> tuple[Any, Any]:
     """The joint gallery's numbers and columns: videos first, then images."""
     kinds = [kind for kind in ("video", "image") if len(scores.gallery(kind))]
-    both = np.concatenate([metrics.calibrate(getattr(scores, kind), rule, moments.get(kind)) for kind in kinds], axis=1)
+    both = joint.merge({kind: getattr(scores, kind) for kind in kinds}, rule, moments, factors)
     ids = np.concatenate([scores.gallery(kind) for kind in kinds])
     right = scores.owner[:, None] == ids[None, :]
     numbers = metrics.joint(both, right, images=len(scores.image_id)) | {"calibration": rule}
@@ -112,7 +123,9 @@ def main() -> None:
     parser.add_argument("--shards", type=Path, required=True, help="cache/<dataset>")
     parser.add_argument("--split", default="test", help="test (default), val or train")
     parser.add_argument(
-        "--joint", default="query", choices=metrics.CALIBRATIONS, help="calibration of the joint gallery"
+        "--joint",
+        choices=joint.RULES,
+        help="how the joint gallery's kinds come onto one scale; `pair` where the run allows it",
     )
     parser.add_argument("--norm", choices=RULES, help="normalise the scores, as a row of its own: scores/<run>+<rule>")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
@@ -128,9 +141,12 @@ def main() -> None:
 
 
 def score_run(
-    run: Path, shards: Path, split: str = "test", rule: str = "query", device: str = "auto", norm: str | None = None
+    run: Path, shards: Path, split: str = "test", rule: str | None = None, device: str = "auto", norm: str | None = None
 ) -> dict[str, Any]:
     """Score a run on a split and write the scores; the numbers of metrics.json, of a run that has none with `skipped`.
+
+    rule: of the joint gallery (joint.RULES). By default `pair` by the factors that the run was fitted with; `query` where there
+    are none, and for scores that a normalisation has changed, but `raw` after mean removal, which is a scale itself.
 
     Errors: UniTriMError that says what to run first; ValueError where the scores cannot be ranked.
     """
@@ -143,21 +159,26 @@ def score_run(
     facts = identify(run, record, shards, split, identity(shards, method.needs - method.taught_by))
     if split == "test" and not len(cache.captions("test")):
         return skip(home, split, facts | {"skipped": "not scored: the test split has no captions"})
+    factors = None if norm else record.get("joint", {}).get("factors")
+    rule = rule or ("raw" if norm == "mean" else "pair" if factors else "query")
     try:
         origin, moments = moments_of_other_split(method, cache, split, device) if rule == "split" else (None, None)
-        scores = matrices(method, cache, split, device)
-        if norm:
+        means = train_means(method, cache, device) if norm == "mean" else None
+        scores = matrices(method, cache, split, device, means)
+        if norm and norm != "mean":
             scores = normalised(norm, scores, method, cache, split, device)
-        numbers, columns = measure(scores, rule, moments)
+        numbers, columns = measure(scores, rule, moments, factors)
     except ValueError as error:
         raise ValueError(f"{run} on {shards}: {error}") from None
     if origin:
         numbers["joint"]["calibrated_on"] = origin
+    if factors:
+        numbers["joint"]["fitted"] = record["joint"]
     for name in sorted(method.sparse):
         numbers["says"] = words_of(method, cache, split, record.get("seed", 0), name, device)
     if norm:
         numbers = {"normalisation": norm} | numbers
-        if norm != "dsl":  # a bank of captions says nothing of how texts compare for a video
+        if norm in ("qb", "sk"):  # a bank of captions says nothing of how texts compare for a video
             numbers = {name: part for name, part in numbers.items() if name not in ("v2t", "i2t")}
     numbers = facts | numbers
     if distributed.is_first():
@@ -178,6 +199,16 @@ def words_of(method: Any, cache: Any, split: str, seed: int, name: str, device: 
         return what_they_say(
             Scorer(method, cache, device), start, cache.captions(split), read_vocabulary(cache.folder), name
         )
+
+
+def train_means(method: Any, cache: Any, device: str) -> Means:
+    """Mean vectors of train's captions and items, of BANK of each at most. ParamsError where there are none."""
+    captions, items = cache.captions("train"), cache.videos("train")
+    if not len(captions):
+        raise files.ParamsError("--norm mean reads train captions, and there are none")
+    step = [-(-len(rows) // BANK) for rows in (captions, items)]
+    with torch.inference_mode():
+        return find_means(Scorer(method, cache, device), captions[:: step[0]], items[:: step[1]])
 
 
 def normalised(norm: str, scores: Scores, method: Any, cache: Any, split: str, device: str) -> Scores:

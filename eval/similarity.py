@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from eval.centre import Means, remove_means
 from eval.metrics import top
 from eval.vectors import dot, encode_vectors, mean_active
 from pipeline.files import read_table
@@ -75,12 +76,14 @@ class Scorer:
     cache: Any
     device: str = "cpu"
     coarse: bool = False  # videos by the score that recalls them, of a method that has one
+    means: Means = field(default_factory=dict)  # what is taken off encoded vectors, by kind of row
 
     def encode(self, rows: NDArray, kind: str) -> dict[str, torch.Tensor]:
         """Rows of the cache, read and encoded as `kind`: text, video or image."""
         features = getattr(self.cache, kind)(rows)
         encoder = full_precision(getattr(self.method, f"encode_{kind}"))
-        return encoder({name: tensor.to(self.device) for name, tensor in features.items()})
+        made = encoder({name: tensor.to(self.device) for name, tensor in features.items()})
+        return remove_means(made, self.means[kind]) if kind in self.means else made
 
     def score(self, text: dict[str, torch.Tensor], block: dict[str, torch.Tensor], kind: str) -> NDArray:
         """(texts, items) scores of two encoded batches, a few items at a time where their tokens would fill the memory."""
@@ -168,8 +171,8 @@ def put_first(coarse: NDArray, fine: NDArray, chosen: NDArray) -> NDArray:
 
 
 @torch.inference_mode()
-def matrices(method: Any, cache: Any, split: str, device: str = "cpu") -> Scores:
-    """Scores of all captions of `split` against all its videos and all its images.
+def matrices(method: Any, cache: Any, split: str, device: str = "cpu", means: Means | None = None) -> Scores:
+    """Scores of all captions of `split` against all its videos and all its images; `means` are taken off the vectors before.
 
     Errors: ValueError where the split has no captions or no items, or the method gives a block of another shape.
     """
@@ -178,7 +181,7 @@ def matrices(method: Any, cache: Any, split: str, device: str = "cpu") -> Scores
         raise ValueError(f"split {split!r} has {len(captions)} captions and {len(items)} items; nothing to score")
     photo, group = item_kinds(cache, items)
     videos = items[~photo]
-    scorer = Scorer(method, cache, device)
+    scorer = Scorer(method, cache, device, means=means or {})
     back, parts, active = {}, {}, {}
     if method.vectors:
         parts, active = add_vectors(scorer, captions, {"video": videos, "image": items})

@@ -23,6 +23,7 @@ FLOORS = (
     "eval/run.py eval/report eval/search",
     "eval/index",
     "eval/attention.py eval/load.py eval/similarity.py eval/overview.py eval/experiments.py",
+    "eval/joint.py eval/centre.py",
     "eval/metrics.py eval/vectors.py eval/stale.py eval/normalise.py",
     "train/run.py",
     "train/trainer.py train/fusion.py train/inputs.py",

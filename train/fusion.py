@@ -1,12 +1,14 @@
-"""After training: how much each part of a score counts, chosen on val, where temperatures learned in training say little of it.
+"""After training, chosen on val: how much each part of a score counts, and what makes scores of videos and of images comparable.
 
-The weights minimise the cross-entropy of each text's own video among all videos of the split. That is convex in them, so the
-same scores give the same weights: a few Newton steps from one start, kept at 0 or above.
+Temperatures learned in training say little of either. The weights minimise the cross-entropy of each text's own item among all
+items of the split. That is convex in them, so the same scores give the same weights: a few Newton steps from one start, kept at 0
+or above. The factor of a joint gallery is the same fit with one part.
 """
 
-# Axes: T texts, V videos, G parts.
+# Axes: T texts, V videos or images, G parts.
 
 import zlib
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,11 +17,13 @@ from torch import Tensor
 from train.data import Cache
 from train.distributed import join_blocks, own_blocks
 from train.layers import full_precision
-from train.method import Method
+from train.method import Features, Method
 
 ROWS = 64  # captions or videos encoded at a time
 TEXTS = 2000  # captions that are scored, at most, evenly spread
 HELD = "held out"  # name of the split that stands in for val
+KINDS = ("video", "image")
+WHOLE = "whole"
 STEPS = 50
 START = 10.0  # of every weight, before they are scaled to a sum of 1
 RIDGE = 1e-6  # keeps a step finite where two parts say the same
@@ -35,38 +39,69 @@ def hold_out(cache: Cache, share: int = 10) -> str:
 
 
 @torch.no_grad()
-def choose(model: Method, cache: Cache, split: str, device: torch.device) -> dict[str, float]:
-    """Weights of the model's parts that are best on a split; equal ones where it has fewer than two videos."""
+def settle(model: Method, cache: Cache, split: str, device: torch.device) -> dict[str, Any]:
+    """Set the weights of the model's parts to those that are best on a split, and fit what a joint gallery needs.
+
+    What run.json keeps: `fusion`, with `weights` of videos' parts and `image_weights` (equal ones where the split has fewer than
+    two items), and `joint`, a factor a kind by which the softmax of its scores is a probability. Only what there is to choose.
+    """
     captions = cache.captions(split)
     captions = captions[:: -(-len(captions) // TEXTS) or 1]
-    videos, truth = np.unique(cache.video_of[captions], return_inverse=True)
-    names = model.fused()
-    if len(videos) < 2:
-        return dict.fromkeys(names, 1 / len(names))
+    items, own = np.unique(cache.video_of[captions], return_inverse=True)
+    truth = torch.from_numpy(own)
     model.eval()
-    part = score_parts(model, cache, captions, videos, device)
-    weight = fit(torch.stack([part[name] for name in names]), torch.from_numpy(truth))
-    return dict(zip(names, (weight / weight.sum()).tolist()))
+    enough = len(items) > 1
+    scores = score_parts(model, cache, captions, items, device) if enough else {}
+    weights, factors = {}, {}
+    for kind in KINDS:
+        names = model.fused(kind)
+        if names and not enough:
+            weights[kind] = dict.fromkeys(names, 1 / len(names))
+        elif names:
+            weight = fit(torch.stack([scores[kind][name] for name in names]), truth)
+            weights[kind] = dict(zip(names, (weight / weight.sum()).tolist()))
+        if names:
+            model.set_weights(weights[kind], kind)
+        if enough:
+            share = weights.get(kind, {WHOLE: 1.0})
+            factors[kind] = fit_factor(sum(share[name] * part for name, part in scores[kind].items()), truth)
+    origin = {"chosen_on": split, "texts": len(captions)}
+    named = {name: weights[kind] for kind, name in zip(KINDS, ("weights", "image_weights")) if kind in weights}
+    fusion = {"fusion": origin | named} if named else {}
+    return fusion | ({"joint": origin | {"factors": factors}} if factors else {})
 
 
 def score_parts(
-    model: Method, cache: Cache, captions: np.ndarray, videos: np.ndarray, device: torch.device
-) -> dict[str, Tensor]:
-    """(T, V) scores of each part, on the CPU."""
+    model: Method, cache: Cache, captions: np.ndarray, items: np.ndarray, device: torch.device
+) -> dict[str, dict[str, Tensor]]:
+    """(T, V) scores by kind and part, on the CPU; the one part of a score that is not fused is called WHOLE."""
 
-    def encode(kind: str, rows: np.ndarray) -> list[dict[str, Tensor]]:
-        encoder = full_precision(getattr(model, f"encode_{kind}"))
-        blocks = (getattr(cache, kind)(rows[at : at + ROWS]) for at in range(0, len(rows), ROWS))
-        return [encoder({name: tensor.to(device) for name, tensor in block.items()}) for block in blocks]
+    def encode(kind: str, rows: np.ndarray) -> Features:
+        block = {name: tensor.to(device) for name, tensor in getattr(cache, kind)(rows).items()}
+        return full_precision(getattr(model, f"encode_{kind}"))(block)
 
-    texts = encode("text", captions)
-    parts = {name: torch.zeros(len(captions), len(videos)) for name in model.fused()}
-    for first, last in own_blocks(len(videos), ROWS):  # a block of videos at a time: their patches are large
-        (video,) = encode("video", videos[first:last])
-        rows = [full_precision(model.score_parts)(text, video) for text in texts]
-        for name, part in parts.items():
-            part[:, first:last] = torch.cat([row[name].cpu() for row in rows])
-    return {name: join_blocks(part, ROWS) for name, part in parts.items()}
+    def score(text: Features, item: Features, kind: str) -> dict[str, Tensor]:
+        if model.fused(kind):
+            return full_precision(model.score_parts)(text, item, kind)
+        return {WHOLE: full_precision(getattr(model, f"score_{kind}s"))(text, item)}
+
+    texts = [encode("text", captions[at : at + ROWS]) for at in range(0, len(captions), ROWS)]
+    made = {}
+    for kind in KINDS:
+        parts = {name: torch.zeros(len(captions), len(items)) for name in model.fused(kind) or [WHOLE]}
+        for first, last in own_blocks(len(items), ROWS):  # a block of items at a time: their patches are large
+            item = encode(kind, items[first:last])
+            rows = [score(text, item, kind) for text in texts]
+            for name, part in parts.items():
+                part[:, first:last] = torch.cat([row[name].float().cpu() for row in rows])
+        made[kind] = {name: join_blocks(part, ROWS) for name, part in parts.items()}
+    return made
+
+
+def fit_factor(scores: Tensor, truth: Tensor) -> float:
+    """The factor >= 0 with which the softmax of scores (T, V) gives `truth` (T,) the greatest likelihood."""
+    spread = scores.double().std().clamp(min=1e-12)
+    return (fit(scores[None].double() / (START * spread), truth) / (START * spread)).item()
 
 
 def fit(scores: Tensor, truth: Tensor) -> Tensor:

@@ -179,15 +179,15 @@ class Method(nn.Module):
         """(T, I) scores of encoded texts against encoded images: by default the cosine with the sentence embedding."""
         return text["sentence"] @ image["image"].T
 
-    def fused(self) -> list[str]:
-        """Names of the parts of `score_videos` whose weights are chosen on val after training; none by default."""
+    def fused(self, kind: str = "video") -> list[str]:
+        """Names of the parts of `score_videos` or `score_images` whose weights val chooses after training; none by default."""
         return []
 
-    def score_parts(self, text: Features, video: Features) -> dict[str, Tensor]:
-        """(T, V) scores of each part that `fused` names."""
+    def score_parts(self, text: Features, item: Features, kind: str = "video") -> dict[str, Tensor]:
+        """(T, V) or (T, I) scores of each part that `fused` names."""
         raise NotImplementedError
 
-    def set_weights(self, weights: dict[str, float]) -> None:
+    def set_weights(self, weights: dict[str, float], kind: str = "video") -> None:
         """Take up the chosen weights of the parts; they are saved with the model."""
         raise NotImplementedError
 

@@ -101,14 +101,10 @@ def run(
     if distributed.is_first():
         checkpoint.describe(folder, facts | {"complete": False})
         history.cut(training["history"] if training else 0)
-    split = fusion.hold_out(cache) if model.fused() else ""
+    split = choosing_split(model, cache)
     trainer = Trainer(folder, name, seed, model, device, history)
     trainer.train(loader, training)
-    chosen = {}
-    if split:
-        weights = fusion.choose(model, cache, split, device)
-        model.set_weights(weights)
-        chosen = {"fusion": {"chosen_on": split, "texts": len(cache.captions(split)), "weights": weights}}
+    chosen = fusion.settle(model, cache, split, device) if split else {}
     said = f"{folder}: {facts['parameters']:,} parameters trained in {trainer.seconds:.0f} s"
     if not distributed.is_first():
         return said
@@ -132,6 +128,16 @@ def prepare(shards: Path, name: str, seed: int, settings: dict[str, Any]) -> tup
     start_from_clip(model, shards, cache)
     model.begin(shards)
     return model, cache
+
+
+def choosing_split(model: Method, cache: Cache) -> str:
+    """The split on which what is left is chosen after training; "" where all of train trains and there is no val.
+
+    A method with weights to choose holds out part of train where it must; one that learns nothing may choose on train itself.
+    """
+    if any(model.fused(kind) for kind in fusion.KINDS):
+        return fusion.hold_out(cache)
+    return "val" if len(cache.captions("val")) else "" if model.phases() else "train"
 
 
 def load_batches(cache: Cache, batch: int, seed: int, device: torch.device) -> Loader:

@@ -150,17 +150,17 @@ class Tuned(Method):
         """The method's own."""
         return self.inner.score_images(text, image)
 
-    def fused(self) -> list[str]:
+    def fused(self, kind: str = "video") -> list[str]:
         """The method's own."""
-        return self.inner.fused()
+        return self.inner.fused(kind)
 
-    def score_parts(self, text: Features, video: Features) -> dict[str, Tensor]:
+    def score_parts(self, text: Features, item: Features, kind: str = "video") -> dict[str, Tensor]:
         """The method's own."""
-        return self.inner.score_parts(text, video)
+        return self.inner.score_parts(text, item, kind)
 
-    def set_weights(self, weights: dict[str, float]) -> None:
+    def set_weights(self, weights: dict[str, float], kind: str = "video") -> None:
         """The method's own."""
-        self.inner.set_weights(weights)
+        self.inner.set_weights(weights, kind)
 
     def phases(self) -> list[Phase]:
         """The method's own; those that do not teach images alone also move the owned blocks, last norms and projections."""

@@ -30,9 +30,12 @@ READING = """<ul class="reading">
 <li><b>R@K</b>: percentage of queries whose right item is among the first K. Every caption is a query. <b>MdR</b>, <b>MnR</b>:
 median and mean rank. <b>Rsum</b>: R@1 + R@5 + R@10. Equal scores rank at their expectation.</li>
 <li><b>video → text</b>, <b>image → text</b>: an item finds its captions; where there are several, the best one counts.</li>
-<li><b>joint gallery</b>: all test videos and images in one list. Their scores are brought to one scale by standardising
-each kind within the query (how far an item stands out from its own kind). <b>Either</b>: the video or its image;
-<b>both</b>: the two of them within K. <b>images in 10</b>: percentage of images among the first ten.</li>
+<li><b>joint gallery</b>: all test videos and images in one list. <b>Either</b>: the video or its image;
+<b>both</b>: the two of them within K. <b>images in 10</b>: percentage of images among the first ten. How their scores come
+together is said for each run under <b>What was run</b>. <b>pair</b>: a softmax of the query's own scores, by a factor a kind
+that was fitted on val, says how likely an item is the right one of its kind, and the list is the one whose every beginning is
+likeliest to hold both; <b>posterior</b>: by that probability alone; <b>query</b>: each kind standardised within the query (how
+far an item stands out from its own kind); <b>apart</b>: each kind ranked by itself, and the two lists laid into each other.</li>
 <li><b>look-alikes</b>: items made to differ in one thing only (what happens, or which thing does it). <b>group R@K</b>: any of
 them counts. <b>in-group</b>: how often the right one leads its look-alikes; <b>chance</b> beside it.
 Where the dataset says what look-alikes differ in, a column each: on demo <b>motion</b>, another event or order, and
@@ -76,7 +79,7 @@ def build(folder: Path, runs: dict[str, list[dict[str, Any]]]) -> str:
             "joint",
             "Images and videos in one list",
             "The ten best of the joint gallery; the right image and the right video both count. "
-            "The score is calibrated: deviations above the mean of its own kind, for this query.",
+            "The score is what the list is ordered by; how it is made is said under How to read the numbers.",
             page.of_runs(["".join(page.joint(*pair) for pair in pairs[:3]) for pairs in answers]),
         ),
         (

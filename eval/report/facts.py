@@ -105,15 +105,29 @@ def runs_section(folder: Path, runs: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def part_weights(name: str, runs: list[tuple[int, dict[str, Any]]]) -> str:
-    """What each part of a method's score counts in each of its runs, in percent; nothing where nobody chose that."""
+    """What each part of a method's score counts in each of its runs, in percent, and the factors of its joint gallery; nothing
+    where nobody chose that."""
+    made = ""
     chosen = [(seed, record["fusion"]) for seed, record in runs if "fusion" in record]
-    if not chosen:
-        return ""
-    parts = list(chosen[0][1]["weights"])
-    rows = [[f"seed {seed}", *(f"{100 * one['weights'][part]:.0f} %" for part in parts)] for seed, one in chosen]
-    where = f"chosen on {chosen[0][1]['chosen_on']}, by {chosen[0][1]['texts']:,} texts"
-    head = ["run", *(part.replace("_", "–") for part in parts)]
-    return page.plain_table(f"What each part of {name}'s score counts, {where}", head, rows)
+    for key, what in (("weights", "score"), ("image_weights", "score of images")):
+        if not chosen or key not in chosen[0][1]:
+            continue
+        parts = list(chosen[0][1][key])
+        rows = [[f"seed {seed}", *(f"{100 * one[key][part]:.0f} %" for part in parts)] for seed, one in chosen]
+        head = ["run", *(part.replace("_", "–") for part in parts)]
+        made += page.plain_table(f"What each part of {name}'s {what} counts, {chosen_where(chosen[0][1])}", head, rows)
+    fitted = [(seed, record["joint"]) for seed, record in runs if "joint" in record]
+    if fitted:
+        kinds = list(fitted[0][1]["factors"])
+        rows = [[f"seed {seed}", *(f"{one['factors'][kind]:.3g}" for kind in kinds)] for seed, one in fitted]
+        title = f"What {name}'s scores are multiplied by, so that their softmax is a probability, {chosen_where(fitted[0][1])}"
+        made += page.plain_table(title, ["run", *kinds], rows)
+    return made
+
+
+def chosen_where(facts: dict[str, Any]) -> str:
+    """On which split something was chosen, and by how many texts."""
+    return f"chosen on {facts['chosen_on']}, by {facts['texts']:,} texts"
 
 
 def run_row(name: str, metrics: dict[str, Any], record: dict[str, Any]) -> list[str]:

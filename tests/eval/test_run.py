@@ -202,6 +202,8 @@ def test_the_ten_best_agree_with_the_rank(measured, scores):
 def test_a_table_says_n_beside_every_number(measured):
     text = overview.to_text([overview.run_table(measured[0])])
     assert "text → video" in text and "30 over 10" in text and "10 over 10" in text and "30 over 20" in text
+    made = {table.title: [row.name for row in table.rows] for table in overview.build_tables({"mean": [measured[0]]})}
+    assert made["joint gallery by rule, both"] == ["mean: apart", "mean: query"]
     assert "in-group motion" in text and "in-group swap" in text
     assert "joint gallery, both" in text and "look-alike videos" in text and "seeds" not in text
     shown = {line[:24].strip(): line[24:].split() for line in text.splitlines()}

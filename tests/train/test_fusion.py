@@ -76,6 +76,56 @@ def test_a_run_keeps_the_weights_that_it_chose(tmp_path, word_patch):
     assert model.fusion_weight.tolist() == pytest.approx([said["weights"][name] for name in model.config.alignments])
 
 
+def test_parts_of_an_image_score_are_weighed_too(tmp_path):
+    shards = worlds.cache(tmp_path / "toy", videos=40, captions_per_video=2)
+    folder = shards / "runs" / "unitrim"
+    settings = SMALL | {"fusion": "val", "alignments": ["sentence_video"], "image_text": "tokens"}
+    run.run(shards, folder, "unitrim", 0, settings)
+    said = checkpoint.facts(folder)["fusion"]["image_weights"]
+    assert set(said) == {"word", "triplet", "sentence"} and sum(said.values()) == pytest.approx(1)
+    shares = {name: share.exp().item() for name, share in checkpoint.load(folder).image.balance.share.items()}
+    assert shares == pytest.approx(said)
+
+
+def test_the_factor_of_a_joint_gallery_is_that_of_the_likelihood_whatever_the_scale():
+    scores, truth = parts()
+    factor = fusion.fit_factor(scores[0], truth)
+    likelihood = [
+        fusion.cross_entropy(torch.tensor([by]).double(), scores[:1].double(), truth)[0]
+        for by in (0.9 * factor, factor, 1.1 * factor)
+    ]
+    assert likelihood[1] < min(likelihood[0], likelihood[2])
+    assert fusion.fit_factor(1000 * scores[0] - 7, truth) == pytest.approx(factor / 1000, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("val", "name", "on"), [(True, "clip4clip", "val"), (False, "clip4clip", ""), (False, "max_sim", "train")]
+)
+def test_where_the_joint_gallery_is_fitted(tmp_path, val, name, on):
+    shards = worlds.cache(tmp_path / "toy", videos=40, captions_per_video=2)
+    model, cache = run.prepare(shards, name, 0, {})
+    if not val:
+        cache.video_split[cache.video_split == "val"] = "test"
+    before = len(cache.captions("train"))
+    assert run.choosing_split(model, cache) == on
+    assert len(cache.captions("train")) == before  # a method without weights to choose trains on all of it
+
+
+def test_a_run_says_its_factors_and_scores_are_joined_by_them(tmp_path):
+    from eval.run import score_run
+
+    shards = worlds.cache(tmp_path / "toy", videos=40, captions_per_video=2)
+    run.run(shards, shards / "runs" / "zero_shot", "zero_shot", 0, {})
+    said = checkpoint.facts(shards / "runs" / "zero_shot")["joint"]
+    assert (
+        said["chosen_on"] == "val" and set(said["factors"]) == {"video", "image"} and min(said["factors"].values()) > 0
+    )
+    numbers = score_run(shards / "runs" / "zero_shot", shards)
+    assert numbers["joint"]["calibration"] == "pair" and numbers["joint"]["fitted"] == said
+    assert set(numbers["joint_rules"]) == {"apart", "query", "posterior", "pair"}
+    assert numbers["joint_rules"]["pair"]["both"] == numbers["joint"]["both"]
+
+
 def test_all_patches_have_no_temperature():
     with pytest.raises(ValueError, match="no temperature"):
         methods.build("unitrim", {"word_patch": "all", "fusion": "t_weighted"})

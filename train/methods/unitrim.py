@@ -191,17 +191,22 @@ class UniTriM(Method):
         """(T, V) scores of each granularity, or of those named."""
         return {name: getattr(self, f"score_{name}")(text, video) for name in names or self.config.alignments}
 
-    def fused(self) -> list[str]:
-        """The granularities, where their weights are to be chosen."""
-        return list(self.config.alignments) if self.config.fusion == "val" else []
+    def fused(self, kind: str = "video") -> list[str]:
+        """The granularities, where their weights are to be chosen; of images the parts that tokens have."""
+        if self.config.fusion != "val":
+            return []
+        return list(self.config.alignments) if kind == "video" else self.image.fused()
 
-    def score_parts(self, text: Features, video: Features) -> dict[str, Tensor]:
-        """(T, V) scores of each granularity."""
-        return self.align(text, video)
+    def score_parts(self, text: Features, item: Features, kind: str = "video") -> dict[str, Tensor]:
+        """(T, V) or (T, I) scores of each granularity."""
+        return self.align(text, item) if kind == "video" else self.image.parts(text, item)
 
-    def set_weights(self, weights: dict[str, float]) -> None:
+    def set_weights(self, weights: dict[str, float], kind: str = "video") -> None:
         """Take up what was chosen."""
-        self.fusion_weight.copy_(torch.tensor([weights[name] for name in self.config.alignments]))
+        if kind == "image":
+            self.image.balance.set(weights)
+        else:
+            self.fusion_weight.copy_(torch.tensor([weights[name] for name in self.config.alignments]))
 
     def score_sentence_video(self, text: Features, video: Features) -> Tensor:
         """(T, V) cosines."""
@@ -338,10 +343,18 @@ class ImageText(nn.Module):
     @layers.full_precision
     def score(self, text: Features, image: Features) -> Tensor:
         """(T, I)."""
-        whole = cosines(text["spatial"], image["image"])
         if self.config.image_text != "tokens":
-            return whole
-        parts = {
+            return cosines(text["spatial"], image["image"])
+        return self.balance(self.parts(text, image))
+
+    def fused(self) -> list[str]:
+        """Names of the parts of a score by tokens."""
+        return list(self.balance.share) if self.config.image_text == "tokens" else []
+
+    @layers.full_precision
+    def parts(self, text: Features, image: Features) -> dict[str, Tensor]:
+        """(T, I) scores by words, by triplets, and by the sentence."""
+        made = {
             name: layers.best_match_mean(
                 text[f"spatial_{name}"],
                 text[f"spatial_{name}_mask"],
@@ -351,7 +364,7 @@ class ImageText(nn.Module):
             )
             for name in ("word", "triplet")
         }
-        return self.balance(parts | {"sentence": whole})
+        return made | {"sentence": cosines(text["spatial"], image["image"])}
 
     def look(self, features: Features, unified: Tensor | None) -> Tensor:
         """(B, D) what is looked for, of any length."""
@@ -412,6 +425,12 @@ class Balance(nn.Module):
     def __init__(self, **first: float):
         super().__init__()
         self.share = nn.ParameterDict({name: torch.tensor(share).log() for name, share in first.items()})
+
+    @torch.no_grad()
+    def set(self, shares: dict[str, float]) -> None:
+        """Shares that sum to 1, chosen otherwise; one of 0 stays 0."""
+        for name, share in shares.items():
+            self.share[name].copy_(torch.tensor(share).log())
 
     def forward(self, scores: dict[str, Tensor]) -> Tensor:
         """The weighted mean of (T, I) scores."""
