@@ -26,6 +26,7 @@ FLOORS = (
     "eval/joint.py eval/centre.py",
     "eval/metrics.py eval/vectors.py eval/stale.py eval/normalise.py",
     "train/run.py",
+    "train/validation.py",
     "train/trainer.py train/fusion.py train/inputs.py",
     "train/history.py train/settings.py",
     "train/checkpoint.py train/optimizer.py",

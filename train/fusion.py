@@ -45,57 +45,72 @@ def settle(model: Method, cache: Cache, split: str, device: torch.device) -> dic
     What run.json keeps: `fusion`, with `weights` of videos' parts and `image_weights` (equal ones where the split has fewer than
     two items), and `joint`, a factor a kind by which the softmax of its scores is a probability. Only what there is to choose.
     """
-    captions = cache.captions(split)
-    captions = captions[:: -(-len(captions) // TEXTS) or 1]
+    captions = some_captions(cache, split)
     items, own = np.unique(cache.video_of[captions], return_inverse=True)
-    truth = torch.from_numpy(own)
+    truth, enough = torch.from_numpy(own), len(items) > 1
     model.eval()
-    enough = len(items) > 1
-    scores = score_parts(model, cache, captions, items, device) if enough else {}
+    texts = encode_texts(model, cache, captions, device) if enough else []
     weights, factors = {}, {}
     for kind in KINDS:
+        parts = score_parts(model, cache, texts, items, kind, device) if enough else {}
         names = model.fused(kind)
-        if names and not enough:
-            weights[kind] = dict.fromkeys(names, 1 / len(names))
-        elif names:
-            weight = fit(torch.stack([scores[kind][name] for name in names]), truth)
-            weights[kind] = dict(zip(names, (weight / weight.sum()).tolist()))
         if names:
+            weights[kind] = weigh(parts, truth) if enough else dict.fromkeys(names, 1 / len(names))
             model.set_weights(weights[kind], kind)
         if enough:
-            share = weights.get(kind, {WHOLE: 1.0})
-            factors[kind] = fit_factor(sum(share[name] * part for name, part in scores[kind].items()), truth)
+            factors[kind] = fit_factor(join_parts(parts, weights.get(kind, {WHOLE: 1.0})), truth)
     origin = {"chosen_on": split, "texts": len(captions)}
     named = {name: weights[kind] for kind, name in zip(KINDS, ("weights", "image_weights")) if kind in weights}
     fusion = {"fusion": origin | named} if named else {}
     return fusion | ({"joint": origin | {"factors": factors}} if factors else {})
 
 
+def some_captions(cache: Cache, split: str) -> np.ndarray:
+    """At most TEXTS captions of a split."""
+    captions = cache.captions(split)
+    return captions[:: -(-len(captions) // TEXTS) or 1]
+
+
+def encode(model: Method, cache: Cache, rows: np.ndarray, kind: str, device: torch.device) -> Features:
+    """Rows of the cache, read and encoded as `kind`: text, video or image."""
+    block = {name: tensor.to(device) for name, tensor in getattr(cache, kind)(rows).items()}
+    return full_precision(getattr(model, f"encode_{kind}"))(block)
+
+
+def encode_texts(model: Method, cache: Cache, captions: np.ndarray, device: torch.device) -> list[Features]:
+    """Encoded captions, ROWS at a time."""
+    return [encode(model, cache, captions[at : at + ROWS], "text", device) for at in range(0, len(captions), ROWS)]
+
+
 def score_parts(
-    model: Method, cache: Cache, captions: np.ndarray, items: np.ndarray, device: torch.device
-) -> dict[str, dict[str, Tensor]]:
-    """(T, V) scores by kind and part, on the CPU; the one part of a score that is not fused is called WHOLE."""
+    model: Method, cache: Cache, texts: list[Features], items: np.ndarray, kind: str, device: torch.device
+) -> dict[str, Tensor]:
+    """(T, V) scores of one kind by part, on the CPU; the one part of a score that is not fused is called WHOLE."""
 
-    def encode(kind: str, rows: np.ndarray) -> Features:
-        block = {name: tensor.to(device) for name, tensor in getattr(cache, kind)(rows).items()}
-        return full_precision(getattr(model, f"encode_{kind}"))(block)
-
-    def score(text: Features, item: Features, kind: str) -> dict[str, Tensor]:
+    def score(text: Features, item: Features) -> dict[str, Tensor]:
         if model.fused(kind):
             return full_precision(model.score_parts)(text, item, kind)
         return {WHOLE: full_precision(getattr(model, f"score_{kind}s"))(text, item)}
 
-    texts = [encode("text", captions[at : at + ROWS]) for at in range(0, len(captions), ROWS)]
-    made = {}
-    for kind in KINDS:
-        parts = {name: torch.zeros(len(captions), len(items)) for name in model.fused(kind) or [WHOLE]}
-        for first, last in own_blocks(len(items), ROWS):  # a block of items at a time: their patches are large
-            item = encode(kind, items[first:last])
-            rows = [score(text, item, kind) for text in texts]
-            for name, part in parts.items():
-                part[:, first:last] = torch.cat([row[name].float().cpu() for row in rows])
-        made[kind] = {name: join_blocks(part, ROWS) for name, part in parts.items()}
-    return made
+    rows = sum(len(next(iter(text.values()))) for text in texts)
+    parts = {name: torch.zeros(rows, len(items)) for name in model.fused(kind) or [WHOLE]}
+    for first, last in own_blocks(len(items), ROWS):  # a block of items at a time: their patches are large
+        item = encode(model, cache, items[first:last], kind, device)
+        made = [score(text, item) for text in texts]
+        for name, part in parts.items():
+            part[:, first:last] = torch.cat([row[name].float().cpu() for row in made])
+    return {name: join_blocks(part, ROWS) for name, part in parts.items()}
+
+
+def weigh(parts: dict[str, Tensor], truth: Tensor) -> dict[str, float]:
+    """The weights of the parts, of sum 1, with which they tell `truth` best."""
+    weight = fit(torch.stack(list(parts.values())), truth)
+    return dict(zip(parts, (weight / weight.sum()).tolist()))
+
+
+def join_parts(parts: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
+    """(T, V) the weighted sum of parts."""
+    return sum(weights[name] * part for name, part in parts.items())
 
 
 def fit_factor(scores: Tensor, truth: Tensor) -> float:

@@ -36,6 +36,8 @@ class Config:
     scalar_learning_rate: float = 0.05  # of single numbers: temperatures and biases
     weight_decay: float = 0.01  # of weight matrices; none on scalars, biases, norms, identity-started matrices
     warmup: float = 0.1  # share of a phase's steps in which the learning rate rises from 0; a cosine to 0 follows
+    # which epoch of each phase is kept: the last, or the best on val (or on a part of train that is then held out)
+    select: Literal["last", "best"] = "last"
     max_grad_norm: float = 1.0  # of each module that a phase moves
     # what a temporal encoder starts from; clip: CLIP's first text blocks and its positions, as the published heads
     temporal_init: Literal["identity", "clip"] = "identity"

@@ -29,6 +29,7 @@ from train.method import Config, Method
 from train.settings import apply_preset, configure, count_processes, parse_setting, read_stored_settings
 from train.trainer import Trainer
 from train.tuned import Tuned, describe_tail, tuned_towers
+from train.validation import Validation
 
 
 @command
@@ -93,6 +94,7 @@ def run(
     history = History(folder / "history.jsonl")
     if model.phases() and not len(cache.captions("train")):
         return skip(folder, facts, history)
+    split = choosing_split(model, cache)  # before the batches are: what is held out does not train
     loader = load_batches(cache, config.batch, seed, device) if model.phases() else None
     wanted = resume == "only" or (resume == "try" and sound)
     with distributed.in_turn():
@@ -101,10 +103,12 @@ def run(
     if distributed.is_first():
         checkpoint.describe(folder, facts | {"complete": False})
         history.cut(training["history"] if training else 0)
-    split = choosing_split(model, cache)
-    trainer = Trainer(folder, name, seed, model, device, history)
+    validate = Validation(model, cache, split, device) if split else None
+    trainer = Trainer(folder, name, seed, model, device, history, validate)
     trainer.train(loader, training)
     chosen = fusion.settle(model, cache, split, device) if split else {}
+    if kept := history.kept() if distributed.is_first() else {}:
+        chosen["kept"] = {"by": config.select, "on": split, "phases": kept}
     said = f"{folder}: {facts['parameters']:,} parameters trained in {trainer.seconds:.0f} s"
     if not distributed.is_first():
         return said
@@ -133,9 +137,11 @@ def prepare(shards: Path, name: str, seed: int, settings: dict[str, Any]) -> tup
 def choosing_split(model: Method, cache: Cache) -> str:
     """The split on which what is left is chosen after training; "" where all of train trains and there is no val.
 
-    A method with weights to choose holds out part of train where it must; one that learns nothing may choose on train itself.
+    A method with weights or an epoch to choose holds out part of train where it must; one that learns nothing may choose on train
+    itself.
     """
-    if any(model.fused(kind) for kind in fusion.KINDS):
+    chooses = model.config.select == "best" and model.phases()
+    if chooses or any(model.fused(kind) for kind in fusion.KINDS):
         return fusion.hold_out(cache)
     return "val" if len(cache.captions("val")) else "" if model.phases() else "train"
 

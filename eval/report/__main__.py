@@ -114,7 +114,12 @@ def build(folder: Path, runs: dict[str, list[dict[str, Any]]]) -> str:
             if spoken
             else []
         ),
-        ("training", "Training", "Loss terms over steps; one line a seed, each chart on its own scale.", drawn),
+        (
+            "training",
+            "Training",
+            "Loss terms over steps, R@1 after each epoch where a split is held out; a line a seed, each chart on its own scale.",
+            drawn,
+        ),
         (
             "runs",
             "What was run",

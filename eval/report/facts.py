@@ -105,8 +105,8 @@ def runs_section(folder: Path, runs: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def part_weights(name: str, runs: list[tuple[int, dict[str, Any]]]) -> str:
-    """What each part of a method's score counts in each of its runs, in percent, and the factors of its joint gallery; nothing
-    where nobody chose that."""
+    """What each part of a method's score counts in each of its runs, in percent, the factors of its joint gallery, and which
+    epoch was kept; nothing where nobody chose that."""
     made = ""
     chosen = [(seed, record["fusion"]) for seed, record in runs if "fusion" in record]
     for key, what in (("weights", "score"), ("image_weights", "score of images")):
@@ -122,7 +122,19 @@ def part_weights(name: str, runs: list[tuple[int, dict[str, Any]]]) -> str:
         rows = [[f"seed {seed}", *(f"{one['factors'][kind]:.3g}" for kind in kinds)] for seed, one in fitted]
         title = f"What {name}'s scores are multiplied by, so that their softmax is a probability, {chosen_where(fitted[0][1])}"
         made += page.plain_table(title, ["run", *kinds], rows)
+    kept = [(seed, record["kept"]) for seed, record in runs if "kept" in record]
+    if kept:
+        phases = list(kept[0][1]["phases"])
+        rows = [[f"seed {seed}", *(kept_epoch(one["phases"][phase]) for phase in phases)] for seed, one in kept]
+        title = f"Which epoch of {name} was kept: the {kept[0][1]['by']} on {kept[0][1]['on']}, and its R@1/5/10 there"
+        made += page.plain_table(title, ["run", *phases], rows)
     return made
+
+
+def kept_epoch(facts: dict[str, Any]) -> str:
+    """An epoch, counted from 1, and its recalls on the split that chose it."""
+    recalls = "; ".join("/".join(f"{value:.1f}" for value in each.values()) for each in facts["validation"].values())
+    return f"{facts['kept'] + 1} of {facts['of']}: {recalls}"
 
 
 def chosen_where(facts: dict[str, Any]) -> str:

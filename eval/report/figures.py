@@ -193,7 +193,11 @@ def read_history(folder: Path, method: str) -> str:
             phase = str(record.get("phase", ""))
             if phase and phase not in phases:
                 phases.append(phase)
-            for name, value in record.get("terms", {}).items():
+            stands = {} if "kept" in record else record.get("validation", {})
+            told = record.get("terms", {}) | {
+                f"R@1 {task}, held-out split": each["R@1"] for task, each in stands.items()
+            }
+            for name, value in told.items():
                 lines = terms.setdefault(name, [])
                 lines += [[] for _ in range(seed + 1 - len(lines))]
                 lines[seed].append((float(record.get("step", line)), float(value)))

@@ -296,7 +296,7 @@ class Run(Stage):
         names = sorted(content["model"])
         weights = b"".join(content["model"][name].numpy().tobytes() for name in names)
         lines = [json.loads(line) for line in (self.output / "history.jsonl").read_text().splitlines()]
-        steps = [(line["phase"], line["step"], line["loss"]) for line in lines]
+        steps = [(line["phase"], line.get("step"), line.get("loss"), line.get("validation")) for line in lines]
         return {"weights": weights, "history": json.dumps(steps).encode()}
 
     def spoil(self, dice: random.Random) -> None:

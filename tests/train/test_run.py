@@ -17,8 +17,9 @@ from pipeline import files
 from pipeline.files import read_table
 from pipeline.shards import identity, shard_paths, write
 from tests.support import worlds
-from train import checkpoint, inputs, methods, trainer
+from train import checkpoint, inputs, methods, trainer, validation
 from train import run as train_run
+from train.history import History, height
 from train.method import Config
 from train.optimizer import AdamW, parameter_groups, schedule
 from train.settings import configure, read_stored_settings
@@ -43,7 +44,10 @@ def go(shards, folder, name="unitrim", seed=0, resume=None, **more):
 
 def lines(folder):
     history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
-    return [{key: line[key] for key in ("phase", "epoch", "step", "loss", "terms", "lr")} for line in history]
+    return [
+        {key: line.get(key) for key in ("phase", "epoch", "step", "loss", "terms", "lr", "validation", "kept")}
+        for line in history
+    ]
 
 
 def same_run(one, other):
@@ -72,7 +76,7 @@ def test_every_method_trains_and_loads(shards, tmp_path, name):
 
 def test_the_loss_falls(whole):
     for phase in ("alignment", "disentanglement"):
-        losses = [line["terms"] for line in lines(whole) if line["phase"] == phase]
+        losses = [line["terms"] for line in lines(whole) if line["phase"] == phase and line["terms"]]
         assert sum(losses[-1].values()) < sum(losses[0].values())
 
 
@@ -117,6 +121,90 @@ def test_a_stopped_run_goes_on_to_the_same_bits(shards, whole, tmp_path, monkeyp
             checkpoint.load(tmp_path / "unitrim")
     go(shards, tmp_path / "unitrim", resume="only")
     assert same_run(whole, tmp_path / "unitrim")
+
+
+@pytest.fixture(scope="module")
+def best(shards, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "best"
+    go(shards, folder, select="best", image_text="tokens", fusion="val")
+    return folder
+
+
+def test_history_has_each_epochs_recalls_on_val_and_what_was_kept(whole, best):
+    for folder in (whole, best):
+        said = [line for line in lines(folder) if line["validation"] and line["kept"] is None]
+        assert [(line["phase"], line["epoch"], line["step"]) for line in said] == [
+            *(("alignment", epoch, 4 * epoch + 3) for epoch in range(3)),
+            *(("disentanglement", epoch, 4 * epoch + 3) for epoch in range(2)),
+        ]
+        assert set(said[0]["validation"]) == {"text_video"} and set(said[-1]["validation"]) == {"text_image"}
+    kept = checkpoint.facts(whole)["kept"]
+    assert kept["by"] == "last" and kept["on"] == "val" and kept["phases"]["alignment"]["kept"] == 2
+    for phase, kept in checkpoint.facts(best)["kept"]["phases"].items():
+        heights = [
+            height(line["validation"])
+            for line in lines(best)
+            if line["phase"] == phase and line["validation"] and line["kept"] is None
+        ]
+        assert kept["kept"] == heights.index(max(heights)) and height(kept["validation"]) == max(heights)
+
+
+def test_what_is_kept_is_the_best_epoch_of_equal_ones_the_first_and_other_modules_stay(shards, tmp_path, monkeypatch):
+    """Recalls are given, so that the second of four epochs is the best."""
+    model, cache = train_run.prepare(shards, "clip4clip", 0, settings("clip4clip") | {"epochs": 4, "select": "best"})
+    device, given, seen, save = torch.device("cpu"), iter([10.0, 30.0, 20.0, 30.0]), [], checkpoint.save
+
+    def watch(folder, name, model, at=None):
+        seen.append({key: tensor.clone() for key, tensor in model.state_dict().items()})
+        save(folder, name, model, at)
+
+    monkeypatch.setattr(checkpoint, "save", watch)
+    history = History(tmp_path / "history.jsonl")
+    validate = lambda tasks: {task: {"R@1": next(given)} for task in tasks}  # noqa: E731
+    made = trainer.Trainer(tmp_path, "clip4clip", 0, model, device, history, validate)
+    made.train(train_run.load_batches(cache, 8, 0, device), None)
+    assert len(seen) == 4 and all(torch.equal(tensor, seen[1][key]) for key, tensor in model.state_dict().items())
+    assert not all(torch.equal(seen[1][key], seen[2][key]) for key in seen[1])
+    assert all(torch.equal(seen[3][key], seen[1][key]) for key in seen[1])  # what was written last is what is kept
+    assert history.kept() == {"alignment": {"kept": 1, "of": 4, "validation": {"text_video": {"R@1": 30.0}}}}
+
+
+@pytest.mark.parametrize("step", [5, 9, 14, 18])
+def test_a_stopped_run_that_keeps_its_best_epoch_goes_on_to_the_same_bits(shards, best, tmp_path, monkeypatch, step):
+    more = {"select": "best", "image_text": "tokens", "fusion": "val"}
+    stopped(monkeypatch, step, lambda: go(shards, tmp_path / "unitrim", **more))
+    go(shards, tmp_path / "unitrim", resume="only", **more)
+    assert same_run(best, tmp_path / "unitrim")
+    assert checkpoint.facts(tmp_path / "unitrim")["kept"] == checkpoint.facts(best)["kept"]
+
+
+@pytest.mark.parametrize(("more", "held"), [({}, False), ({"select": "best"}, True), ({"fusion": "val"}, True)])
+def test_without_val_what_chooses_is_held_out_and_does_not_train(shards, tmp_path, monkeypatch, more, held):
+    read, trained, batches = train_run.prepare, [], train_run.load_batches
+
+    def without_val(*words):
+        model, cache = read(*words)
+        cache.video_split[cache.video_split == "val"] = "test"
+        trained.append(len(cache.captions("train")))
+        return model, cache
+
+    def count(*words):
+        loader = batches(*words)
+        trained.append(len(loader.samples))
+        return loader
+
+    monkeypatch.setattr(train_run, "prepare", without_val)
+    monkeypatch.setattr(train_run, "load_batches", count)
+    go(shards, tmp_path / "unitrim", epochs=1, image_epochs=0, **more)
+    assert (trained[1] < trained[0]) == held
+    kept = checkpoint.facts(tmp_path / "unitrim").get("kept", {})
+    assert kept.get("on") == ("held out" if held else None)
+
+
+def test_recalls_by_hand_equal_scores_at_their_expectation():
+    scores = torch.tensor([[0.9, 0.1, 0.2], [0.5, 0.5, 0.1], [0.9, 0.8, 0.1]])
+    told = validation.recalls(torch.cat([scores, torch.zeros(3, 9)], 1), torch.tensor([0, 1, 2]))
+    assert told == {"R@1": 33.3333, "R@5": 100.0, "R@10": 100.0}
 
 
 def test_a_killed_process_leaves_a_run_that_goes_on(shards, tmp_path):
@@ -232,7 +320,11 @@ def test_the_report_is_told_of_each_fact_that_it_shows_beside_the_scores(tmp_pat
     after = json.loads(inputs.write_shown(tmp_path).read_text())
     path.write_bytes(b"two")
     last = json.loads(inputs.write_shown(tmp_path).read_text())
-    assert {key for key in before if before[key] != after[key]} == {key for key in after if after[key] != last[key]} == {name}
+    assert (
+        {key for key in before if before[key] != after[key]}
+        == {key for key in after if after[key] != last[key]}
+        == {name}
+    )
     (tmp_path / "params.json").write_text('{"root": "/films"}')
     assert json.loads(inputs.write_shown(tmp_path).read_text()) == last | {"root": "/films"}
 
