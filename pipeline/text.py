@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from pipeline import files, params, shards, stage
+from pipeline import engine, files, params, shards, stage
 from pipeline.encoders.text import TextEncoder
 from pipeline.files import WHOLE, Slice
 from pipeline.shards.update_captions import update_captions
@@ -35,6 +35,7 @@ def main() -> None:
             "metavar": "ID",
             "help": "say why the row of this caption, or each of this video, is kept or stale, and stop",
         },
+        engine={"choices": engine.ENGINES, "help": "in place of params.yaml's"},
         slice=stage.SLICE,
     )
     part = Slice.parse(arguments.slice) if arguments.slice else WHOLE
@@ -45,7 +46,11 @@ def main() -> None:
     )
     parsed = stage.require(params.cache_folder(config["name"], "triplets.parquet"), "triplets", config["name"])
     clip = stage.require(params.cache_folder(config["name"], "clip", "clip.json"), "clip", config["name"])
-    encoder = TextEncoder(clip.parent, arguments.device, config)
+    device, chosen = arguments.device, arguments.engine or config["engine"]
+    if part.whole and not arguments.why:
+        command = ["-m", "pipeline.text", "--dataset", config["name"]]
+        device = engine.run_slices(chosen, config["ray"], command, config["shards"], device)
+    encoder = TextEncoder(clip.parent, device, config)
     captions = join_phrases(files.read_table(manifest), files.read_table(parsed, ["caption_id", "phrases"]))
     if arguments.why:
         for line in stage.explain_upstream(config, arguments.why):

@@ -18,13 +18,14 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from pipeline import files, params, progress, scene_graph, stage
+from pipeline import engine, files, params, progress, scene_graph, stage
 from pipeline.scene_graph import CHOICES, describe
 from pipeline.scene_graph.parsers.server import ServerError
 from pipeline.scene_graph.parsers.trees import Trees
 from pipeline.scene_graph.sentence import sentences
 
 STORE = params.CACHE / ".parses" / "parses.sqlite"
+MOST_SLICES = 64  # a machine each; less of the sentences than that is not worth a server's start
 SLICES = ".triplets"  # beside triplets.parquet: what slices have parsed, until the run that takes it up
 TRIPLET = pyarrow.struct([(name, pyarrow.string()) for name in ("subject", "relation", "object", "kind")])
 SPANS = pyarrow.list_(pyarrow.list_(pyarrow.int32()))
@@ -51,6 +52,7 @@ def main() -> None:
         if args.dataset and args.slice:
             parse_slice(args.dataset, args.parser, args.slice)
         elif args.dataset:
+            run_slices(args)
             update_triplets(args.dataset, args.parser)
         elif args.text:
             write_rows(Path(args.text), Path(args.out), TEXT_SETTINGS | read_choices(args))
@@ -67,6 +69,7 @@ def parse_arguments() -> argparse.Namespace:
     what.add_argument("--show", metavar="SENTENCE", help="print the tokens, tree and triplets of a sentence")
     what.add_argument("--text", metavar="FILE", help="a text file, one caption a line; needs --out")
     parser.add_argument("--slice", **stage.SLICE)
+    parser.add_argument("--engine", choices=engine.ENGINES, help="in place of params.yaml's")
     parser.add_argument("--out", metavar="FILE", help="where the rows of --text go, one JSON object a line")
     for name, allowed in CHOICES.items():
         parser.add_argument(
@@ -75,8 +78,8 @@ def parse_arguments() -> argparse.Namespace:
     args = parser.parse_args()
     if bool(args.text) != bool(args.out):
         parser.error("--text and --out go together")
-    if args.slice and not args.dataset:
-        parser.error("--slice goes with --dataset")
+    if (args.slice or args.engine) and not args.dataset:
+        parser.error("--slice and --engine go with --dataset")
     if args.dataset and any(getattr(args, name) for name in CHOICES if name != "parser"):
         parser.error("with --dataset these settings come from params.yaml, section triplets")
     return args
@@ -94,6 +97,19 @@ def read_inputs(name: str, parser: str | None) -> tuple[dict[str, Any], pyarrow.
     source = stage.require(params.cache_folder(name, "manifest", "captions.parquet"), "manifest", name)
     captions = files.read_table(source).select(["caption_id", "video_id", "text", "parts"])
     return config, captions, [line for parts in captions["parts"].to_pylist() for line in scene_graph.lines(parts)]
+
+
+def run_slices(args: argparse.Namespace) -> None:
+    """Have the sentences parsed on the machines of a cluster, if the engine is one of several."""
+    config = params.read_dataset(args.dataset)
+    command = [
+        "-m",
+        "pipeline.triplets",
+        "--dataset",
+        args.dataset,
+        *(["--parser", args.parser] if args.parser else []),
+    ]
+    engine.run_slices(args.engine or config["engine"], config["ray"], command, most=MOST_SLICES, encodes=False)
 
 
 def parse_slice(name: str, parser: str | None, words: str) -> None:

@@ -2,11 +2,14 @@
 
 import os
 import pickle
+import subprocess
+import sys
 import threading
 from concurrent.futures import Future
 from typing import Any
 
 from pipeline.engine.pool import Outcome, Supervisor
+from pipeline.engine.workers import die_with_parent
 from pipeline.files import Reject, WorkerError
 
 
@@ -60,10 +63,7 @@ class Finisher:
 
     def __init__(self, finisher: bytes, folder: str, threads: str | None):
         os.chdir(folder)
-        # before the libraries come that read it: numbers are rounded by how many threads share a sum
-        os.environ.pop("OMP_NUM_THREADS", None)
-        if threads is not None:
-            os.environ["OMP_NUM_THREADS"] = threads
+        follow_driver(threads)  # before the libraries come that read it
         self.finisher = pickle.loads(finisher)
 
     def begin(self) -> dict[str, str]:
@@ -77,3 +77,25 @@ class Finisher:
             return ("", ""), self.finisher.finish(item, value)
         except Reject as refused:
             return (refused.reason, refused.detail), None
+
+
+def follow_driver(threads: str | None) -> None:
+    """Use as many threads as the driver is told to, and not as Ray sees fit: sums are rounded by how many threads share them."""
+    os.environ.pop("OMP_NUM_THREADS", None)
+    if threads is not None:
+        os.environ["OMP_NUM_THREADS"] = threads
+
+
+def run_command(words: list[str], folder: str, threads: str | None) -> str:
+    """Run a Python command in a folder; the last that it said where it failed, else nothing. It dies with this process."""
+    follow_driver(threads)
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        preexec_fn=die_with_parent,
+    )
+    said = (done.stderr.strip() or done.stdout.strip() or f"status {done.returncode}").splitlines()
+    return said[-1][:300] if done.returncode else ""

@@ -1,6 +1,7 @@
 """A cluster of several machines on this one, whose machines, actors and workers really die."""
 
 import os
+import re
 import signal
 import time
 from functools import partial
@@ -15,6 +16,7 @@ from tests.pipeline.engine.test_engine import work as misbehave
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install -r requirements-ray.txt")
 from ray.cluster_utils import Cluster  # noqa: E402
 
+from pipeline.engine import driver  # noqa: E402
 from pipeline.engine import ray as engine  # noqa: E402
 
 ROOT = Path(__file__).parents[3]
@@ -122,19 +124,19 @@ def test_a_machine_that_is_killed_costs_no_item(head, machines):
     assert sorted(outcome.value[0] for outcome in found) == list(range(60))
 
 
-def test_machines_that_die_one_after_another_while_an_item_is_alone_on_them_are_its_fault():
-    work, driver = engine.Work(0, "item"), engine.Driver(engine.Cluster(), [], "cpu", 1.0, 1, 1)
-    driver.cluster.machines = dict
+def test_machines_that_die_one_after_another_while_an_item_is_alone_on_them_are_its_fault(head):
+    work, one = driver.Work(0, "item"), driver.Driver(engine.Cluster(), [], "cpu", 1.0, 1, 1)
+    one.cluster.machines, one.tell = dict, print
     error = ray.exceptions.ActorDiedError()
     for alone, expected in ((False, "waiting"), (False, "suspects"), (True, "suspects"), (True, "crashed")):
-        driver.alone = work if alone else None
-        station = engine.Station("preparer", "gone", None, 1)
+        one.alone = work if alone else None
+        station = driver.Station("preparer", "gone", None, 1)
         work.preparer = station
-        outcome = driver.lose(station, work, error)
-        where = [name for name in ("waiting", "suspects") if work in getattr(driver, name)]
+        outcome = one.lose(station, work, error)
+        where = [name for name in ("waiting", "suspects") if work in getattr(one, name)]
         assert where == [expected] if outcome is None else outcome.reason == expected
-        driver.waiting.clear()
-        driver.suspects.clear()
+        one.waiting.clear()
+        one.suspects.clear()
 
 
 @pytest.mark.parametrize("name", ["kill", "hang"])
@@ -161,7 +163,7 @@ def test_a_full_object_store_makes_the_run_slower_and_loses_nothing(head):
 
 
 def test_an_object_store_that_stays_full_ends_the_run_with_a_sentence(head, monkeypatch):
-    monkeypatch.setattr(engine, "START_SECONDS", 6.0)
+    monkeypatch.setattr(driver, "START_SECONDS", 6.0)
     ballast = ray.put(np.ones(STORE - (6 << 20), np.uint8))
     with pytest.raises(WorkerError, match="object store has been full for 6 s on .*--object-store-memory"):
         list(run([("large", 7)] * 3, seconds=100))
@@ -183,7 +185,7 @@ def test_a_machine_that_is_not_like_this_one_is_named(head):
 
 
 def test_no_free_core_is_told(head, monkeypatch):
-    monkeypatch.setattr(engine, "START_SECONDS", 2.0)
+    monkeypatch.setattr(driver, "START_SECONDS", 2.0)
     taken = ray.remote(num_cpus=1)(Finisher).remote()
     ray.get(taken.load.remote())
     with pytest.raises(WorkerError, match="no machine has a free core"):
@@ -212,3 +214,61 @@ def test_no_cluster_where_one_is_named_is_told(head, monkeypatch):
 
 def test_nothing_to_do_starts_nothing(head):
     assert list(run([])) == []
+
+
+def test_a_machine_that_comes_in_mid_run_gets_its_part(head, machines):
+    places = set()
+    for number, outcome in enumerate(run([("slow", number) for number in range(60)])):
+        places.add(outcome.value[1])
+        if number == 1:
+            new = machines(1)[0].node_id
+    assert new in places and len(places) == 2
+
+
+SLICE = """
+import os, pathlib, sys, time
+word = sys.argv[-1].replace("/", "-of-")
+tries = pathlib.Path(f"{word}.tries")
+tries.write_text(tries.read_text() + "x" if tries.exists() else "x")
+time.sleep(float(sys.argv[2]))
+if sys.argv[1] != "never" and word.startswith("1-") and (sys.argv[1] == "always" or len(tries.read_text()) == 1):
+    sys.exit("slice one is no good")
+pathlib.Path(word).touch()
+"""
+
+
+def slices(how, seconds, cluster=None):
+    said = []
+    Path("job.py").write_text(SLICE)
+    (cluster or engine.Cluster()).run_slices(["-m", "job", how, seconds], 8, None, said.append)
+    return said, {path.name: len(path.read_text()) for path in Path().glob("*.tries")}
+
+
+@pytest.mark.parametrize("how", ["once", "always"])
+def test_a_slice_that_fails_is_run_once_more_and_then_left_to_the_last_run(head, machines, tmp_path, monkeypatch, how):
+    monkeypatch.chdir(tmp_path)
+    machines(1)
+    said, tries = slices(how, "0")
+    assert tries == {"1-of-2.tries": 2, "2-of-2.tries": 1}
+    assert Path("2-of-2").exists() and Path("1-of-2").exists() == (how == "once")
+    lacks = ["slice 1/2 failed (slice one is no good); what it lacks is made here"]
+    assert said == (lacks if how == "always" else [])
+
+
+def test_a_slice_whose_machine_dies_goes_to_another(head, machines, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    node = machines(1)[0]
+
+    class Dying(engine.Cluster):
+        """One of whose machines is killed once both have a slice."""
+
+        def machines(self):
+            if len(list(tmp_path.glob("*.tries"))) == 2 and node in head.worker_nodes:
+                head.remove_node(node, allow_graceful=False)
+            return super().machines()
+
+    said, tries = slices("never", "4", Dying())
+    assert sorted(tries.values()) == [1, 2], (said, tries)
+    assert re.fullmatch("the process of slice [12]/2, or its machine, is lost; it goes to another", said[0])
+    assert len(said) == 1
+    assert Path("1-of-2").exists() and Path("2-of-2").exists()

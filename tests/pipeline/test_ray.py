@@ -1,8 +1,9 @@
-"""The visual stage on a cluster of several machines: the local engine's bytes, whatever dies in mid-run."""
+"""The stages on a cluster of several machines: the local engine's bytes, whatever dies in mid-run."""
 
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import pytest
 
 from pipeline import visual
 from tests.pipeline.test_visual import World, made, spoil  # noqa: F401
+from tests.support import house
+from tests.support.commands import command
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install -r requirements-ray.txt")
 from ray.cluster_utils import Cluster  # noqa: E402
@@ -179,3 +182,39 @@ def test_a_run_says_nothing_but_what_the_stage_says(world, local):
     assert not lines and "left" in warned, warned
     assert json.loads((world.cache / "visual" / "visual.json").read_text())["ok"] == 13
     assert world.files() == local
+
+
+# --- the stages whose items are too small to travel: their slices do
+
+
+@pytest.fixture
+def sentences(tmp_path, monkeypatch):
+    """A dataset of sixteen films with captions, its manifest and its CLIP."""
+    house.build(tmp_path, 16, shards=4)
+    monkeypatch.chdir(tmp_path)
+    for name in ("manifest", "clip"):
+        command(f"pipeline.{name}", "--dataset", "bench")
+    return Path("cache/bench")
+
+
+def test_captions_are_parsed_and_encoded_by_slices_to_the_same_bytes(sentences, cluster, capfd):
+    def content():
+        paths = [sentences / "triplets.parquet", *sorted((sentences / "text").glob("*.h5"))]
+        return {path.name: path.read_bytes() for path in paths}
+
+    command("pipeline.triplets", "--dataset", "bench")
+    command("pipeline.text", "--dataset", "bench", "--device", "cpu")
+    before = content()
+    shutil.rmtree(sentences / "text")
+    (sentences / "triplets.parquet").unlink()
+    text = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(f"{text}    engine: ray\n    ray: {{address: '{cluster.address}'}}\n")
+    capfd.readouterr()
+    command("pipeline.triplets", "--dataset", "bench")
+    command("pipeline.text", "--dataset", "bench", "--device", "cpu")
+    said, shown = capfd.readouterr()
+    assert "triplets: 3/3 slices" in shown and "text: 3/3 slices" in shown and "failed" not in shown
+    assert "61 kept + 0 encoded; 123 phrases = 123 kept + 0 encoded; 0 of 4 shards written" in said
+    assert content() == before
+    command("pipeline.text", "--dataset", "bench", "--device", "cpu", "--engine", "local")
+    assert content() == before and "61 kept + 0 encoded" in capfd.readouterr().out
