@@ -62,7 +62,7 @@ GROUPS = listed(
     loaves tuft clump display"""
 )
 SEEING = listed("show see watch film hear find feature depict record catch observe notice")
-GIVING = listed("give show feed hand teach tell read offer throw send bring serve pass buy lend write ask")
+GIVING = listed("give hand show feed hand teach tell read offer throw send bring serve pass buy lend write ask")
 # "cleaning a window with a cloth": the tool is the verb's
 TOOLED = listed(
     """cut slice chop clean wash wipe hit catch paint brush build fill write cover draw scrub open sew tie mix stir
@@ -139,12 +139,26 @@ PARTS = listed(
     leaf leaves bark stem root roots engine headlight headlights light lights mirror bumper lid knob face cover frame
     cushion sleeve sleeves collar pocket drawer drawers nose tongue teeth beard"""
 )
+# verbs whose object does what follows: "asks him to dance"
+CONTROL = listed(
+    """want ask tell teach help make let get allow force train encourage cause order urge invite enable need like push
+    lead instruct command direct coach beg warn challenge convince persuade expect require permit remind dare hire send
+    watch see show hear feel have drive motivate inspire guide assist advise"""
+)
 # names of two words whose first is tagged an adjective
 JOINED = listed(
     """teddy hot polar remote mobile cellular cell dining living parking cutting steering fire french ice
     cooking frying sewing dressing washing swimming shopping fishing sleeping boxing rocking climbing baking mixing
     measuring training"""
 )
+HOT = listed("dog dogs tub tubs sauce air pot rod rods wheels chocolate cocoa")  # what "hot" makes another thing of
+
+
+def joined(first: str, second: str) -> bool:
+    """Whether two words are one name: "hot dog", but "hot water" is water that is hot."""
+    return first in JOINED and (first != "hot" or second in HOT)
+
+
 # said of a thing, but no quality of it
 UNSEEN = listed(
     """several many few various other another right left top bottom front back multiple some different next close same

@@ -9,7 +9,7 @@ THINGS = words.listed(
     """building ceiling clothing railing wing ring string king spring wedding awning icing frosting evening morning
     thing something nothing anything everything earring opening lighting painting lightning sling pudding siding
     writing landing crossing covering housing flooring stuffing molding topping dressing filling wiring bedding
-    sibling dumpling duckling viking being drawing meeting recording stocking sewing"""
+    sibling dumpling duckling viking being drawing meeting recording stocking sewing piercing"""
 )
 
 
@@ -26,6 +26,8 @@ def repaired(sentence: Sentence) -> Sentence:
     )
     tags(tree)
     for index in range(len(tree)):
+        article(tree, index)
+    for index in range(len(tree)):
         listing(tree, index)
         given(tree, index)
         doing(tree, index)
@@ -33,15 +35,22 @@ def repaired(sentence: Sentence) -> Sentence:
             described(tree, index)
             fallen(tree, index)
             stepwise(tree, index)
+            apart(tree, index)
             shown(tree, index)
             nearer(tree, index)
+            filmed(tree, index)
+            programme(tree, index)
     for index, word in enumerate(tree.word):
         if word == "to":
             next_to(tree, index)
         elif word == "there":
             existential(tree, index)
+        elif word in SOMEONE:
+            someone(tree, index)
         elif len(word) > 4 and word.endswith("ing") and word not in THINGS:
             gerund(tree, index)
+            meanwhile(tree, index)
+            located(tree, index)
         elif word == "of":
             group(tree, index)
         elif word == "with":
@@ -52,6 +61,8 @@ def repaired(sentence: Sentence) -> Sentence:
             clausal(tree, index)
         if tree.tag[index][0] == "V" and tree.head[index] < 0:
             reduced(tree, index)
+        if tree.relation[index] == "amod" and tree.tag[index] == "VBG" and tree.head[index] == index - 1:
+            tree.relation[index] = "acl"  # "a tree talking", not "a talking tree"
         if tree.relation[index] in ("acl", "advcl"):
             lifted(tree, index)
         elif tree.relation[index] == "amod":
@@ -65,7 +76,7 @@ def tags(tree: Sentence) -> None:
         word = tree.word[index]
         if tag in ("UH", "FW", "LS", "SYM", "NNP", "NNPS") and word.isalpha():
             tree.tag[index] = "NNS" if tag == "NNPS" else "NN"
-        elif tag == "VBG" and word in THINGS and not auxiliaries(tree, index):
+        elif tag == "VBG" and word in THINGS and not auxiliaries(tree, index) and not goes_on(tree, index):
             nominal(tree, index)
         elif tag == "VB" and tree.head[index] == index + 1 and tree.tag[index + 1] in words.NOUN_TAGS:
             tree.tag[index], tree.relation[index] = "NN", "compound"
@@ -85,6 +96,19 @@ def tags(tree: Sentence) -> None:
         loose = tree.relation[index] == "dep" and tree.tag[index] == "VBG" and 0 <= tree.head[index] < index
         if loose and tree.tag[tree.head[index]][0] == "N":
             tree.relation[index] = "acl"
+
+
+def article(tree: Sentence, index: int) -> None:
+    """ "two women are on a couch" in pieces: a noun hangs where its article hung, and "are" is said of the women."""
+    head = tree.head[index]
+    if tree.relation[index] != "dep" or head < 0:
+        return
+    if tree.tag[head] == "DT" and head == index - 1 and tree.tag[index][0] == "N":
+        replace(tree, head, index)
+        tree.relation[head] = "det"
+    elif tree.lemma[index] == "be" and tree.tag[head] in words.NOUN_TAGS and head == index - 1 and tree.head[head] < 0:
+        replace(tree, head, index)
+        tree.relation[head] = "nsubj"
 
 
 def second(tree: Sentence, index: int) -> bool:
@@ -122,6 +146,8 @@ def listing(tree: Sentence, index: int) -> None:
 def given(tree: Sentence, index: int) -> None:
     """ "lends his neighbor a ladder" read as a neighbor of ladder: the verb has two objects."""
     taker = tree.head[index]
+    if taker >= 0 and tree.lemma[taker] in words.GIVING and tree.relation[index] == "dep":  # the ladder as the verb's
+        taker = next((child for child in below(tree, taker) if tree.relation[child] == "obj" and child < index), taker)
     verb = tree.head[taker] if taker >= 0 else -1
     if (
         tree.relation[index] not in ("dep", "appos")
@@ -140,7 +166,9 @@ def doing(tree: Sentence, index: int) -> None:
     """ "is folding paper" read as being a folding paper: the gerund after "is", without an article, is the verb."""
     thing = tree.head[index]
     gerund = tree.tag[index] == "VBG" or (tree.word[index][-3:] == "ing" and kinds(tree.word[index])[2])
-    if not gerund or tree.relation[index] != "amod" or thing != index + 1 or index == 0:
+    if not gerund or tree.relation[index] != "amod" or thing <= index or index == 0:
+        return
+    if any(tree.head[between] != thing or tree.tag[between] in ("DT", "PRP$") for between in range(index + 1, thing)):
         return
     if tree.lemma[index - 1] != "be" or tree.relation[index - 1] != "cop" or tree.head[index - 1] != thing:
         return
@@ -207,6 +235,21 @@ def stepwise(tree: Sentence, index: int) -> None:
     tree.relation[index] = "conj"
 
 
+def apart(tree: Sentence, index: int) -> None:
+    """ "holds a baby and two people watch" read as a baby and people that watch: the baby is held, the people watch."""
+    before, doer = tree.head[index], index - 1
+    if tree.relation[index] != "ccomp" or not 0 <= before < doer or tree.tag[before] not in ("VBZ", "VBP", "VBG"):
+        return
+    first = tree.head[doer]
+    if tree.relation[doer] != "conj" or first < before or tree.head[first] != index or tree.lemma[before] in SAYING:
+        return
+    if tree.relation[first] != "nsubj" or any(tree.relation[child] in ("mark", "aux") for child in below(tree, index)):
+        return
+    tree.head[first], tree.relation[first] = before, "obj"
+    tree.head[doer], tree.relation[doer] = index, "nsubj"
+    tree.relation[index] = "conj"
+
+
 def shown(tree: Sentence, index: int) -> None:
     """ "a cartoon shows two dogs talking" read as showing that they talk: it shows the dogs, and they talk."""
     seer = tree.head[index]
@@ -228,6 +271,35 @@ def shown(tree: Sentence, index: int) -> None:
         return
     tree.head[doers[0]], tree.relation[doers[0]] = seer, "obj"
     tree.head[index], tree.relation[index] = doers[0], "acl"
+
+
+def filmed(tree: Sentence, index: int) -> None:
+    """ "a compilation of men wrestling" read as a compilation that wrestles: the men do."""
+    doer = index - 1
+    children = below(tree, index)
+    owners = [child for child in children if tree.relation[child] == "nsubj"]
+    if tree.tag[index] != "VBG" or len(owners) != 1 or any(tree.relation[child] == "aux" for child in children):
+        return
+    if tree.head[doer] != owners[0] or tree.relation[doer] != "nmod" or tree.word[doer] not in words.ANIMATE:
+        return
+    replace(tree, index, owners[0])
+    tree.head[index], tree.relation[index] = doer, "acl"
+
+
+def programme(tree: Sentence, index: int) -> None:
+    """ "an indian tv show with a host" read as a television that shows: one thing does not "show", it "shows"."""
+    first = index - 1
+    if tree.word[index] != "show" or tree.tag[index] not in ("VBP", "VB") or first < 0 or tree.head[first] != index:
+        return
+    if (
+        tree.relation[first] != "nsubj"
+        or tree.tag[first] != "NN"
+        or any(tree.relation[child] == "obj" for child in below(tree, index))
+    ):
+        return
+    tree.tag[index], tree.relation[first] = "NN", "compound"
+    for child in below(tree, first):
+        tree.head[child] = index
 
 
 def nearer(tree: Sentence, index: int) -> None:
@@ -267,7 +339,12 @@ def copula(tree: Sentence, index: int) -> bool:
 
 def preposition(tree: Sentence, index: int) -> None:
     """A preposition that governs its noun: the noun hangs where it hung."""
-    if tree.tag[index] not in ("IN", "TO") or tree.head[index] < 0 or tree.relation[index] in ("case", "mark", "fixed"):
+    if (
+        tree.word[index] in ("while", "when")
+        or tree.tag[index] not in ("IN", "TO")
+        or tree.head[index] < 0
+        or tree.relation[index] in ("case", "mark", "fixed")
+    ):
         return
     nouns = [child for child in below(tree, index) if child > index and tree.tag[child] in words.THING_TAGS]
     if not nouns or any(tree.tag[child][0] == "V" for child in below(tree, index)):
@@ -315,6 +392,17 @@ def auxiliaries(tree: Sentence, index: int) -> bool:
     return any(tree.relation[child] in ("aux", "aux:pass", "obj") for child in below(tree, index))
 
 
+def goes_on(tree: Sentence, index: int) -> bool:
+    """ "is drawing and painting flowers": after a verb that has "is", the second is one too."""
+    first = tree.head[index]
+    return (
+        tree.relation[index] == "conj"
+        and 0 <= first < index
+        and tree.tag[first] == "VBG"
+        and any(tree.relation[child] == "aux" for child in below(tree, first))
+    )
+
+
 def verbal(tree: Sentence, index: int) -> None:
     """ "is swinging a bat" read as "is a swinging": the copula is an auxiliary."""
     children = below(tree, index)
@@ -347,6 +435,18 @@ def existential(tree: Sentence, index: int) -> None:
             tree.relation[child] = "aux"
 
 
+def someone(tree: Sentence, index: int) -> None:
+    """ "in the kitchen someone cooks" read as a kitchen someone: nothing is part of a someone's name."""
+    place, verb = index - 1, tree.head[index]
+    if place < 0 or tree.head[place] != index or tree.relation[place] != "compound" or verb < index:
+        return
+    replace(tree, index, place)
+    for child in below(tree, index):
+        if child < place:
+            tree.head[child] = place
+    tree.head[index], tree.relation[index] = verb, "nsubj"
+
+
 def outward(tree: Sentence, index: int) -> None:
     """ "red metal roof" with a red metal: the adjective is the whole name's."""
     head = tree.head[index]
@@ -363,6 +463,12 @@ ALIKE = (words.CLOTHES, words.KIN, words.TABLEWARE)
 SAYING = words.listed(
     "say show tell explain see watch think know hear film feel believe mean demonstrate let make help"
 )
+MAKING = words.listed(
+    "make have use get create build fix repair prepare do take apply change put give find add install buy sell wear"
+)
+HUMAN = words.listed("talk sing speak dance laugh smile chat perform cook cry")
+PLACES = words.listed("on at under inside outside")
+SOMEONE = words.listed("someone somebody everyone everybody")
 CANS = words.listed("trash garbage soda beer tin watering spray recycling paint")
 
 
@@ -417,6 +523,69 @@ def reduced(tree: Sentence, index: int) -> None:
     tree.head[described], tree.relation[described] = -1, "root"
     tree.head[index], tree.relation[index] = described, "acl:relcl"
     tree.head[doer], tree.relation[doer] = index, "nsubj"
+
+
+def meanwhile(tree: Sentence, index: int) -> None:
+    """ "narrates while playing games" read as playing games that he narrates, "driving and speaking" as a speaking."""
+    thing, relation = tree.head[index], tree.relation[index]
+    if thing < 0:
+        return
+    if relation == "amod" and tree.tag[index - 1] == "IN" and lemma(tree.word[index], "VBG") in MAKING:
+        tree.relation[index] = "gerund"  # "a tutorial on making soap" says of no soap that it makes
+    elif relation == "amod" and tree.word[index] == "looking" and tree.tag[index - 1][0] in "JR":
+        tree.relation[index] = "gerund"  # "a tired looking man" looks at nothing
+    elif relation == "amod" and thing > index and tree.word[index - 1] in ("while", "when"):
+        replace(tree, thing, index)
+        tree.relation[index], tree.relation[thing] = "advcl", "obj"
+        for child in below(tree, thing):
+            if child < index:
+                tree.head[child] = index
+                tree.relation[child] = "mark" if child == index - 1 else tree.relation[child]
+    elif relation != "conj" or tree.tag[index] != "NN" or thing > index:
+        return
+    elif tree.tag[thing] != "VBG":  # "a guy talking and drinking something": joined to the guy, but it has an object
+        verbs = [child for child in below(tree, thing) if tree.relation[child] == "acl" and tree.tag[child] == "VBG"]
+        if not verbs or "obj" not in {tree.relation[child] for child in below(tree, index)}:
+            return
+        tree.head[index] = verbs[-1]
+    elif any(tree.relation[child] in ("det", "amod", "compound", "nmod:poss") for child in below(tree, index)):
+        return
+    if kinds(tree.word[index])[2]:
+        tree.tag[index], tree.lemma[index] = "VBG", lemma(tree.word[index], "VBG")
+        nearer(tree, index)
+
+
+def located(tree: Sentence, index: int) -> None:
+    """ "a comedian is on stage making jokes" read as a stage that makes them, or as jokes: who is there makes them."""
+    place, thing = index - 1, tree.head[index]
+    if tree.tag[index] != "VBG" or not left_noun(tree, index) or tree.relation[index] not in ("acl", "amod"):
+        return
+    stated = thing if tree.head[place] == index else place  # the word that the parser put in the place's place
+    relations = {tree.relation[child] for child in below(tree, stated) if child < place}
+    doer = tree.head[place]
+    if tree.relation[place] == "nmod" and 0 <= doer < place and tree.head[doer] == thing and thing > index:
+        if tree.word[doer] in words.ANIMATE:  # "guy on stage performing music", all of it hung on the music
+            replace(tree, thing, doer)
+            for child in below(tree, thing):
+                if child < doer:
+                    tree.head[child] = doer
+            tree.head[index], tree.relation[index] = doer, "acl"
+            tree.head[thing], tree.relation[thing] = index, "obj"
+        return
+    if thing < 0 or "case" not in relations or (thing != place and stated == place and tree.head[thing] != place):
+        return
+    doers = [child for child in below(tree, stated) if tree.relation[child] == "nsubj" and child < place]
+    if stated != place:
+        replace(tree, thing, place)
+        for child in below(tree, thing):
+            if child < place:
+                tree.head[child] = place
+    elif not doers or "cop" not in relations:
+        return
+    if thing != place:
+        tree.head[thing], tree.relation[thing] = index, "obj"
+    filmed = tree.word[place] in words.ANIMATE and doers and tree.word[doers[0]] not in words.ANIMATE
+    tree.head[index], tree.relation[index] = doers[0] if doers and not filmed else place, "acl"
 
 
 def gerund(tree: Sentence, index: int) -> None:
@@ -488,14 +657,47 @@ def group(tree: Sentence, index: int) -> None:
             tree.head[child] = thing
 
 
+def human(tree: Sentence, index: int) -> bool:
+    """ "stands in front of a tree talking" read as a tree that talks: the nearest above it that can, does."""
+    place, seen = tree.head[index], set()
+    while place >= 0 and place not in seen and tree.relation[place] in ("nmod", "obl", "obj"):
+        seen.add(place)
+        place = tree.head[place]
+        if place >= 0 and tree.tag[place][0] == "V":
+            doers = [child for child in below(tree, place) if tree.relation[child] == "nsubj"]
+            doers += [tree.head[place]] if tree.relation[place] == "acl" and tree.head[place] >= 0 else []
+            if tree.lemma[place] in words.SEEING | {"look", "listen", "talk", "speak"} or not doers:
+                return False
+            place = doers[0]
+        if place >= 0 and tree.word[place] in words.ANIMATE:
+            tree.head[index], tree.relation[index] = place, "acl"
+            return True
+    return False
+
+
 def lifted(tree: Sentence, index: int) -> None:
     """ "man with grey hair wearing glasses": it is the man who wears them."""
     holder = tree.head[index]
     if tree.tag[index] != "VBG" or holder < 0 or tree.word[holder] in words.ANIMATE:
         return
     person = tree.head[holder]
-    if tree.word[index] == "using" and tree.relation[holder] == "obj" and person >= 0:
-        tree.head[index], tree.relation[index] = person, "advcl"
+    if person != index - 1 and tree.head[index - 1] == holder and tree.relation[index - 1] == "nmod":
+        if tree.word[index - 1] in words.ANIMATE:  # "a clip of a person playing guitar"
+            tree.head[index] = index - 1
+            return
+    if tree.lemma[index] in HUMAN and human(tree, index):
+        return
+    used = tree.word[index] == "using" and tree.relation[holder] in ("obj", "obl", "nmod")
+    handled = tree.relation[holder] == "obj" and any(  # "surround a device studying it"
+        tree.relation[child] == "obj" and tree.word[child] in ("it", "them") for child in below(tree, index)
+    )
+    if (used or handled) and person >= 0:
+        verb, seen = person, set()
+        while verb >= 0 and tree.tag[verb][0] != "V" and verb not in seen:
+            seen.add(verb)
+            verb = tree.head[verb]
+        if verb >= 0 and verb != index and verb not in seen:
+            tree.head[index], tree.relation[index] = verb, "advcl"
         return
     if tree.relation[holder] == "obl" and person >= 0 and tree.tag[person][0] == "V" and holder == index - 1:
         subject = person
@@ -505,7 +707,11 @@ def lifted(tree: Sentence, index: int) -> None:
         doer += [tree.head[subject]] if tree.relation[subject] == "acl" and tree.head[subject] >= 0 else []
         aboard = any(tree.word[child] == "in" for child in below(tree, holder))
         moved = tree.word[holder] in words.VEHICLES and not aboard or tree.lemma[person] in words.SEEING | {"look"}
-        if doer and tree.word[doer[0]] in words.ANIMATE and not moved:
+        worn = tree.lemma[index] == "wear"  # whoever it is: "elizabeth walks in a mosque wearing a dress"
+        about = any(tree.word[child] == "about" for child in below(tree, holder))  # what is talked about does it
+        if about and not worn:
+            return
+        if doer and (worn or tree.word[doer[0]] in words.ANIMATE) and not moved:
             tree.head[index], tree.relation[index] = person, "advcl"
         return
     if tree.relation[holder] == "conj" and person >= 0 and tree.word[person] not in words.ANIMATE:
@@ -514,7 +720,8 @@ def lifted(tree: Sentence, index: int) -> None:
         wearer = tree.head[person]
         if wearer >= 0 and tree.word[wearer] in words.ANIMATE and tree.word[holder] in words.CLOTHES:
             tree.head[index] = wearer
-    if tree.relation[holder] == "nmod" and person >= 0 and tree.word[person] in words.ANIMATE:
-        cases = [tree.word[child] for child in range(holder) if tree.head[child] == holder]
-        if "with" in cases or "in" in cases:
+    if tree.relation[holder] in ("nmod", "obl") and person >= 0 and tree.word[person] in words.ANIMATE:
+        cases = {tree.word[child] for child in range(holder) if tree.head[child] == holder}
+        acting = any(tree.relation[child] == "obj" for child in below(tree, index))
+        if cases & {"with", "in"} or (acting and cases & PLACES and tree.lemma[index] not in SAYING):
             tree.head[index] = person

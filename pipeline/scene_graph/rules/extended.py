@@ -129,8 +129,8 @@ def stranded(graph: Graph, index: int, subjects: list[int], found: list[Fact]) -
 
 def relative_object(graph: Graph, index: int) -> list[int]:
     """ "the ball that he throws": the noun that a relative clause with its own subject describes."""
-    if graph.relation[index] != "acl:relcl":
-        return []
+    if graph.relation[index] != "acl:relcl" or any(graph.tag[child] == "WRB" for child in graph.kids(index, "advmod")):
+        return []  # "a clip where a narrator explains" is not explained
     objects = graph.kids(index, "obj")
     if objects:
         return graph.conjuncts(graph.head[index]) if graph.tag[objects[0]] in words.RELATIVE_TAGS else []
@@ -174,11 +174,19 @@ def predicate(graph: Graph, index: int, found: list[Fact]) -> None:
     more, beside = [p for p in more if joined(graph, index, p)], [p for p in more if not joined(graph, index, p)]
     for phrase in beside:
         for thing, case in phrases(graph, phrase):
-            found += [Fact("relation", subject, NONE, tuple(case), thing) for subject in subjects if subject != thing]
+            found += [
+                Fact("relation", subject, NONE, tuple(case), other)
+                for subject in subjects
+                for other in others(graph, subject, subjects, thing)
+            ]
     for phrase in more:
         for thing, case in phrases(graph, phrase):
             place = () if graph.word[index] in ("visible", "present", "located") else (index,)
-            found += [Fact("relation", subject, NONE, (*place, *case), thing) for subject in subjects]
+            found += [
+                Fact("relation", subject, NONE, (*place, *case), other)
+                for subject in subjects
+                for other in others(graph, subject, subjects, thing)
+            ]
     if not more:
         same = [child for child in graph.kids(index, "conj") if graph.tag[child][:2] == graph.tag[index][:2]]
         for word in [index, *same]:

@@ -78,7 +78,7 @@ class Graph:
         head, relation = self.head[verb], self.relation[verb]
         if head < 0 or depth > DEPTH:
             return []
-        marks = [self.word[word] for word in self.kids(verb, "mark")]
+        marks = [self.word[word] for word in self.kids(verb, "mark", "case")]
         if relation == "acl" and self.tag[verb] == "VBG" and marks and marks[0] not in words.CLAUSE:
             return []  # "ideas for decorating a room" decorate nothing
         if relation in ("acl", "acl:relcl"):
@@ -86,7 +86,8 @@ class Graph:
         if relation in words.SHARE_SUBJECT:
             if relation == "xcomp":
                 objects = self.kids(head, "obj")
-                if objects:
+                purpose = self.tag[verb] == "VB" and "to" in marks and self.lemma[head] not in words.CONTROL
+                if objects and not purpose:  # "breaks a bottle to defend herself": the bottle defends nobody
                     return self.conjuncts(objects[0])
             if self.noun(head) and relation != "conj" and not self.kids(head, "cop"):
                 return self.conjuncts(head)  # a caption that is a noun phrase: "man on a beach, holding a board"
@@ -108,9 +109,9 @@ class Graph:
         return self.lemma[head] in words.REFUSE or self.negated(head, depth + 1)
 
     def mutual(self, index: int) -> bool:
-        """ "each other", "one another"."""
-        pair = (self.word[index - 1], self.word[index]) if index else ("", "")
-        return pair in (("each", "other"), ("one", "another"))
+        """ "each other", "one another", whichever of the two words the parser hangs below the verb."""
+        near = self.word[max(index - 1, 0) : index + 2]
+        return any(pair in (("each", "other"), ("one", "another")) for pair in zip(near, near[1:], strict=False))
 
     def reflexive(self, index: int) -> bool:
         return self.word[index].endswith(("self", "selves")) and self.tag[index] == "PRP"

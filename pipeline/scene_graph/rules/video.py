@@ -39,6 +39,8 @@ def antecedent(graph: Graph, index: int, avoid: int) -> int:
     doers = [place for place in fitting if graph.relation[place] in ("nsubj", "nsubj:pass")]
     if doers and word not in PERSONAL and graph.relation[index] in ("nsubj", "nsubj:pass"):
         return doers[0]
+    if doers and word == "its" and graph.word[doers[0]] in words.ANIMATE:
+        return doers[0]  # "a cat is under the bed licking its paw"
     if fitting:
         return fitting[0]
     if word in PLURAL:
@@ -73,7 +75,11 @@ def name(graph: Graph, index: int, apart: frozenset[int] = frozenset()) -> str:
         child for child in graph.kids(index, "compound", "flat") if child not in apart and graph.tag[child] != "CD"
     ]
     parts += [inner for child in parts for inner in graph.kids(child, "compound") if inner not in apart]
-    parts += [child for child in graph.kids(index, "amod") if graph.word[child] in words.JOINED and child == index - 1]
+    parts += [
+        child
+        for child in graph.kids(index, "amod")
+        if words.joined(graph.word[child], graph.word[index]) and child == index - 1
+    ]
     return " ".join(graph.word[word] for word in sorted({*parts, index}) if abs(word - index) < 6)
 
 
@@ -112,7 +118,9 @@ class Video:
 
     def attribute(self, subject: str, fact: Fact) -> list[Triplet]:
         graph, index = self.graph, fact.object
-        if fact.kind == "attribute" and (graph.word[index] in words.JOINED and index == fact.subject - 1):
+        if fact.kind == "attribute" and (
+            words.joined(graph.word[index], graph.word[fact.subject]) and index == fact.subject - 1
+        ):
             return []
         if fact.kind == "attribute" and graph.word[fact.subject] in CORNERS and graph.word[index] in CORNERS:
             return []
