@@ -681,10 +681,10 @@ def lifted(tree: Sentence, index: int) -> None:
     if tree.tag[index] != "VBG" or holder < 0 or tree.word[holder] in words.ANIMATE:
         return
     person = tree.head[holder]
-    if person != index - 1 and tree.head[index - 1] == holder and tree.relation[index - 1] == "nmod":
-        if tree.word[index - 1] in words.ANIMATE:  # "a clip of a person playing guitar"
-            tree.head[index] = index - 1
-            return
+    beside = person != index - 1 and tree.head[index - 1] == holder and tree.relation[index - 1] == "nmod"
+    if beside and tree.word[index - 1] in words.ANIMATE:  # "a clip of a person playing guitar"
+        tree.head[index] = index - 1
+        return
     if tree.lemma[index] in HUMAN and human(tree, index):
         return
     used = tree.word[index] == "using" and tree.relation[holder] in ("obj", "obl", "nmod")
