@@ -3,6 +3,7 @@
 import dataclasses
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,20 +33,20 @@ class Ask:
     top: int = 24
     skip: int = 0
 
-    def query(self, ids: dict[str, str]) -> Query:
-        """The query, `ids` being the items by key. Errors: ParamsError."""
+    def query(self, ids: Callable[[str], str | None]) -> Query:
+        """The query; `ids` says which item has a key, None where none has. Errors: ParamsError."""
         if not (1 <= self.top <= MOST and self.skip >= 0):
             raise ParamsError(f"top is from 1 to {MOST} and skip at least 0")
         if not set(self.lists) <= set(LISTS):
             raise ParamsError(f"lists: expected some of {', '.join(LISTS)}")
         film = self.filters.film
-        gone = [key for key in (*self.like, *self.filters.ids, *([film] if film else [])) if key not in ids]
+        gone = [key for key in (*self.like, *self.filters.ids, *([film] if film else [])) if ids(key) is None]
         if gone:
             raise ParamsError(f"there is no item {gone[0]!r} here any more")
-        keys = tuple(ids[key] for key in self.filters.ids)
-        filters = dataclasses.replace(self.filters, ids=keys, film=ids[film] if film else None)
+        keys = tuple(ids(key) for key in self.filters.ids)
+        filters = dataclasses.replace(self.filters, ids=keys, film=ids(film) if film else None)
         more = {"filters": filters, "sort": self.sort, "fold": self.fold, "alarm": self.alarm}
-        more |= {"like": tuple(ids[key] for key in self.like), "pictures": tuple(self.pictures)}
+        more |= {"like": tuple(ids(key) for key in self.like), "pictures": tuple(self.pictures)}
         if self.sentences or self.minus or not self.text.strip():
             return Query(tuple(self.sentences), tuple(self.minus), **more)
         return Query.of(self.text, **more) if not (more["like"] or more["pictures"]) else of_loosely(self.text, more)

@@ -4,6 +4,7 @@
 
 import io
 from collections import OrderedDict
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +20,19 @@ SHARE = 0.6  # of the shorter item's frames that must be found again, in order
 HELD = 4000  # items whose small pictures are held
 
 
+@dataclass(frozen=True)
+class Look:
+    """What is compared of one item, a row a frame."""
+
+    vector: NDArray  # (N, D) CLIP's, unit
+    small: NDArray  # (N, 3S²) small pictures, their mean level taken away, unit; zero where there is no contrast: like nothing
+
+
 class Duplicates:
-    """Compares items by frames: CLIP's vectors first, then their thumbnails, made small; videos also by order."""
+    """Compares items by frames: CLIP's vectors first, then the thumbnails of those that are near; videos also by order."""
 
     def __init__(self) -> None:
-        self.shown: OrderedDict[str, tuple[NDArray, NDArray]] = OrderedDict()
+        self.shown: OrderedDict[str, Look] = OrderedDict()
         self.known: OrderedDict[tuple[str, str], bool] = OrderedDict()
 
     def same(self, one: Item, other: Item) -> bool:
@@ -39,35 +48,43 @@ class Duplicates:
 
     def compare(self, one: Item, other: Item) -> bool:
         """The same, not remembered."""
-        (vector, small), (second, other_small) = self.look(one), self.look(other)
-        near = vector @ second.T >= NEAR  # (N, M)
-        if not near.any():
-            return False
-        alike = near & (small @ other_small.T >= ALIKE)
+        mine, its = self.look(one), self.look(other)
+        alike = (mine.vector @ its.vector.T >= NEAR) & (mine.small @ its.small.T >= ALIKE)  # (N, M)
         longest = longest_in_order(alike, tolerances(one), tolerances(other))
         return longest >= max(1, np.ceil(SHARE * min(alike.shape)))
 
-    def look(self, item: Item) -> tuple[NDArray, NDArray]:
-        """Unit CLIP vectors (N, D) and unit small pictures (N, 3S²) of an item; those without contrast are zero: like nothing."""
+    def look(self, item: Item, small: NDArray | None = None) -> Look:
+        """What is compared of an item, held for the next time; `small` (N, 3S²) uint8: its small pictures, if they are kept."""
         if item.mark not in self.shown:
             frame = np.asarray(item.row["frame"], np.float32)
-            small = np.stack([small_picture(jpeg.tobytes()) for jpeg in item.row.jpegs()])
-            self.shown[item.mark] = (frame / np.linalg.norm(frame, axis=1, keepdims=True).clip(1e-6), small)
+            unit = frame / np.linalg.norm(frame, axis=1, keepdims=True).clip(1e-6)
+            self.shown[item.mark] = Look(unit, contrast(small_pictures(item) if small is None else small))
             while len(self.shown) > HELD:
                 self.shown.popitem(last=False)
         self.shown.move_to_end(item.mark)
         return self.shown[item.mark]
 
 
+def small_pictures(item: Item) -> NDArray:
+    """(N, 3S²) uint8: the thumbnails of an item's frames, made small; black where one is damaged."""
+    return np.stack([small_picture(jpeg.tobytes()) for jpeg in item.row.jpegs()])
+
+
 def small_picture(jpeg: bytes) -> NDArray:
-    """(3S²,) a thumbnail, small, its mean level taken away, of length 1; zeros where it shows nothing."""
+    """(3S²,) uint8."""
     try:
         with Image.open(io.BytesIO(jpeg), formats=("JPEG",)) as picture:
-            small = np.asarray(picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX), np.float32).ravel()
+            return np.asarray(picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX), np.uint8).ravel()
     except (OSError, ValueError, SyntaxError):
-        return np.zeros(3 * SIDE * SIDE, np.float32)
-    small = small - small.mean()
-    return small / np.linalg.norm(small) if small.std() > FLAT else np.zeros_like(small)
+        return np.zeros(3 * SIDE * SIDE, np.uint8)
+
+
+def contrast(small: NDArray) -> NDArray:
+    """(N, 3S²) float32 of small pictures: their mean level taken away, of length 1; zeros where one shows nothing."""
+    level = small.astype(np.float32) - small.mean(1, keepdims=True, dtype=np.float32)
+    length = np.linalg.norm(level, axis=1, keepdims=True)
+    shows = length > FLAT * small.shape[1] ** 0.5
+    return np.where(shows, level / length.clip(1e-6), 0)
 
 
 def tolerances(item: Item) -> NDArray:
@@ -107,12 +124,16 @@ def fold(listed: list[tuple[str, int, Item]], same: Duplicates) -> list[tuple[st
 
 def any_alike(items: list[Item], same: Duplicates) -> NDArray:
     """(items, items) bool: whether any frame of one looks like any of the other; two products for all pairs at once."""
-    if not items:
-        return np.zeros((0, 0), bool)
-    looks = [same.look(item) for item in items]
-    begins = np.cumsum([0, *(len(vector) for vector, _ in looks)])[:-1]
-    vectors, smalls = (np.concatenate([look[part] for look in looks]) for part in (0, 1))
-    alike = (smalls @ smalls.T >= ALIKE) & (vectors @ vectors.T >= NEAR)
-    found = np.logical_or.reduceat(np.logical_or.reduceat(alike, begins, axis=0), begins, axis=1)
     marks = np.array([item.mark for item in items])
-    return found | (marks[:, None] == marks[None, :])
+    found = marks[:, None] == marks[None, :]
+    if not items:
+        return found
+    looks = [same.look(item) for item in items]
+    owner = np.repeat(np.arange(len(items)), [len(look.vector) for look in looks])  # of each frame
+    vector, small = (np.concatenate([getattr(look, name) for look in looks]) for name in ("vector", "small"))
+    near = (vector @ vector.T >= NEAR) & (owner[:, None] != owner[None, :])
+    some = np.flatnonzero(near.any(1))
+    alike = near[np.ix_(some, some)] & (small[some] @ small[some].T >= ALIKE)
+    one, other = np.nonzero(alike)
+    found[owner[some[one]], owner[some[other]]] = True
+    return found

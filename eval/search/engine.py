@@ -198,7 +198,10 @@ class Search:
             return Answer(said, [], [], [], [], 0)
         scored = self.scored(view, query)
         allowed = passing(view.items, query.filters)
-        order = {kind: rank(scored.standing[kind], allowed[view.rows[kind]], view, kind, query.sort) for kind in KINDS}
+        count = 2 * (skip + top + (FOLDED if query.fold else 0))  # an item may be in the joint list twice
+        order = {
+            kind: rank(scored.standing[kind], allowed[view.rows[kind]], view, kind, query.sort, count) for kind in KINDS
+        }
         own = {
             kind: self.hits(view, scored, [(kind, int(place), []) for place in order[kind]], top, skip)
             for kind in KINDS
@@ -343,11 +346,11 @@ class Search:
         self, view: View, scored: Scored, order: dict[str, NDArray], query: Query, top: int, skip: int
     ) -> list[Hit]:
         """Both galleries in one list, videos before images where they stand equal, as the evaluation has it."""
-        kinds = [kind for kind in ("video", "image") for _ in order[kind]]
-        places = [int(place) for kind in ("video", "image") for place in order[kind]]
-        standing = np.array([scored.standing[kind][place] for kind, place in zip(kinds, places)])
         if query.sort == "date":
             return self.joint_by_date(view, scored, order, top, skip)
+        kinds = [kind for kind in ("video", "image") for _ in order[kind]]
+        places = [int(place) for kind in ("video", "image") for place in order[kind]]
+        standing = np.concatenate([scored.standing[kind][order[kind]] for kind in ("video", "image")])
         ranked = np.argsort(-standing, kind="stable")
         listed = [(kinds[at], places[at]) for at in ranked]
         return self.rows_of(view, scored, listed, query.fold, top, skip)
@@ -359,7 +362,11 @@ class Search:
         folded: list[tuple[str, int, list[Item]]] = [(kind, place, []) for kind, place in listed]
         if fold:
             each = first_of_each(view, listed)
-            first = [(kind, place, view.items[int(view.rows[kind][place])]) for kind, place in each[:FOLDED]]
+            first = []
+            for kind, place in each[:FOLDED]:
+                item = view.items[int(view.rows[kind][place])]
+                self.duplicates.look(item, view.small_pictures(int(view.rows[kind][place])))
+                first.append((kind, place, item))
             folded = fold_alike(first, self.duplicates) + [(kind, place, []) for kind, place in each[FOLDED:]]
         return self.hits(view, scored, folded, top, skip)
 
@@ -468,14 +475,17 @@ def spread(values: NDArray, among: NDArray, view: View, kind: str) -> NDArray:
     return made
 
 
-def rank(standing: NDArray, allowed: NDArray, view: View, kind: str, sort: str) -> NDArray:
-    """Places in a gallery of what the filters leave in, best first or latest first; equal ones in the library's order."""
-    standing = np.where(allowed, standing, np.nan)
-    order = np.argsort(-standing, kind="stable")[: int(np.isfinite(standing).sum())]
+def rank(standing: NDArray, allowed: NDArray, view: View, kind: str, sort: str, count: int) -> NDArray:
+    """Places in a gallery of what the filters leave in: the `count` best, or all by date; equal ones in the library's order."""
+    places = np.flatnonzero(allowed & np.isfinite(standing))
     if sort == "date":
-        taken = [view.items[int(view.rows[kind][place])].taken or "" for place in order]
-        order = order[sorted(range(len(order)), key=lambda at: taken[at], reverse=True)]
-    return order
+        places = places[np.argsort(-standing[places], kind="stable")]
+        taken = [view.items[int(view.rows[kind][place])].taken or "" for place in places]
+        return places[sorted(range(len(places)), key=lambda at: taken[at], reverse=True)]
+    if count < len(places):
+        value = standing[places]
+        places = places[value >= np.partition(value, len(value) - count)[len(value) - count]]
+    return places[np.argsort(-standing[places], kind="stable")][:count]
 
 
 def first_of_each(view: View, listed: list[tuple[str, int]]) -> list[tuple[str, int]]:

@@ -5,7 +5,8 @@ the same library share its pages. New items come as new segments, so that one ch
 joined once there are many, without encoding anything again.
 """
 
-# Axes: R rows of a segment, V those of them that are videos, N frames of a video, P patches, D embedding.
+# Axes: R rows of a segment, V those of them that are videos, N frames of a video, F frames of all R, P patches, D embedding,
+# S side of a small picture.
 
 import hashlib
 import os
@@ -18,10 +19,11 @@ from typing import Any
 import numpy as np
 
 from eval.search.catalog import Item
+from eval.search.duplicates import small_pictures
 from pipeline import files
 from pipeline.shards import StoredVideo
 
-VERSION = 2
+VERSION = 3
 ROWS = 64  # items encoded at a time
 LARGEST = 1024  # rows of a segment
 MANY = 12  # segments of less than half that size, which are then joined
@@ -43,12 +45,19 @@ class Segment:
     films: list[int]  # places among them of its V videos
     blocks: dict[str, dict[str, Any]]
     whole: Any  # (R, D) float16, unit: what an item looks like in one vector, the mean of its unit frames
+    small: Any  # (F, 3S²) uint8: the small pictures by which near-duplicates are found
+    ends: Any  # (R,) where the frames of each item end among them
     path: Path | None = None
 
     @property
     def nbytes(self) -> int:
         """Bytes of all its tensors."""
-        return self.whole.nbytes + sum(one.nbytes for block in self.blocks.values() for one in block.values())
+        own = self.whole.nbytes + self.small.nbytes + self.ends.nbytes
+        return own + sum(one.nbytes for block in self.blocks.values() for one in block.values())
+
+    def frames(self, row: int) -> slice:
+        """Where a row's frames lie."""
+        return slice(int(self.ends[row - 1]) if row else 0, int(self.ends[row]))
 
 
 class Encoder:
@@ -68,7 +77,7 @@ class Encoder:
             for at in range(0, len(rows), ROWS):
                 parts[kind].append(self.encode(rows[at : at + ROWS], kind))
         blocks = {kind: join(blocks) for kind, blocks in parts.items()}
-        return Segment([item.mark for item in items], films, blocks, whole_vectors(items))
+        return Segment([item.mark for item in items], films, blocks, whole_vectors(items), *all_small_pictures(items))
 
     def encode(self, items: list[Item], kind: str) -> dict[str, Any]:
         """Tensors of some items as images or as videos, float16 on the CPU."""
@@ -121,6 +130,14 @@ def whole_vectors(items: list[Item]) -> Any:
         mean = unit.mean(0)
         means.append(mean / max(float(np.linalg.norm(mean)), 1e-6))
     return torch.from_numpy(np.stack(means).astype(np.float16))
+
+
+def all_small_pictures(items: list[Item]) -> tuple[Any, Any]:
+    """(F, 3S²) uint8 of all items, and (R,) where each one's end."""
+    import torch
+
+    small = [small_pictures(item) for item in items]
+    return torch.from_numpy(np.concatenate(small)), torch.tensor([len(one) for one in small]).cumsum(0)
 
 
 def join(blocks: list[dict[str, Any]]) -> dict[str, Any]:
@@ -215,7 +232,10 @@ def join_segments(small: list[Segment], live: set[str]) -> list[Segment]:
                 for kind, block in one.blocks.items()
             }
             films = [place for place, row in enumerate(rows) if row in film]
-            parts.append(Segment([one.marks[row] for row in rows], films, blocks, one.whole[torch.tensor(rows)]))
+            small = [one.small[one.frames(row)] for row in rows]
+            ends = torch.tensor([len(part) for part in small]).cumsum(0)
+            marks = [one.marks[row] for row in rows]
+            parts.append(Segment(marks, films, blocks, one.whole[torch.tensor(rows)], torch.cat(small), ends))
     groups: list[list[Segment]] = [[]]
     for part in parts:
         if sum(len(one.marks) for one in groups[-1]) + len(part.marks) > LARGEST and groups[-1]:
@@ -233,8 +253,10 @@ def merge(parts: list[Segment]) -> Segment:
         films += [start + place for place in part.films]
         start += len(part.marks)
     blocks = {kind: join([part.blocks[kind] for part in parts if part.blocks[kind]]) for kind in ("image", "video")}
-    whole = torch.cat([part.whole for part in parts])
-    return Segment([mark for part in parts for mark in part.marks], films, blocks, whole)
+    whole, small = torch.cat([part.whole for part in parts]), torch.cat([part.small for part in parts])
+    before = np.cumsum([0, *(len(part.small) for part in parts)])[:-1].tolist()
+    ends = torch.cat([part.ends + start for part, start in zip(parts, before)])
+    return Segment([mark for part in parts for mark in part.marks], films, blocks, whole, small, ends)
 
 
 def read_segment(path: Path, key: str) -> Segment | None:
@@ -249,7 +271,7 @@ def read_segment(path: Path, key: str) -> Segment | None:
         return None
     if not isinstance(content, dict) or content.get("key") != key or not is_segment(content, path.stat().st_size):
         return None
-    return Segment(content["marks"], content["films"], content["blocks"], content["whole"], path)
+    return Segment(*(content[name] for name in ("marks", "films", "blocks", "whole", "small", "ends")), path)
 
 
 def is_segment(content: dict[str, Any], size: int) -> bool:
@@ -258,12 +280,15 @@ def is_segment(content: dict[str, Any], size: int) -> bool:
 
     try:
         rows = {"image": len(content["marks"]), "video": len(content["films"])}
-        tensors = [content["whole"], *(one for kind in rows for one in content["blocks"][kind].values())]
+        ends, small = content["ends"], content["small"]
+        tensors = [content["whole"], small, ends, *(one for kind in rows for one in content["blocks"][kind].values())]
         lengths = [len(one) == rows[kind] for kind in rows for one in content["blocks"][kind].values()]
         inside = (
-            all(0 <= place < rows["image"] for place in content["films"]) and len(content["whole"]) == rows["image"]
+            all(0 <= place < rows["image"] for place in content["films"])
+            and len(content["whole"]) == len(ends) == rows["image"]
+            and int(ends[-1] if len(ends) else 0) == len(small)
         )
-    except (AttributeError, KeyError, TypeError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         return False
     if not all(isinstance(one, torch.Tensor) and one.is_contiguous() and one.nbytes <= size for one in tensors):
         return False
@@ -276,7 +301,7 @@ def write_segment(path: Path, key: str, segment: Segment) -> str | None:
 
     own = path.with_name(f"{path.stem}.{os.getpid()}.new")  # two searches may encode the same rows at once
     content = {"key": key, "marks": segment.marks, "films": segment.films}
-    content |= {"blocks": segment.blocks, "whole": segment.whole}
+    content |= {"blocks": segment.blocks, "whole": segment.whole, "small": segment.small, "ends": segment.ends}
     try:
         with files.replacing(own, segment.nbytes + 100 * len(segment.marks) + (1 << 16)) as part:
             torch.save(content, part)

@@ -258,7 +258,7 @@ class Handler(BaseHTTPRequestHandler):
         if path == "/api/search":
             ask = read(Ask, self.body_object())
             search = self.server.search
-            query = ask.query({item.key: item.id for item in search.view.items})
+            query = ask.query(search.view.id_of)
             self.send_object(asdict(search.ask(query, ask.top, ask.skip, tuple(ask.lists))))
         elif path == "/api/why":
             asked = read(WhyAsk, self.body_object())

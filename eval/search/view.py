@@ -53,6 +53,16 @@ class View:
             slot[number, one.films] = np.arange(len(one.films))
         self.film = slot  # where the video of a row lies among a segment's videos
 
+    def id_of(self, key: str) -> str | None:
+        """The id of the item that the server calls `key`; None where it is gone."""
+        return self.items[self.by_key[key]].id if key in self.by_key else None
+
+    def small_pictures(self, place: int) -> NDArray:
+        """(N, 3S²) uint8: the small pictures of an item's frames."""
+        segment, row = self.place[place].tolist()
+        found = self.segments[segment]
+        return found.small[found.frames(row)].numpy()
+
     def whole(self) -> NDArray:
         """(items, D) float32 unit vectors: what each item looks like; made once."""
         if not hasattr(self, "_whole"):

@@ -314,7 +314,10 @@ def synthetic(search: Search, place: Path) -> tuple[list, Gallery]:
         }
         whole = torch.stack([noisy(sources.segments[s].whole[r], torch_random) for s, r in zip(segment, row)])
         films = [] if photo else list(range(1000))
-        gallery.keep(Segment(marks, films, {"video": {}} | blocks, whole))
+        small = [sources.small_pictures(source)[: 1 if photo else None] for source in rows]
+        ends = torch.tensor([len(one) for one in small]).cumsum(0)
+        pictures = torch.from_numpy(np.concatenate(small))
+        gallery.keep(Segment(marks, films, {"video": {}} | blocks, whole, pictures, ends))
         made += [
             dataclasses.replace(sources.items[source], id=mark, key=f"{number:016x}", mark=mark, photo=photo)
             for number, (source, mark) in enumerate(zip(rows, marks), at)
