@@ -27,7 +27,8 @@ REFUSE = listed("refuse fail forget decline")
 
 # what tells of a deed that it does not do
 SUBJECTLESS = listed(
-    "video clip movie film tutorial cartoon animation commercial advertisement ad show footage scene recipe"
+    """video clip movie film tutorial demonstration lesson cartoon animation commercial advertisement ad show footage scene
+    recipe"""
 )
 
 # prepositions that parsers take for adverbs
@@ -81,8 +82,9 @@ COLOURS = listed(
 SHADES = listed("dark light bright pale deep")
 SIZES = listed(
     """large small big little tall short long huge tiny giant thick thin wide narrow massive enormous high low deep
-    larger smaller taller shorter longer bigger"""
+    larger smaller taller shorter longer bigger fat skinny slim chubby"""
 )
+WHEREABOUTS = listed("outside inside outdoors indoors upstairs downstairs together alone")
 AGES = listed("young old older younger elderly new adult baby teenage middle-aged aged newborn juvenile")
 MATERIALS = listed(
     """wooden wood metal brick glass stone plastic leather concrete cement steel iron paper rubber marble cotton denim

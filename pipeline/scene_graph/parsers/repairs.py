@@ -89,6 +89,12 @@ def tags(tree: Sentence) -> None:
         elif tag == "NN" and word.endswith("ing") and second(tree, index):
             tree.tag[index], tree.lemma[index] = "VBG", lemma(word, "VBG")
             tree.head[index] = tree.head[tree.head[index]]
+        elif tag == "NNS" and index > 1:
+            singular(tree, index)
+        elif tag == "NN" and word in words.SIZES and tree.relation[index] == "compound" and tree.head[index] > index:
+            tree.tag[index], tree.relation[index] = "JJ", "amod"  # "a fat dog"
+        elif tag == "NN" and word.endswith("ing") and tree.relation[index] == "dep":
+            shredded(tree, index)
         elif tag == "NN" and word.endswith("ing") and "cop" in (tree.relation[child] for child in below(tree, index)):
             verbal(tree, index)
         elif word == "can" and tag == "MD" and index and tree.word[index - 1] in CANS:
@@ -406,11 +412,51 @@ def goes_on(tree: Sentence, index: int) -> bool:
 def verbal(tree: Sentence, index: int) -> None:
     """ "is swinging a bat" read as "is a swinging": the copula is an auxiliary."""
     children = below(tree, index)
-    if tree.word[index] in THINGS or any(tree.relation[child] in ("det", "amod", "compound") for child in children):
+    outside = {child for child in children if tree.relation[child] == "amod" and tree.word[child] in words.WHEREABOUTS}
+    if tree.word[index] in THINGS or any(
+        tree.relation[child] in ("det", "amod", "compound") for child in children if child not in outside
+    ):
         return
     tree.tag[index], tree.lemma[index] = "VBG", lemma(tree.word[index], "VBG")
     for child in children:
         tree.relation[child] = {"cop": "aux", "nmod": "obl"}.get(tree.relation[child], tree.relation[child])
+        if child in outside:
+            tree.relation[child] = "advmod"
+        elif child > index and tree.relation[child] == "dep" and tree.tag[child][0] == "N":
+            tree.relation[child] = "obj"  # "is rowing a boat"
+
+
+def shredded(tree: Sentence, index: int) -> None:
+    """ "is sprinkling shredded cheese" read as cheese that is shredded by it: what stands after "is" is the deed."""
+    quality = tree.head[index]
+    if tree.relation[index] != "dep" or quality != index + 1 or tree.tag[quality] != "VBN" or index == 0:
+        return
+    things = [child for child in below(tree, quality) if tree.relation[child] == "obj"]
+    if not things or tree.head[index - 1] != quality or tree.relation[index - 1][:3] != "aux":
+        return
+    replace(tree, quality, index)
+    tree.tag[index], tree.lemma[index] = "VBG", lemma(tree.word[index], "VBG")
+    for child in below(tree, quality):
+        tree.head[child] = index
+        tree.relation[child] = tree.relation[child].removesuffix(":pass")
+    tree.head[quality], tree.relation[quality] = things[0], "amod"
+
+
+def singular(tree: Sentence, index: int) -> None:
+    """ "a bird pecks at it" read as several bird-pecks: after "a" there is one bird, and it pecks."""
+    doer = index - 1
+    children = below(tree, index)
+    one = any(tree.relation[child] == "det" and tree.word[child] in ("a", "an") for child in children)
+    if not one or not kinds(tree.word[index])[2] or tree.relation[doer] != "compound" or tree.head[doer] != index:
+        return
+    if tree.tag[doer] != "NN" or tree.relation[index] not in ("root", "nsubj") or tree.word[index] in words.PEOPLE:
+        return
+    tree.tag[index], tree.lemma[index], tree.relation[doer] = "VBZ", lemma(tree.word[index], "VBZ"), "nsubj"
+    for child in children:
+        if child < doer:
+            tree.head[child] = doer
+        elif tree.relation[child] == "nmod":
+            tree.relation[child] = "obl"
 
 
 def container(tree: Sentence, index: int) -> None:
@@ -466,6 +512,7 @@ SAYING = words.listed(
 MAKING = words.listed(
     "make have use get create build fix repair prepare do take apply change put give find add install buy sell wear"
 )
+WAYS = words.listed("up down along across around through over past")
 HUMAN = words.listed("talk sing speak dance laugh smile chat perform cook cry")
 PLACES = words.listed("on at under inside outside")
 SOMEONE = words.listed("someone somebody everyone everybody")
@@ -699,7 +746,16 @@ def lifted(tree: Sentence, index: int) -> None:
         if verb >= 0 and verb != index and verb not in seen:
             tree.head[index], tree.relation[index] = verb, "advcl"
         return
-    if tree.relation[holder] == "obl" and person >= 0 and tree.tag[person][0] == "V" and holder == index - 1:
+    whole = holder  # "up a flight of stairs carrying a ball"
+    while tree.relation[whole] == "nmod" and any(tree.word[child] == "of" for child in below(tree, whole)):
+        whole = tree.head[whole]
+    if whole != holder and tree.relation[whole] in ("obl", "obj"):
+        holder, person = whole, tree.head[whole]
+    along = tree.relation[holder] == "obj" and person >= 0 and "compound:prt" in {
+        tree.relation[child] for child in below(tree, person) if child == person + 1
+    }  # fmt: skip
+    placed = tree.relation[holder] == "obl" or (along and tree.word[person + 1] in WAYS)
+    if placed and person >= 0 and tree.tag[person][0] == "V" and (holder == index - 1 or holder == whole != index - 1):
         subject = person
         while tree.relation[subject] in ("conj", "advcl", "xcomp") and tree.head[subject] >= 0:
             subject = tree.head[subject]

@@ -81,6 +81,8 @@ class Graph:
         marks = [self.word[word] for word in self.kids(verb, "mark", "case")]
         if relation == "acl" and self.tag[verb] == "VBG" and marks and marks[0] not in words.CLAUSE:
             return []  # "ideas for decorating a room" decorate nothing
+        if relation == "acl" and self.tag[verb] == "VB" and self.word[head] in words.SUBJECTLESS:
+            return []  # "a demonstration on how to chop an onion"
         if relation in ("acl", "acl:relcl"):
             return self.conjuncts(head) if self.thing(head) else self.subjects(head, depth + 1)
         if relation in words.SHARE_SUBJECT:

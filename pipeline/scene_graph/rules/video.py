@@ -41,6 +41,10 @@ def antecedent(graph: Graph, index: int, avoid: int) -> int:
         return doers[0]
     if doers and word == "its" and graph.word[doers[0]] in words.ANIMATE:
         return doers[0]  # "a cat is under the bed licking its paw"
+    if fitting and word in PERSONAL and graph.tag[index] == "PRP$":  # "holds the kitten in his hand"
+        people = [place for place in fitting if place in doers and graph.word[place] in words.PEOPLE]
+        held = graph.relation[fitting[0]] in ("obj", "iobj") and graph.word[fitting[0]] not in words.PEOPLE
+        return people[0] if people and held else fitting[0]
     if fitting:
         return fitting[0]
     if word in PLURAL:

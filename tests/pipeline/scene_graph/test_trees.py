@@ -154,6 +154,34 @@ TREES = [
         "person/NN 0 root, handing/VBG 1 acl, a/DT 4 det, boy/NN 2 obj, some/DT 6 det, paint/NN 2 dep",
         "person/handing/boy; person/handing/paint",
     ),
+    (
+        "a/DT 2 det, man/NN 4 nsubj, is/VBZ 4 cop, rowing/NN 0 root, a/DT 6 det, boat/NN 4 dep",
+        "man/rowing/boat",
+    ),
+    (
+        "a/DT 2 det, man/NN 5 nsubj:pass, is/VBZ 5 aux:pass, sprinkling/NN 5 dep, shredded/VBN 0 root, cheese/NN 5 obj, on/IN 9 case, a/DT 9 det, pizza/NN 5 obl",
+        "man/sprinkling/cheese; man/sprinkling on/pizza; cheese/is/shredded",
+    ),
+    (
+        "a/DT 3 det, bird/NN 3 compound, pecks/NNS 0 root, at/IN 7 case, a/DT 7 det, dead/JJ 7 amod, rat/NN 3 nmod",
+        "bird/pecks at/rat; rat/is/dead",
+    ),
+    (
+        "a/DT 3 det, fat/NN 3 compound, dog/NN 0 root, eating/VBG 3 acl, in/IN 7 case, the/DT 7 det, garden/NN 4 obl",
+        "dog/is/fat; dog/eating in/garden",
+    ),
+    (
+        "a/DT 2 det, dog/NN 4 nsubj, is/VBZ 4 aux, running/VBG 0 root, up/RP 4 compound:prt, a/DT 7 det, flight/NN 4 obj, of/IN 9 case, stairs/NNS 7 nmod, carrying/VBG 9 acl, a/DT 12 det, ball/NN 10 obj, in/IN 15 case, his/PRP$ 15 nmod:poss, mouth/NN 10 obl",
+        "dog/running up/flight; dog/carrying/ball; dog/carrying in/mouth; flight/of/stairs; dog/have/mouth",
+    ),
+    (
+        "the/DT 2 det, person/NN 3 nsubj, held/VBD 0 root, the/DT 5 det, kitten/NN 3 obj, in/IN 8 case, his/PRP$ 8 nmod:poss, hand/NN 3 obl",
+        "person/held/kitten; person/held in/hand; person/have/hand",
+    ),
+    (
+        "a/DT 2 det, demonstration/NN 0 root, on/IN 6 mark, how/WRB 6 advmod, to/TO 6 mark, chop/VB 2 acl, an/DT 8 det, onion/NN 6 obj",
+        "",
+    ),
 ]
 
 
