@@ -131,7 +131,26 @@ def build_tables(runs: dict[str, list[dict[str, Any]]]) -> list[Table]:
         if any(found.values()):
             columns = columns | kind_columns(part for parts in found.values() for part in parts)
             made.append(build_table(title, columns, {name: parts for name, parts in found.items() if parts}))
-    return made + build_rules(runs)
+    return made + build_rules(runs) + build_rungs(runs)
+
+
+def build_rungs(runs: dict[str, list[dict[str, Any]]]) -> list[Table]:
+    """Text to video by the parts of a fused score, added one by one and each left out, as the paper's Table 5 has them."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for name, seeds in runs.items():
+        for place, rung in enumerate(seeds[0].get("rungs", []) if seeds else ()):
+            parts = [metrics["rungs"][place] for metrics in seeds if len(metrics.get("rungs", [])) > place]
+            rows[f"{name}: {name_rung(rung['parts'], place, seeds[0]['rungs'])}"] = parts
+    columns = {name: name for name in ("R@1", "R@5", "R@10", "MdR", "Rsum")}
+    return [build_table("text → video by part", columns, rows)] if rows else []
+
+
+def name_rung(parts: list[str], place: int, rungs: list[dict[str, Any]]) -> str:
+    """What sets a rung apart: the part that it adds, or the one that it lacks."""
+    every = max((rung["parts"] for rung in rungs), key=len)
+    if parts == every[: len(parts)] and place < len(every):
+        return f"{'+ ' if place else ''}{parts[-1].replace('_', '–')}" + (" (all)" if parts == every else "")
+    return "all but " + ", ".join(part.replace("_", "–") for part in every if part not in parts)
 
 
 def build_rules(runs: dict[str, list[dict[str, Any]]]) -> list[Table]:

@@ -21,7 +21,7 @@ from eval.centre import Means, find_means
 from eval.load import load_run, scores_name
 from eval.normalise import RULES, normalise
 from eval.overview import run_table, to_text
-from eval.similarity import Scorer, Scores, item_kinds, matrices
+from eval.similarity import Scorer, Scores, add_up, item_kinds, matrices
 from eval.stale import facts_of
 from eval.vectors import read_vocabulary, what_they_say
 from pipeline import files, stage
@@ -84,6 +84,21 @@ def joint_metrics(
     numbers = metrics.joint(both, right, images=len(scores.image_id)) | {"calibration": rule}
     labels = np.array([f"{kind}:{name}" for kind in kinds for name in scores.gallery(kind)], dtype=object)
     return numbers, {"joint_rank": metrics.first_rank(both, right)} | top_columns(both, labels, "joint")
+
+
+def rung_metrics(scores: Scores, rungs: list[dict[str, float]]) -> list[dict[str, Any]]:
+    """Text to video by fewer parts of a fused score, each rung by the weights that were chosen for it."""
+    truth = scores.truth("video")
+    if not (truth >= 0).any():
+        return []
+    made = []
+    for weights in rungs:
+        matrix = add_up(scores.fused, weights)
+        rank, _ = metrics.text_to_item(matrix, truth)
+        made.append(
+            {"parts": list(weights), "weights": list(weights.values())} | metrics.summary(rank, matrix.shape[1])
+        )
+    return made
 
 
 def spread_ranks(rank: NDArray, asked: NDArray, count: int) -> list[float | None]:
@@ -174,6 +189,8 @@ def score_run(
         numbers["joint"]["calibrated_on"] = origin
     if factors:
         numbers["joint"]["fitted"] = record["joint"]
+    if scores.fused and not norm:
+        numbers["rungs"] = rung_metrics(scores, record.get("fusion", {}).get("rungs", []))
     for name in sorted(method.sparse):
         numbers["says"] = words_of(method, cache, split, record.get("seed", 0), name, device)
     if norm:

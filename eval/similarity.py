@@ -5,7 +5,7 @@ An item is what the manifest lists: a video is in both galleries (its image is t
 
 # Axes: T texts (captions), V videos, I images.
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,9 @@ class Scores:
         default_factory=dict
     )  # of a kind: scores by which items find texts, where these are others
     parts: dict[str, dict[str, NDArray]] = field(default_factory=dict)  # of a sum: each part's scores, by kind
+    fused: dict[str, NDArray] = field(
+        default_factory=dict
+    )  # of videos: each part whose weight was chosen after training
     active: dict[str, float] = field(default_factory=dict)  # of sparse vectors: mean count of numbers that are not 0
 
     def truth(self, kind: str) -> NDArray:
@@ -85,26 +88,44 @@ class Scorer:
         made = encoder({name: tensor.to(self.device) for name, tensor in features.items()})
         return remove_means(made, self.means[kind]) if kind in self.means else made
 
-    def score(self, text: dict[str, torch.Tensor], block: dict[str, torch.Tensor], kind: str) -> NDArray:
-        """(texts, items) scores of two encoded batches, a few items at a time where their tokens would fill the memory."""
+    def score(
+        self, text: dict[str, torch.Tensor], block: dict[str, torch.Tensor], kind: str, names: Sequence[str] = ()
+    ) -> NDArray:
+        """(texts, items) scores of two encoded batches, a few items at a time where their tokens would fill the memory.
+
+        names: of the parts that a fused score has; they come as (parts, texts, items) instead.
+        """
         step = max(1, PAIRS // (row_count(text) * tokens(text) * tokens(block)))
         parts = []
         for at in range(0, row_count(block), step):
             some = {name: tensor[at : at + step] for name, tensor in block.items()}
             name = "score_coarse" if self.coarse and kind == "video" else f"score_{kind}s"
-            made = full_precision(getattr(self.method, name))(text, some).float().cpu().numpy()
-            if made.shape != (row_count(text), row_count(some)):
+            if names:
+                found = full_precision(self.method.score_parts)(text, some, kind)
+                made = torch.stack([found[part] for part in names]).float().cpu().numpy()
+            else:
+                made = full_precision(getattr(self.method, name))(text, some).float().cpu().numpy()
+            if made.shape[-2:] != (row_count(text), row_count(some)):
                 raise ValueError(f"{name}: expected {(row_count(text), row_count(some))}, got {made.shape}")
             parts.append(made)
-        return np.concatenate(parts, axis=1)
+        return np.concatenate(parts, axis=-1)
 
     def matrix(self, captions: NDArray, items: NDArray, kind: str) -> NDArray:
-        """(captions, items) float32 scores of one kind.
+        """(captions, items) float32 scores of one kind."""
+        return self.stack(captions, items, kind)[0]
+
+    def parts(self, captions: NDArray, items: NDArray, kind: str) -> dict[str, NDArray]:
+        """(captions, items) float32 scores of each part of a fused score."""
+        names = self.method.fused(kind)
+        return dict(zip(names, self.stack(captions, items, kind, names)))
+
+    def stack(self, captions: NDArray, items: NDArray, kind: str, names: Sequence[str] = ()) -> list[NDArray]:
+        """(captions, items) float32 scores of one kind: whole, or of each part that is named.
 
         Encoded items are held up to HELD bytes; the texts stream past each such group, so memory is bounded on both sides. Of
         several processes each scores some blocks of items; the blocks are those of one process, and so are the bits.
         """
-        scores = np.full((len(captions), len(items)), np.nan, np.float32)
+        scores = np.full((len(names) or 1, len(captions), len(items)), np.nan, np.float32)
         own = distributed.own_blocks(len(items), ROWS)
         meter = Progress(sum(last - first for first, last in own) * len(captions), f"text-{kind} scores", "pair")
         blocks, place = (self.encode(items[first:last], kind) for first, last in own), iter(own)
@@ -113,12 +134,11 @@ class Scorer:
             for at in range(0, len(captions), ROWS):
                 text = self.encode(captions[at : at + ROWS], "text")
                 for block, (first, last) in zip(group, columns):
-                    made = self.score(text, block, kind)
-                    scores[at : at + row_count(text), first:last] = made
+                    scores[:, at : at + row_count(text), first:last] = self.score(text, block, kind, names)
                     if distributed.is_first():
-                        meter.add(made.size)
+                        meter.add(row_count(text) * (last - first))
         meter.close()
-        return distributed.join_blocks(torch.from_numpy(scores), ROWS).numpy()
+        return [distributed.join_blocks(torch.from_numpy(one), ROWS).numpy() for one in scores]
 
     def recalled(self, captions: NDArray, items: NDArray) -> tuple[NDArray, NDArray]:
         """(captions, items) video scores of a method that recalls by one score and ranks the best again by another.
@@ -182,12 +202,15 @@ def matrices(method: Any, cache: Any, split: str, device: str = "cpu", means: Me
     photo, group = item_kinds(cache, items)
     videos = items[~photo]
     scorer = Scorer(method, cache, device, means=means or {})
-    back, parts, active = {}, {}, {}
+    back, parts, active, fused = {}, {}, {}, {}
     if method.vectors:
         parts, active = add_vectors(scorer, captions, {"video": videos, "image": items})
         video, image = (sum(part[kind] for part in parts.values()) for kind in ("video", "image"))
     elif method.recalled():
         video, back["video"] = scorer.recalled(captions, videos)
+    elif method.fused("video"):  # the whole is the parts' sum, so that rungs of fewer parts cost nothing
+        fused = scorer.parts(captions, videos, "video")
+        video = add_up(fused, method.weights())
     else:
         video = scorer.matrix(captions, videos, "video")
     if not method.vectors:
@@ -204,7 +227,13 @@ def matrices(method: Any, cache: Any, split: str, device: str = "cpu", means: Me
         back=back,
         parts=parts,
         active=active,
+        fused=fused,
     )
+
+
+def add_up(parts: dict[str, NDArray], weights: dict[str, float]) -> NDArray:
+    """(T, V) weighted sum of those parts that have a weight."""
+    return sum(np.float32(weight) * parts[name] for name, weight in weights.items())
 
 
 def add_vectors(

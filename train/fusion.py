@@ -43,26 +43,39 @@ def settle(model: Method, cache: Cache, split: str, device: torch.device) -> dic
     """Set the weights of the model's parts to those that are best on a split, and fit what a joint gallery needs.
 
     What run.json keeps: `fusion`, with `weights` of videos' parts and `image_weights` (equal ones where the split has fewer than
-    two items), and `joint`, a factor a kind by which the softmax of its scores is a probability. Only what there is to choose.
+    two items) and `rungs`, of videos the weights of fewer parts; and `joint`, a factor a kind by which the softmax of its scores
+    is a probability. Only what there is to choose.
     """
     captions = some_captions(cache, split)
     items, own = np.unique(cache.video_of[captions], return_inverse=True)
     truth, enough = torch.from_numpy(own), len(items) > 1
     model.eval()
     texts = encode_texts(model, cache, captions, device) if enough else []
-    weights, factors = {}, {}
+    weights, factors, rungs = {}, {}, []
     for kind in KINDS:
         parts = score_parts(model, cache, texts, items, kind, device) if enough else {}
         names = model.fused(kind)
         if names:
             weights[kind] = weigh(parts, truth) if enough else dict.fromkeys(names, 1 / len(names))
             model.set_weights(weights[kind], kind)
+        if names and enough and kind == "video":
+            rungs = [weigh({name: parts[name] for name in some}, truth) for some in choose_rungs(names)]
         if enough:
             factors[kind] = fit_factor(join_parts(parts, weights.get(kind, {WHOLE: 1.0})), truth)
     origin = {"chosen_on": split, "texts": len(captions)}
-    named = {name: weights[kind] for kind, name in zip(KINDS, ("weights", "image_weights")) if kind in weights}
+    named: dict[str, Any] = {
+        name: weights[kind] for kind, name in zip(KINDS, ("weights", "image_weights")) if kind in weights
+    }
+    if rungs:
+        named["rungs"] = rungs
     fusion = {"fusion": origin | named} if named else {}
     return fusion | ({"joint": origin | {"factors": factors}} if factors else {})
+
+
+def choose_rungs(names: list[str]) -> list[list[str]]:
+    """The first part, the first two and so on to all of them; then all but one, for each: the rows of the paper's Table 5."""
+    left_out = [[name for name in names if name != out] for out in names] if len(names) > 2 else []
+    return [names[: count + 1] for count in range(len(names))] + left_out
 
 
 def some_captions(cache: Cache, split: str) -> np.ndarray:

@@ -193,6 +193,10 @@ class Method(nn.Module):
         """Take up the chosen weights of the parts; they are saved with the model."""
         raise NotImplementedError
 
+    def weights(self) -> dict[str, float]:
+        """The weights of the parts of `score_videos` that `fused` names, as they were set."""
+        raise NotImplementedError
+
     def phases(self) -> list[Phase]:
         """What is trained, in order; nothing by default."""
         return []

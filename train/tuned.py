@@ -162,6 +162,10 @@ class Tuned(Method):
         """The method's own."""
         self.inner.set_weights(weights, kind)
 
+    def weights(self) -> dict[str, float]:
+        """The method's own."""
+        return self.inner.weights()
+
     def phases(self) -> list[Phase]:
         """The method's own; those that do not teach images alone also move the owned blocks, last norms and projections."""
         rates: dict[str, float] = {}

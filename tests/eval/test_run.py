@@ -21,6 +21,9 @@ class Mean(nn.Module):
     needs = frozenset({"sentence", "frame", "image"})
     vectors, sparse = (), frozenset()
 
+    def fused(self, kind="video"):
+        return []
+
     def recalled(self):
         return 0
 

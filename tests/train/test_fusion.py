@@ -126,6 +126,43 @@ def test_a_run_says_its_factors_and_scores_are_joined_by_them(tmp_path):
     assert numbers["joint_rules"]["pair"]["both"] == numbers["joint"]["both"]
 
 
+def test_rungs_add_each_part_and_leave_each_out():
+    assert fusion.choose_rungs(["a", "b", "c"]) == [
+        ["a"],
+        ["a", "b"],
+        ["a", "b", "c"],
+        ["b", "c"],
+        ["a", "c"],
+        ["a", "b"],
+    ]
+    assert fusion.choose_rungs(["a", "b"]) == [["a"], ["a", "b"]]
+
+
+def test_a_run_is_scored_by_fewer_parts_with_weights_of_their_own(tmp_path):
+    from eval.load import load_run
+    from eval.overview import build_tables
+    from eval.run import score_run
+    from eval.similarity import Scorer, matrices
+
+    shards = worlds.cache(tmp_path / "toy", videos=40, captions_per_video=2)
+    folder = shards / "runs" / "unitrim"
+    run.run(shards, folder, "unitrim", 0, SMALL | {"fusion": "val", "word_patch": "all"})
+    numbers = score_run(folder, shards)
+    rungs, said = numbers["rungs"], checkpoint.facts(folder)["fusion"]
+    assert len(rungs) == 10 and [rung["weights"] for rung in rungs] == [list(one.values()) for one in said["rungs"]]
+    assert rungs[4]["weights"] == list(said["weights"].values())  # all five: the run itself
+    assert {key: rungs[4][key] for key in numbers["t2v"]} == numbers["t2v"]
+    method, cache, _ = load_run(folder, shards, "cpu")
+    scores = matrices(method, cache, "test")
+    with torch.inference_mode():
+        whole = Scorer(method, cache).matrix(cache.captions("test"), cache.videos("test"), "video")
+    assert abs(scores.video - whole).max() < 1e-6
+    table = next(table for table in build_tables({"unitrim": [numbers]}) if table.title == "text → video by part")
+    named = [row.name.removeprefix("unitrim: ") for row in table.rows]
+    assert named[:2] == ["sentence–video", "+ triplet–frame"] and named[4] == "+ triplet–video (all)"
+    assert named[5:7] == ["all but sentence–video", "all but triplet–frame"] and named[9] == "all but triplet–video"
+
+
 def test_all_patches_have_no_temperature():
     with pytest.raises(ValueError, match="no temperature"):
         methods.build("unitrim", {"word_patch": "all", "fusion": "t_weighted"})

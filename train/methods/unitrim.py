@@ -208,6 +208,10 @@ class UniTriM(Method):
         else:
             self.fusion_weight.copy_(torch.tensor([weights[name] for name in self.config.alignments]))
 
+    def weights(self) -> dict[str, float]:
+        """Of the granularities."""
+        return dict(zip(self.config.alignments, self.fusion_weight.tolist()))
+
     def score_sentence_video(self, text: Features, video: Features) -> Tensor:
         """(T, V) cosines."""
         return text["sentence"] @ video["video"].T
