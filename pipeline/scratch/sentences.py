@@ -19,10 +19,11 @@ from torch import Tensor
 from pipeline import files, params, progress
 from pipeline.scratch.train import keep_or_make
 
-VERSION = 1
+VERSION = 2
 PAD, UNKNOWN, START, END, MASK = SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 SCRIPTS, STILLS = 6000, 3000  # of `demo`: told, not drawn
 MOST = 60_000  # sentences it learns from, at most
+SOME = 512  # of them, by which its logits are anchored
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Recipe:
     masked: float = 0.3  # share of the pieces that are asked for
     shown: float = 0.4  # share of those that are shown as they are: a lexicon asks what a word that is there means
     decay: float = 0.01
+    present: float = 0.01  # the probability of a word whose logit is 0
     threads: int = 1  # two would wait for each other where the machine has other work
 
 
@@ -102,7 +104,9 @@ def learn(sentences: list[str], recipe: Recipe, folder: Path, seed: int = 0, nam
             torch.manual_seed(seed)
             words = tokenizer(sentences, recipe)
             model = build(recipe, len(words))
-            fit(model, words(sentences, truncation=True, max_length=recipe.positions)["input_ids"], words, recipe, name)
+            pieces = words(sentences, truncation=True, max_length=recipe.positions)["input_ids"]
+            fit(model, pieces, words, recipe, name)
+            anchor(model, pieces[:SOME], recipe.present)
     finally:
         torch.set_num_threads(threads)
     transformers.utils.logging.disable_progress_bar()
@@ -166,6 +170,18 @@ def fit(model: Any, pieces: list[list[int]], words: Any, recipe: Recipe, name: s
     model.eval()
     if not math.isfinite(loss.item()):
         raise files.UniTriMError(f"{name}: the masked language model did not learn (its loss is {loss.item()})")
+
+
+@torch.inference_mode()
+def anchor(model: Any, pieces: list[list[int]], present: float) -> None:
+    """Shift every word's bias by one number, so that a logit is 0 where its probability is about `present`.
+
+    The probabilities stay as they are, and so no training settles this number; but a lexicon takes what is above 0 for words that
+    are there. Left as it falls out, a third of all words is there in every sentence.
+    """
+    token, mask = pad(pieces)
+    logit = model(input_ids=token, attention_mask=mask).logits[mask.bool()]
+    model.cls.predictions.bias -= logit.logsumexp(1).mean() + math.log(present)
 
 
 def pad(pieces: list[list[int]]) -> tuple[Tensor, Tensor]:

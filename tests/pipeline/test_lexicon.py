@@ -186,6 +186,9 @@ def test_the_scratch_model_knows_what_a_hidden_word_can_be(tmp_path):
     best = words.convert_ids_to_tokens(model(**ids).logits[0, hidden].topk(3).indices.tolist())
     sizes_and_colours = {"huge", "large", "small", "tiny", "big", "little", *world.COLOURS}
     assert best[0] in sizes_and_colours, best
+    ids = words(said[:64], return_tensors="pt", padding=True)
+    spread = model(**ids).logits[ids["attention_mask"].bool()].logsumexp(1)
+    assert abs(spread.mean().item() + np.log(recipe.present)) < 0.3, "a logit of 0 stands for that probability"
     again = sentences.demo_sentences(0, scripts=600, stills=300)
     assert again == said and np.mean([len(text.split()) for text in said]) > 5
 

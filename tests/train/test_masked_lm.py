@@ -69,6 +69,24 @@ def test_the_pooled_lexicon_and_its_gradients_are_those_of_the_plain_form(held, 
         torch.testing.assert_close(one, other)
 
 
+def test_a_word_that_no_token_has_wakes_where_it_should_rise_and_only_there():
+    torch.manual_seed(0)
+    word, bias = torch.randn(23, 8), torch.full((23,), -100.0)  # no logit is near 0
+    mask = torch.tensor([[True, True], [False, False]])
+    pull = torch.randn(23)
+
+    def slope(wake):
+        token = torch.ones(2, 2, 8, requires_grad=True)
+        made = pool_lexicon(token, mask, word, bias, wake)
+        assert not made.any(), "what is handed on changes no value"
+        return torch.autograd.grad((made * pull).sum(), token)[0]
+
+    assert not slope(0.0).any()
+    expected = 0.25 * (pull.clamp(max=0)[:, None] * word).sum(0)  # the loss falls where those with a negative pull rise
+    torch.testing.assert_close(slope(0.25)[0].sum(0), expected)
+    assert not slope(0.25)[1].any(), "a hidden token hears nothing"
+
+
 def test_tokens_times_words_is_never_held_whole():
     """BERT's own lexicon, 64 videos of 12 · 50 tokens: 1.2 G logits, of which a stretch of words has at most 33 M."""
     chunks = word_chunks(30522, 64 * 600)

@@ -95,9 +95,12 @@ class MaskedLM(nn.Module):
             token = block(token, mask)
         return token
 
-    def weigh(self, token: Tensor, mask: Tensor) -> Tensor:
-        """(B, V) weight of every word for (B, L, W) hidden states: log(1 + ReLU(logit)), the greatest over the valid ones."""
-        return pool_lexicon(self.head(token), mask, self.word, self.head.bias)
+    def weigh(self, token: Tensor, mask: Tensor, wake: float = 0.0) -> Tensor:
+        """(B, V) weight of every word for (B, L, W) hidden states: log(1 + ReLU(logit)), the greatest over the valid ones.
+
+        wake: as in `pool_lexicon`.
+        """
+        return pool_lexicon(self.head(token), mask, self.word, self.head.bias, wake)
 
     @full_precision
     def logits(self, token: Tensor) -> Tensor:
@@ -141,18 +144,21 @@ def read_lexicon(path: Path) -> dict[str, Any]:
 
 
 @full_precision
-def pool_lexicon(token: Tensor, mask: Tensor, word: Tensor, bias: Tensor) -> Tensor:
+def pool_lexicon(token: Tensor, mask: Tensor, word: Tensor, bias: Tensor, wake: float = 0.0) -> Tensor:
     """(B, V) from (B, L, W) tokens as the head leaves them, word embeddings (V, W) and a bias (V): max over the valid tokens of
     log(1 + ReLU(token · word + bias)) (SPLADE-max); 0 where no token is valid. Word embeddings get no gradient.
+
+    wake: the share of its gradient that a weight of 0 hands on where the loss would fall if it rose. By 0, the gradient of the
+    formula, a word that is 0 for every token stays so.
     """
-    return LexiconPool.apply(token, mask, word, bias)
+    return LexiconPool.apply(token, mask, word, bias, wake)
 
 
 class LexiconPool(torch.autograd.Function):
     """A few words at a time; kept are the greatest logit and the token that gave it. log(1 + ReLU) rises, so it comes last."""
 
     @staticmethod
-    def forward(ctx, token: Tensor, mask: Tensor, word: Tensor, bias: Tensor) -> Tensor:
+    def forward(ctx, token: Tensor, mask: Tensor, word: Tensor, bias: Tensor, wake: float) -> Tensor:
         """(B, L, W), (B, L), (V, W), (V) -> (B, V)."""
         batch, length, width = token.shape
         weight = token.new_empty(batch, len(word))
@@ -165,22 +171,24 @@ class LexiconPool(torch.autograd.Function):
             top, index = logit.view(batch, length, -1).max(1)
             weight[:, some], which[:, some] = top, index
         weight.relu_().log1p_()
-        ctx.save_for_backward(token, word, weight, which)
+        ctx.save_for_backward(token, word, weight, which, mask.any(1, keepdim=True))
+        ctx.wake = wake
         return weight
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, Tensor]:
-        """To the token that gave each word's greatest logit, where that was above 0."""
-        token, word, weight, which = ctx.saved_tensors
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, Tensor, None]:
+        """To the token that gave each word's greatest logit, where that was above 0 or should be."""
+        token, word, weight, which, there = ctx.saved_tensors
         batch, length, width = token.shape
-        grad = torch.where(weight > 0, grad * (-weight).exp(), 0)  # d log(1 + x) = 1 / (1 + x)
+        asleep = ctx.wake * grad.clamp(max=0) * there
+        grad = torch.where(weight > 0, grad * (-weight).exp(), asleep)  # d log(1 + x) = 1 / (1 + x)
         to_token = torch.zeros_like(token)
         for some in word_chunks(len(word), batch * length):
             part = grad[:, some]
             spread = token.new_zeros(batch, length, part.shape[1])
             spread.scatter_(1, which[:, None, some].long(), part[:, None])
             to_token += (spread.view(batch * length, -1) @ word[some]).view_as(token)
-        return to_token, None, None, grad.sum(0)
+        return to_token, None, None, grad.sum(0), None
 
 
 def word_chunks(words: int, tokens: int) -> list[slice]:

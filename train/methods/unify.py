@@ -8,7 +8,9 @@ vectors sparse, and the latent similarities teach the lexicon's by KL with a wei
 
 Otherwise than there CLIP stands in for the stem's first blocks and is frozen, so that the latent text is CLIP's sentence and only
 the video's blocks can be shared; blocks start as the identity, the word embeddings never move, and poolings and the temperature,
-which the paper does not give, are the greatest and CLIP's. Images are videos of one frame; their latent vector is CLIP's own.
+which the paper does not give, are the greatest and CLIP's. Images are videos of one frame; their latent vector is CLIP's own. A
+video's word at 0 hands a tenth of its gradient on where it should rise (`wake`; 0 is the formula's own), without which a video
+keeps for good the few words that it starts with.
 Settings for the paper's Table 4: `share=False distillation=0`, `distillation=0`; for Table 5: `frozen_epochs=0 masked_weight=0`,
 `masked_weight=0`, `frozen_epochs=0`.
 """
@@ -51,6 +53,7 @@ class Config(Config):
     masked: float = 0.15  # share of the pieces that are hidden
     masked_weight: float = 1.0  # of the loss on them, in the second phase
     flops: float = 1e-4  # weight of the FLOPS regulariser
+    wake: float = 0.1  # share of its gradient that a video's word at 0 hands on where it should rise; as published: 0
     logit_scale: float = 20.0  # of both contrasts at the first step; at most 100, as CLIP's
     language_model: dict = field(
         default_factory=dict
@@ -162,7 +165,7 @@ class Unify(Method):
         stem = self.stem(token, shown, place)
         latent = layers.mean_video(unit(token[:, :frames] + self.latent(stem, shown)[:, :frames]), mask)
         stem = stem if self.config.share else self.other_stem(token, shown, place)
-        return latent, self.text.weigh(self.project(self.lexicon(stem, shown)), shown)
+        return latent, self.text.weigh(self.project(self.lexicon(stem, shown)), shown, self.config.wake)
 
     def choose(self, frame: Tensor, patch: Tensor, mask: Tensor) -> Tensor:
         """(B, N·k, D) unit patches: the k that matter in each frame, or all of them."""
