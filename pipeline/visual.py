@@ -47,7 +47,10 @@ def main() -> None:
     )
     clip = stage.require(params.cache_folder(config["name"], "clip", "clip.json"), "clip", config["name"])
     items = read_table(manifest).to_pylist()
-    with engine.connect(arguments.engine or config["engine"], config["ray"]["address"]) as cluster:
+    chosen, address = arguments.engine or config["engine"], config["ray"]["address"]
+    if arguments.why and address == "local":
+        chosen = "local"  # the same device, at once
+    with engine.connect(chosen, address) as cluster:
         device = arguments.device or (cluster.device if cluster else None)
         encoder = ImageEncoder(clip.parent, device, config, describe_decoders(config["decoder"]))
         encoder.keep_tail(read_standing_tail(folder))

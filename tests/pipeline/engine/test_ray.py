@@ -34,7 +34,12 @@ def prepare(item):
         return np.full((number, 1 << 20), 7, np.uint8)
     if name == "slow":
         time.sleep(0.3)
-    return number if name in ("slow", "end", "end once", "refused", "wrong") else misbehave(item)
+    if name == "cut" and not os.path.exists(number):
+        open(number, "w").close()
+        server = Path(f"/proc/{os.getppid()}/stat").read_text().rsplit(")", 1)[1].split()
+        os.kill(int(server[1]), signal.SIGKILL)  # the actor, whose fork server this process comes from
+        time.sleep(600)
+    return number if name in ("slow", "cut", "end", "end once", "refused", "wrong") else misbehave(item)
 
 
 class Finisher:
@@ -153,6 +158,32 @@ def test_an_item_that_kills_the_actor_costs_itself_and_one_that_did_so_once_noth
     assert {index: found[index].reason for index in range(6) if not found[index].ok} == {1: "crashed", 4: "too_dull"}
     assert found[1].detail == "the process that worked on it died, twice"
     assert (tmp_path / "seen").exists() and found[3].value[0] == 3
+
+
+def test_an_actor_that_is_killed_with_all_that_it_has_loses_none_of_it(head, tmp_path):
+    items = [("slow", 0), ("slow", 1), ("cut", str(tmp_path / "cut")), ("slow", 3), ("slow", 4)]
+    found = outcomes(items)
+    assert (tmp_path / "cut").exists() and all(outcome.ok for outcome in found.values())
+
+
+class Homesick(Finisher):
+    """Cannot be unpacked in another process."""
+
+    def __reduce__(self):
+        return stay_in, (os.getpid(),)
+
+
+def stay_in(process):
+    if os.getpid() != process:
+        raise ImportError("there is no such library here")
+    return Homesick()
+
+
+def test_where_nothing_begins_it_is_told_why(head):
+    said = []
+    with pytest.raises(WorkerError, match="no machine of the Ray cluster can do the work: .*no such library here"):
+        list(run([("slow", 0)], Homesick(), tell=said.append))
+    assert len(said) == 1 and said[0].startswith("left out, for nothing begins there: ")
 
 
 def test_a_full_object_store_makes_the_run_slower_and_loses_nothing(head):
