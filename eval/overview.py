@@ -138,19 +138,21 @@ def build_rungs(runs: dict[str, list[dict[str, Any]]]) -> list[Table]:
     """Text to video by the parts of a fused score, added one by one and each left out, as the paper's Table 5 has them."""
     rows: dict[str, list[dict[str, Any]]] = {}
     for name, seeds in runs.items():
-        for place, rung in enumerate(seeds[0].get("rungs", []) if seeds else ()):
+        for place in range(len(seeds[0].get("rungs", [])) if seeds else 0):
             parts = [metrics["rungs"][place] for metrics in seeds if len(metrics.get("rungs", [])) > place]
-            rows[f"{name}: {name_rung(rung['parts'], place, seeds[0]['rungs'])}"] = parts
+            rows[f"{name}: {name_rung(place, [set(one['parts']) for one in seeds[0]['rungs']])}"] = parts
     columns = {name: name for name in ("R@1", "R@5", "R@10", "MdR", "Rsum")}
     return [build_table("text → video by part", columns, rows)] if rows else []
 
 
-def name_rung(parts: list[str], place: int, rungs: list[dict[str, Any]]) -> str:
-    """What sets a rung apart: the part that it adds, or the one that it lacks."""
-    every = max((rung["parts"] for rung in rungs), key=len)
-    if parts == every[: len(parts)] and place < len(every):
-        return f"{'+ ' if place else ''}{parts[-1].replace('_', '–')}" + (" (all)" if parts == every else "")
-    return "all but " + ", ".join(part.replace("_", "–") for part in every if part not in parts)
+def name_rung(place: int, rungs: list[set[str]]) -> str:
+    """What sets a rung apart: the part that it adds to the one before it, or the one that it lacks."""
+    every = max(rungs, key=len)
+    if place < len(every):
+        (added,) = rungs[place] - (rungs[place - 1] if place else set())
+        return f"{'+ ' if place else ''}{added.replace('_', '–')}" + (" (all)" if rungs[place] == every else "")
+    (lacking,) = every - rungs[place]
+    return f"all but {lacking.replace('_', '–')}"
 
 
 def build_rules(runs: dict[str, list[dict[str, Any]]]) -> list[Table]:
