@@ -17,6 +17,7 @@ ALIKE = 0.95  # correlation of two small pictures from which on they show the sa
 NEAR = 0.9  # cosine of two frames' CLIP vectors below which their pictures are not even compared
 FLAT = 4.0  # levels by which a picture must vary to be told from another
 SHARE = 0.6  # of the shorter item's frames that must be found again, in order
+FRAMES = 64  # compared with all others at a time
 HELD = 4000  # items whose small pictures are held
 
 
@@ -123,17 +124,27 @@ def fold(listed: list[tuple[str, int, Item]], same: Duplicates) -> list[tuple[st
 
 
 def any_alike(items: list[Item], same: Duplicates) -> NDArray:
-    """(items, items) bool: whether any frame of one looks like any of the other; two products for all pairs at once."""
+    """(items, items) bool: whether any frame of one looks like any of the other; FRAMES against all later ones at once.
+
+    The products are torch's, which the caller's thread bounds to one core; numpy's would wake all.
+    """
+    import torch
+
     marks = np.array([item.mark for item in items])
     found = marks[:, None] == marks[None, :]
     if not items:
         return found
     looks = [same.look(item) for item in items]
     owner = np.repeat(np.arange(len(items)), [len(look.vector) for look in looks])  # of each frame
-    vector, small = (np.concatenate([getattr(look, name) for look in looks]) for name in ("vector", "small"))
-    near = (vector @ vector.T >= NEAR) & (owner[:, None] != owner[None, :])
-    some = np.flatnonzero(near.any(1))
-    alike = near[np.ix_(some, some)] & (small[some] @ small[some].T >= ALIKE)
-    one, other = np.nonzero(alike)
-    found[owner[some[one]], owner[some[other]]] = True
-    return found
+    vectors, smalls = (
+        torch.from_numpy(np.concatenate([getattr(look, name) for look in looks])) for name in ("vector", "small")
+    )
+    for at in range(0, len(owner), FRAMES):
+        some = slice(at, at + FRAMES)
+        near = (vectors[some] @ vectors[at:].T).numpy() >= NEAR
+        near &= owner[some, None] != owner[None, at:]
+        one, other = at + np.flatnonzero(near.any(1)), at + np.flatnonzero(near.any(0))
+        alike = near[np.ix_(one - at, other - at)] & ((smalls[one] @ smalls[other].T).numpy() >= ALIKE)
+        first, second = np.nonzero(alike)
+        found[owner[one[first]], owner[other[second]]] = True
+    return found | found.T

@@ -367,7 +367,8 @@ class Search:
                 item = view.items[int(view.rows[kind][place])]
                 self.duplicates.look(item, view.small_pictures(int(view.rows[kind][place])))
                 first.append((kind, place, item))
-            folded = fold_alike(first, self.duplicates) + [(kind, place, []) for kind, place in each[FOLDED:]]
+            folded = self.workers.run(lambda: fold_alike(first, self.duplicates))
+            folded += [(kind, place, []) for kind, place in each[FOLDED:]]
         return self.hits(view, scored, folded, top, skip)
 
     def joint_by_date(self, view: View, scored: Scored, order: dict[str, NDArray], top: int, skip: int) -> list[Hit]:

@@ -14,7 +14,7 @@ from eval.search.gallery import Gallery, Segment, to_full
 from eval.search.workers import Workers
 
 WHOLE = 1 << 29  # bytes of encoded rows of which all are scored by the method; of a larger library only a shortlist is
-BLOCK = 2 << 20  # bytes of rows widened to float32 at a time: about what a core's cache holds
+BLOCK = 4 << 20  # bytes of rows widened to float32 at a time: near to what a core's caches hold
 LEAST, MOST = 16, 1024  # rows of a block, whatever they weigh
 SHORT = 2000  # items of the shortlist of each gallery
 SAMPLE = 1000  # items by which a shortlist's scores are put on a scale
