@@ -249,12 +249,25 @@ def method_keys(method: str) -> dict[str, Key]:
         for node in tree.body:
             if isinstance(node, ast.ClassDef) and node.name == "Config":
                 given = [line for line in node.body if isinstance(line, ast.AnnAssign)]
+                if named_presets := presets(node):
+                    rows["preset"] = one_of(None, *named_presets)
                 for line in given:
                     kind = ast.unparse(line.annotation)
                     for name, meaning in named.items():
                         kind = re.sub(rf"\b{name}\b", lambda _, meaning=meaning: meaning, kind)
                     rows[ast.unparse(line.target)] = of_type(kind, None)
     return rows
+
+
+def presets(config: ast.ClassDef) -> list[str]:
+    """Names of the settings that a method's `Config` has under one name each: the keys of what its `presets` returns."""
+    for node in config.body:
+        if isinstance(node, ast.FunctionDef) and node.name == "presets":
+            made = [
+                line.value for line in node.body if isinstance(line, ast.Return) and isinstance(line.value, ast.Dict)
+            ]
+            return [key.value for one in made for key in one.keys if isinstance(key, ast.Constant)]
+    return []
 
 
 def renamed_settings() -> dict[str, str]:

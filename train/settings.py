@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from train import methods
 from train.method import Config, check_settings
 from train.tuned import tuned_towers
 
@@ -38,7 +39,8 @@ def read_stored_settings(
     path: Path = Path("params.yaml"),
     said: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Settings in params.yaml: datasets.<dataset>.train.<method> over defaults.train.<method>.
+    """Settings in params.yaml: datasets.<dataset>.train.<method> over defaults.train.<method>, and over both the preset that one
+    of them names: it stands for settings as somebody published them, whatever recipe lies beside it.
 
     Where there is no such file, as on a machine that has nothing but the shards, they are those in the shards' params.json.
     How many words and triplets a caption may have counts for methods that need them only, and words for all that run the text
@@ -47,6 +49,8 @@ def read_stored_settings(
     settings: dict[str, Any] = {}
     sections = read_sections(shards, path)
     own = [(section.get("train") or {}).get(method) or {} for section in sections]
+    preset = next((part["preset"] for part in reversed(own) if part.get("preset")), None)
+    own.append(apply_preset(methods.load(method).Config, {"preset": preset}))
     tune = tune_word(dict(pair for part in [*own, said or {}] for pair in part.items()))
     needs = {*needs, "word"} if "text" in tuned_towers(tune) else set(needs)
     for section in sections:
@@ -54,7 +58,8 @@ def read_stored_settings(
         feature = {"words": {"word", "piece"}, "triplets": {"triplet"}}
         settings |= {key: value for key, value in shared.items() if value is not None and feature[key] & set(needs)}
         settings |= (section.get("train") or {}).get(method) or {}
-    return settings
+    settings.pop("preset", None)
+    return settings | own[-1]
 
 
 def count_processes(shards: Path, gpus: int, path: Path = Path("params.yaml")) -> int:

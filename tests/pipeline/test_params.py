@@ -71,7 +71,11 @@ def test_a_methods_settings_are_those_of_its_config():
 
     assert keys.methods() == methods.names()
     for name in methods.names():
-        assert set(keys.method_keys(name)) == {field.name for field in fields(methods.load(name).Config)}
+        kind = methods.load(name).Config
+        named = {"preset"} if kind.presets() else set()
+        assert set(keys.method_keys(name)) == {field.name for field in fields(kind)} | named
+        if named:
+            assert all(keys.method_keys(name)["preset"].fits(one) for one in (None, *kind.presets()))
 
 
 @pytest.mark.parametrize(

@@ -553,3 +553,31 @@ def test_the_papers_preset_is_one_word_over_a_datasets_recipe():
     assert (paper.batch, paper.words) == (16, 20)
     with pytest.raises(ValueError, match="no preset 'best'; there are: paper"):
         apply_preset(kind, {"preset": "best"})
+
+
+@pytest.mark.parametrize("where", ["defaults", "demo"])
+def test_one_word_in_params_makes_a_datasets_recipe_the_papers(tmp_path, where):
+    import yaml
+
+    from pipeline import keys
+
+    whole = yaml.safe_load((ROOT / "params.yaml").read_text())
+    section = whole["defaults"] if where == "defaults" else whole["datasets"]["demo"]
+    section["train"]["unitrim"]["preset"] = "paper"
+    whole["datasets"]["demo"]["train"]["unitrim"]["tune"] = "image"
+    assert keys.faults(whole, "demo") == []
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(whole))
+    kind = methods.load("unitrim")
+    made = configure(kind.Config, read_stored_settings(Path("demo"), "unitrim", kind.needs, tmp_path / "params.yaml"))
+    published = kind.Config()
+    assert vars(made) == vars(published) | {
+        "words": 32,
+        "triplets": 8,
+        "tune": "image",
+    }  # its sizes stay, and what is tuned
+    section["train"]["unitrim"]["preset"] = "papr"
+    assert keys.faults(whole, "demo") == [
+        f"{'defaults' if where == 'defaults' else 'datasets.demo'}.train.unitrim.preset is 'papr'; it must be null or paper"
+    ]
+    whole["datasets"]["demo"]["train"]["clip4clip"]["preset"] = "paper"
+    assert any("there is no datasets.demo.train.clip4clip.preset" in fault for fault in keys.faults(whole, "demo"))

@@ -67,9 +67,13 @@ class Config(Config):
 
     @classmethod
     def presets(cls) -> dict[str, dict[str, Any]]:
-        """`paper`: as published, whatever a dataset's recipe says; these are the defaults of this class."""
-        sizes = ("dimension", "frames", "words", "triplets", "patches")
-        return {"paper": {name: value for name, value in vars(cls()).items() if name not in sizes}}
+        """`paper`: as published, whatever a dataset's recipe says; these are the defaults of this class.
+
+        Sizes, and which of CLIP's blocks learn, are left to the dataset: its cache decides what can be.
+        """
+        cached = ("dimension", "frames", "words", "triplets", "patches", "tail")
+        given = {name: value for name, value in vars(cls()).items() if not name.startswith("tune")}
+        return {"paper": {name: value for name, value in given.items() if name not in cached}}
 
     @classmethod
     def small(cls) -> dict[str, Any]:
