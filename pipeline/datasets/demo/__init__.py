@@ -1,5 +1,5 @@
 """A small rendered world with a known truth: its scenes, pictures, sentences, and the reader."""
 
-from pipeline.datasets.demo.reader import expected, prepare, read
+from pipeline.datasets.demo.reader import expected, facts, prepare, read
 
-__all__ = ["expected", "prepare", "read"]
+__all__ = ["expected", "facts", "prepare", "read"]

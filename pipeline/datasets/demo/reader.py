@@ -105,6 +105,19 @@ def sentences(clip: Clip) -> list[str]:
     return (texts * CAPTIONS[clip.split])[: CAPTIONS[clip.split]]
 
 
+def facts(config: dict[str, Any]) -> dict[str, dict[str, str]]:
+    """What each caption tells of its clip: the shape and colour of the thing that acts first, its event, and the place if said."""
+    found = {}
+    for clip in clips(config):
+        first = clip.scene.steps[0]
+        thing = clip.scene.things[first.actor]
+        told = {"shape": thing.shape, "colour": thing.colour, "event": first.event}
+        for index, text in enumerate(sentences(clip)):
+            place = {"place": clip.scene.place} if clip.scene.place in text.split() else {}
+            found[caption_id(Caption(clip.video_id, index, text))] = told | place
+    return found
+
+
 def prepare(root: Path, config: dict[str, Any]) -> None:
     """Render into `root` the clips that are not there; all of them if they were made from another world.
 
