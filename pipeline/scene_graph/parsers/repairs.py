@@ -89,7 +89,7 @@ def tags(tree: Sentence) -> None:
         elif tag == "NN" and word.endswith("ing") and second(tree, index):
             tree.tag[index], tree.lemma[index] = "VBG", lemma(word, "VBG")
             tree.head[index] = tree.head[tree.head[index]]
-        elif tag == "NNS" and index > 1:
+        elif tag == "NNS" and index:
             singular(tree, index)
         elif tag == "NN" and word in words.SIZES and tree.relation[index] == "compound" and tree.head[index] > index:
             tree.tag[index], tree.relation[index] = "JJ", "amod"  # "a fat dog"
@@ -443,10 +443,11 @@ def shredded(tree: Sentence, index: int) -> None:
 
 
 def singular(tree: Sentence, index: int) -> None:
-    """ "a bird pecks at it" read as several bird-pecks: after "a" there is one bird, and it pecks."""
+    """ "a bird pecks at it" read as several bird-pecks, "the camera pans" as pans: one bird pecks, a camera moves."""
     doer = index - 1
     children = below(tree, index)
     one = any(tree.relation[child] == "det" and tree.word[child] in ("a", "an") for child in children)
+    one = one or (tree.word[index] in MOVES and tree.word[doer] in words.ANIMATE | {"camera"})
     if not one or not kinds(tree.word[index])[2] or tree.relation[doer] != "compound" or tree.head[doer] != index:
         return
     if tree.tag[doer] != "NN" or tree.relation[index] not in ("root", "nsubj") or tree.word[index] in words.PEOPLE:
@@ -512,6 +513,7 @@ SAYING = words.listed(
 MAKING = words.listed(
     "make have use get create build fix repair prepare do take apply change put give find add install buy sell wear"
 )
+MOVES = words.listed("pans zooms shifts moves turns walks looks steps passes swims runs jumps talks sings meows barks")
 WAYS = words.listed("up down along across around through over past")
 HUMAN = words.listed("talk sing speak dance laugh smile chat perform cook cry")
 PLACES = words.listed("on at under inside outside")

@@ -182,6 +182,18 @@ TREES = [
         "a/DT 2 det, demonstration/NN 0 root, on/IN 6 mark, how/WRB 6 advmod, to/TO 6 mark, chop/VB 2 acl, an/DT 8 det, onion/NN 6 obj",
         "",
     ),
+    (
+        "the/DT 3 det, camera/NN 3 compound, pans/NNS 0 root, to/IN 6 case, the/DT 6 det, right/NN 3 nmod",
+        "camera/pans to/right",
+    ),
+    (
+        "brown/JJ 3 amod, duck/NN 3 compound, shifts/NNS 0 root, to/IN 6 case, the/DT 6 det, right/NN 3 nmod",
+        "duck/is/brown; duck/shifts to/right",
+    ),
+    (
+        "a/DT 3 det, dog/NN 3 compound, toy/NN 0 root, on/IN 6 case, the/DT 6 det, floor/NN 3 nmod",
+        "dog toy/on/floor",
+    ),
 ]
 
 
