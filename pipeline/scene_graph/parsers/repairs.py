@@ -516,6 +516,7 @@ MAKING = words.listed(
 MOVES = words.listed("pans zooms shifts moves turns walks looks steps passes swims runs jumps talks sings meows barks")
 WAYS = words.listed("up down along across around through over past")
 HUMAN = words.listed("talk sing speak dance laugh smile chat perform cook cry")
+DONE = MAKING | words.TOOLED | words.listed("pour add cook fry show bake peel whisk")
 PLACES = words.listed("on at under inside outside")
 SOMEONE = words.listed("someone somebody everyone everybody")
 CANS = words.listed("trash garbage soda beer tin watering spray recycling paint")
@@ -579,11 +580,14 @@ def meanwhile(tree: Sentence, index: int) -> None:
     thing, relation = tree.head[index], tree.relation[index]
     if thing < 0:
         return
-    if relation == "amod" and tree.tag[index - 1] == "IN" and lemma(tree.word[index], "VBG") in MAKING:
+    during = tree.word[index - 1] in ("while", "when")
+    if relation == "amod" and not during and tree.tag[index - 1] == "IN" and lemma(tree.word[index], "VBG") in MAKING:
         tree.relation[index] = "gerund"  # "a tutorial on making soap" says of no soap that it makes
+    elif relation == "amod" and index == 0 and tree.relation[thing] == "root" and lemma(tree.word[0], "VBG") in DONE:
+        tree.relation[index] = "gerund"  # "pouring milk into a glass": who pours is not said, and the milk does not
     elif relation == "amod" and tree.word[index] == "looking" and tree.tag[index - 1][0] in "JR":
         tree.relation[index] = "gerund"  # "a tired looking man" looks at nothing
-    elif relation == "amod" and thing > index and tree.word[index - 1] in ("while", "when"):
+    elif relation == "amod" and thing > index and during:
         replace(tree, thing, index)
         tree.relation[index], tree.relation[thing] = "advcl", "obj"
         for child in below(tree, thing):

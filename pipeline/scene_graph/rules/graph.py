@@ -83,8 +83,14 @@ class Graph:
             return []  # "ideas for decorating a room" decorate nothing
         if relation == "acl" and self.tag[verb] == "VB" and self.word[head] in words.SUBJECTLESS:
             return []  # "a demonstration on how to chop an onion"
+        if relation == "acl" and self.relation[head] == "conj" and self.thing(self.head[head]):
+            first = self.head[head]  # "a woman and a man walking": both walk, where nothing else is said of the first
+            if self.relation[first] == "root" and not self.kids(first, "acl", "acl:relcl", "nsubj", "cop"):
+                return [word for word in self.conjuncts(first) if word <= head]
         if relation in ("acl", "acl:relcl"):
-            return self.conjuncts(head) if self.thing(head) else self.subjects(head, depth + 1)
+            if not self.thing(head):
+                return self.subjects(head, depth + 1)
+            return [word for word in self.conjuncts(head) if word < verb or word == head]
         if relation in words.SHARE_SUBJECT:
             if relation == "xcomp":
                 objects = self.kids(head, "obj")

@@ -194,6 +194,22 @@ TREES = [
         "a/DT 3 det, dog/NN 3 compound, toy/NN 0 root, on/IN 6 case, the/DT 6 det, floor/NN 3 nmod",
         "dog toy/on/floor",
     ),
+    (
+        "a/DT 2 det, woman/NN 0 root, and/CC 5 cc, a/DT 5 det, man/NN 2 conj, walking/VBG 5 acl, on/IN 9 case, a/DT 9 det, street/NN 6 obl",
+        "woman/walking on/street; man/walking on/street",
+    ),
+    (
+        "a/DT 2 det, woman/NN 3 nsubj, gives/VBZ 0 root, instruction/NN 3 obj, while/IN 7 mark, preparing/VBG 7 amod, food/NN 3 advcl",
+        "woman/gives/instruction; woman/preparing/food",
+    ),
+    (
+        "two/CD 2 nummod, guys/NNS 0 root, trying/VBG 2 acl, a/DT 5 det, drink/NN 3 obj, and/CC 8 cc, two/CD 8 nummod, men/NNS 2 conj, talking/VBG 8 acl, about/IN 11 case, food/NN 9 obl",
+        "guys/is/two; guys/trying/drink; men/is/two; men/talking about/food",
+    ),
+    (
+        "pouring/VBG 2 amod, milk/NN 0 root, into/IN 5 case, a/DT 5 det, blender/NN 2 nmod",
+        "milk/into/blender",
+    ),
 ]
 
 
