@@ -16,6 +16,7 @@ the trainer's code remove that folder.
 import argparse
 import hashlib
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -56,12 +57,13 @@ WARM = 2  # steps before the clock runs
 
 
 def settings_of(shards: Path, name: str, row: str, said: dict[str, Any]) -> dict[str, Any]:
-    """A row's settings: the dataset's, those on the command line, the row's own."""
+    """A row's settings: the dataset's, the row's own, those on the command line, which may leave a tower frozen: `tune=image`."""
     own = ROWS.get(row, {"tune": "true"})
     kind = methods.load(name)
-    stored = apply_preset(kind.Config, read_stored_settings(shards, name, kind.needs, said=said | own))
-    others = said if own["tune"] == "true" else {key: value for key, value in said.items() if "tune" not in key}
-    return stored | others | own
+    stored = apply_preset(kind.Config, read_stored_settings(shards, name, kind.needs, said=own | said))
+    if own["tune"] == "false":
+        said = {key: value for key, value in said.items() if "tune" not in key}
+    return stored | (said | own if row == PIXELS else own | said)
 
 
 def prepare(shards: Path, name: str, row: str, said: dict[str, Any]) -> tuple[Method, Loader]:
@@ -154,12 +156,13 @@ def score(shards: Path, name: str, row: str, seed: int, said: dict[str, Any]) ->
     if row == PIXELS:
         found = end_to_end.train_and_score(shards, name, seed, settings, SPLITS)
     else:
-        with tempfile.TemporaryDirectory() as folder:
-            train_run.run(shards, Path(folder), name, seed, settings)
-            method, cache, _ = load_run(Path(folder), shards, "cpu")
-            found = {"seconds": json.loads((Path(folder) / "run.json").read_text())["seconds"]}
-            found |= {split: end_to_end.pick(measure(matrices(method, cache, split))[0]) for split in SPLITS}
+        folder = kept.with_suffix("")
+        train_run.run(shards, folder, name, seed, settings, resume="try")
+        method, cache, record = load_run(folder, shards, "cpu")
+        found = {"seconds": record["seconds"]}
+        found |= {split: end_to_end.pick(measure(matrices(method, cache, split))[0]) for split in SPLITS}
     files.write(kept, json.dumps(facts | found, indent=1).encode())
+    shutil.rmtree(kept.with_suffix(""), ignore_errors=True)
     return found
 
 
