@@ -4,7 +4,8 @@
 
 queries  one sentence at a time over HTTP, 2,580 items of demo, the text tower and the ten best counted; memory over 1,000 more;
          taking turns with it one matrix product of its words and all patches, by one thread, which says how fast the machine is
-joint    the joint list of demo's test split, captions of which the evaluation has ranks: recall from the server's answers
+joint    the joint list of demo's test split, captions of which the evaluation has ranks (by `eval.run --joint query`): recall
+         from the server's answers
 fits     captions whose answer is there, and the same with it, and with its look-alikes too, put aside: what the page would say
 large    the same queries over 100,000 synthetic items (90,000 photos, 10,000 videos of 12 frames: demo's rows with noise)
 folder   a folder of photos: the first start until the page answers, a full index, and five photos more; CPU time of the indexer
