@@ -247,8 +247,8 @@ class Driver:
         except RayTaskError as error:
             if isinstance(error.cause, FULL):
                 return self.wait_for_room(station, work, error.cause)
-            if isinstance(error.cause, WorkerError):
-                raise WorkerError(f"{self.name(station.machine)}: {error.cause}") from None
+            if isinstance(error.cause, WorkerError) and station.role == "preparer":
+                return self.lose(station, work, error.cause)
             raise (error.cause or error) from None
         if work is None:
             self.compare(station, answer)
@@ -270,6 +270,7 @@ class Driver:
     def end(self, work: Work, value: Any, reason: str = "", detail: str = "") -> Outcome:
         """An item's outcome; there is room for another."""
         self.crowded, self.moved = 0.0, time.monotonic()
+        self.falls[work.preparer.machine] = 0
         self.release(work)
         return Outcome(work.index, work.item, value, reason, detail)
 
@@ -298,13 +299,15 @@ class Driver:
     # --- losses
 
     def lose(self, station: Station, work: Work | None, error: Exception) -> Outcome | None:
-        """An actor, or what it had made, is gone: the item is tried again, alone if it is suspected, or has its outcome."""
+        """An actor, its workers or what it had made are gone: the item is tried again, alone if suspected, or has its outcome."""
         gone = station.machine not in self.cluster.machines()
-        died = isinstance(error, DIED)
-        if died and station in self.stations:
+        died, broken = isinstance(error, DIED), isinstance(error, WorkerError)
+        if (died or broken) and station in self.stations:
             self.stations.remove(station)  # if its machine lives, another one takes its place
             self.looked = 0.0
             ray.kill(station.actor)  # it may only be out of reach
+            if broken and not gone:
+                self.fall(station, error)
         if gone and station.machine not in self.lost:
             self.lost.add(station.machine)
             self.tell(f"{self.name(station.machine)} is lost; what it had goes to the others")
@@ -312,7 +315,7 @@ class Driver:
             if not gone:
                 self.fall(station, error)
             return None
-        # where none is known to have died, one is out of reach, or what one had made was lost with another machine
+        # where none is known to have died, one is out of reach, has no workers, or what it had made went with another machine
         certain = died and not isinstance(error, ActorUnavailableError)
         what = "process" if certain and not gone else "machine"
         alone = work is self.alone
@@ -324,7 +327,7 @@ class Driver:
         return None
 
     def fall(self, station: Station, error: Exception) -> None:
-        """An actor died before it had begun; after some of these its machine is left out."""
+        """Nothing began on a machine; it is left out after some of these without an item between them."""
         self.falls[station.machine] += 1
         self.why = f"{self.name(station.machine)}: {last_line(error)}"
         if self.falls[station.machine] == FALLS:

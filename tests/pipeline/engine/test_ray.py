@@ -34,12 +34,17 @@ def prepare(item):
         return np.full((number, 1 << 20), 7, np.uint8)
     if name == "slow":
         time.sleep(0.3)
-    if name == "cut" and not os.path.exists(number):
+    if name.startswith("cut") and not os.path.exists(number):
         open(number, "w").close()
-        server = Path(f"/proc/{os.getppid()}/stat").read_text().rsplit(")", 1)[1].split()
-        os.kill(int(server[1]), signal.SIGKILL)  # the actor, whose fork server this process comes from
+        server = os.getppid()
+        actor = Path(f"/proc/{server}/stat").read_text().rsplit(")", 1)[1].split()[1]
+        os.kill(int(actor) if name == "cut actor" else server, signal.SIGKILL)
         time.sleep(600)
-    return number if name in ("slow", "cut", "end", "end once", "refused", "wrong") else misbehave(item)
+    return (
+        number
+        if name in ("slow", "cut actor", "cut server", "end", "end once", "refused", "wrong")
+        else misbehave(item)
+    )
 
 
 class Finisher:
@@ -63,7 +68,15 @@ class Finisher:
             raise Reject("too_dull", f"number {number}")
         if name == "wrong":
             raise WorkerError("a sentence")
-        return value, ray.get_runtime_context().get_node_id()
+        return value, ray.get_runtime_context().get_node_id(), os.getpid()
+
+
+class Slow(Finisher):
+    """Takes longer than preparing does."""
+
+    def finish(self, item, value):
+        time.sleep(0.4)
+        return super().finish(item, value)
 
 
 def facts():
@@ -118,6 +131,24 @@ def test_every_machine_has_its_part_and_every_item_one_outcome(head, machines):
     assert len({outcome.value[1] for outcome in found.values()}) == 3
 
 
+def test_what_has_a_gpu_finishes_and_every_machine_prepares(head, monkeypatch):
+    """Two finishers share the one GPU (there is none: Ray counts what a machine is said to have)."""
+    node = head.add_node(num_cpus=2, num_gpus=1)
+    prepared = set()
+
+    class Driver(engine.Driver):
+        def end(self, work, *rest):
+            prepared.add(work.preparer.machine)
+            return super().end(work, *rest)
+
+    monkeypatch.setattr(engine, "Driver", Driver)
+    assert engine.Cluster().device == "cuda"
+    found = outcomes([("slow", number) for number in range(40)], Slow(), device="cuda", share=0.5)
+    head.remove_node(node)
+    assert {outcome.value[1] for outcome in found.values()} == {node.node_id} and len(prepared) == 2
+    assert len({outcome.value[2] for outcome in found.values()}) == 2
+
+
 def test_a_machine_that_is_killed_costs_no_item(head, machines):
     nodes = machines(2)
     stream, found = run([("slow", number) for number in range(60)]), []
@@ -160,8 +191,9 @@ def test_an_item_that_kills_the_actor_costs_itself_and_one_that_did_so_once_noth
     assert (tmp_path / "seen").exists() and found[3].value[0] == 3
 
 
-def test_an_actor_that_is_killed_with_all_that_it_has_loses_none_of_it(head, tmp_path):
-    items = [("slow", 0), ("slow", 1), ("cut", str(tmp_path / "cut")), ("slow", 3), ("slow", 4)]
+@pytest.mark.parametrize("what", ["actor", "server"])
+def test_an_actor_or_its_fork_server_that_is_killed_with_all_that_it_has_loses_none_of_it(head, tmp_path, what):
+    items = [("slow", 0), ("slow", 1), (f"cut {what}", str(tmp_path / "cut")), ("slow", 3), ("slow", 4)]
     found = outcomes(items)
     assert (tmp_path / "cut").exists() and all(outcome.ok for outcome in found.values())
 
