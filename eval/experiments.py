@@ -12,13 +12,13 @@ from pipeline.files import ParamsError
 
 HERE = Path(__file__).with_name("experiments.yaml")
 KINDS = ("scores", "grid", "speed", "transfer")
-SECTIONS = {  # of metrics.json, and the column of ranks.parquet that has its queries, where there is one
+SECTIONS = {  # of metrics.json, and the column of ranks.parquet that has its queries
     "t2v": (("t2v",), "video_rank"),
     "t2i": (("t2i",), "image_rank"),
-    "v2t": (("v2t",), None),
-    "i2t": (("i2t",), None),
+    "v2t": (("v2t",), "video_text_rank"),
+    "i2t": (("i2t",), "image_text_rank"),
     "joint": (("joint",), "joint_rank"),
-    "both": (("joint", "both"), None),
+    "both": (("joint", "both"), "both_rank"),
 }
 NUMBERS = ("R@1", "R@2", "R@5", "R@10", "MdR", "MnR", "Rsum")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -144,7 +144,7 @@ def read_table(number: str, told: Any) -> PaperTable:
     return PaperTable(number, **parts)
 
 
-def split_column(where: str, column: str) -> tuple[tuple[str, ...], str, str | None]:
+def split_column(where: str, column: str) -> tuple[tuple[str, ...], str, str]:
     """`t2v R@1` as its path and key in metrics.json, and its column in ranks.parquet."""
     section, _, number = str(column).partition(" ")
     if section not in SECTIONS or number not in NUMBERS:

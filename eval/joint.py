@@ -69,7 +69,7 @@ def spread(scores: NDArray, value) -> NDArray:
 
     value(best, first): (Q, G) sorted scores and, of each, the place of the first that is equal to it.
     """
-    order = np.argsort(-scores, axis=1, kind="stable")
+    order = np.argsort(-scores, axis=1)  # of equal scores any order does: they get one value
     best = np.take_along_axis(scores, order, axis=1)
     new = np.ones(best.shape, bool)
     new[:, 1:] = best[:, 1:] != best[:, :-1]

@@ -76,11 +76,21 @@ def summary(rank: NDArray, gallery: int, cuts: tuple[int, ...] = CUTS) -> dict[s
 
 
 def top(scores: NDArray, count: int, rows: int = 1024) -> NDArray:
-    """(Q, count) columns of each row's highest scores, equal ones in the gallery's order; `rows` sorted at a time."""
-    parts = [
-        np.argsort(-scores[at : at + rows], axis=1, kind="stable")[:, :count] for at in range(0, len(scores), rows)
-    ]
-    return np.concatenate(parts)
+    """(Q, count) columns of each row's highest scores, equal ones in the gallery's order; `rows` looked at a time."""
+    return np.concatenate([top_of_rows(scores[at : at + rows], count) for at in range(0, len(scores), rows)])
+
+
+def top_of_rows(scores: NDArray, count: int) -> NDArray:
+    """`top` of a few rows: the least of the highest by a partition, then a sort of these alone."""
+    width = scores.shape[1]
+    if count >= width:
+        return np.argsort(-scores, axis=1, kind="stable")[:, :count]
+    least = np.partition(scores, width - count, axis=1)[:, width - count, None]
+    above, level = scores > least, scores == least
+    room = count - above.sum(1, keepdims=True)  # of those that are level with the least, the first
+    column = np.nonzero(above | (level & (level.cumsum(1) <= room)))[1].reshape(len(scores), count)
+    order = np.argsort(-np.take_along_axis(scores, column, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(column, order, axis=1)
 
 
 def share(hit: NDArray) -> float:

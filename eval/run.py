@@ -47,7 +47,8 @@ def measure(
     columns: dict[str, Any] = {"caption_id": list(scores.caption_id), "video_id": list(scores.owner)}
     for kind, there, back in (("video", "t2v", "v2t"), ("image", "t2i", "i2t")):
         matrix, truth = getattr(scores, kind), scores.truth(kind)
-        columns |= {f"{kind}_rank": [None] * len(truth)} | top_columns(matrix, scores.gallery(kind), kind)
+        none = [None] * len(truth)
+        columns |= {f"{kind}_rank": none, f"{kind}_text_rank": none} | top_columns(matrix, scores.gallery(kind), kind)
         if not (truth >= 0).any():  # photos only, or captions of photos only
             continue
         rank, asked = metrics.text_to_item(matrix, truth)
@@ -59,13 +60,15 @@ def measure(
                 matrix[asked], truth[asked], scores.groups(kind), scores.group_kinds(kind)
             )
         columns[f"{kind}_rank"] = spread_ranks(rank, asked, len(truth))
+        first = asked[np.unique(truth[asked], return_index=True)[1]]  # each item's rank stands at its first caption
+        columns[f"{kind}_text_rank"] = spread_ranks(back_rank, first, len(truth))
     for name, part in scores.parts.items():
         numbers.setdefault("parts", {})[name] = measure(replace(scores, **part, parts={}, active={}))[0]
     if scores.active:
         numbers["active"] = {name: round(value, 1) for name, value in scores.active.items()}
     numbers["joint"], more = joint_metrics(scores, rule, moments, factors)
     numbers["joint_rules"] = {
-        each: joint_metrics(scores, each, moments, factors)[0]
+        each: numbers["joint"] if each == rule else joint_metrics(scores, each, moments, factors)[0]
         for each in joint.SHOWN
         if factors or each not in joint.FITTED
     }
@@ -83,7 +86,10 @@ def joint_metrics(
     right = scores.owner[:, None] == ids[None, :]
     numbers = metrics.joint(both, right, images=len(scores.image_id)) | {"calibration": rule}
     labels = np.array([f"{kind}:{name}" for kind in kinds for name in scores.gallery(kind)], dtype=object)
-    return numbers, {"joint_rank": metrics.first_rank(both, right)} | top_columns(both, labels, "joint")
+    pair = np.flatnonzero(right.sum(1) > 1)
+    whole = metrics.last_rank(both[pair], right[pair]) if len(pair) else []
+    ranks = {"joint_rank": metrics.first_rank(both, right), "both_rank": spread_ranks(whole, pair, len(both))}
+    return numbers, ranks | top_columns(both, labels, "joint")
 
 
 def rung_metrics(scores: Scores, rungs: list[dict[str, float]]) -> list[dict[str, Any]]:
@@ -101,8 +107,8 @@ def rung_metrics(scores: Scores, rungs: list[dict[str, float]]) -> list[dict[str
     return made
 
 
-def spread_ranks(rank: NDArray, asked: NDArray, count: int) -> list[float | None]:
-    """Ranks laid out over all texts, None where the text's item is not in this gallery."""
+def spread_ranks(rank: Sequence[float], asked: NDArray, count: int) -> list[float | None]:
+    """Ranks laid out over all texts, None where a text has none, as where its item is not in this gallery."""
     column: list[float | None] = [None] * count
     for place, value in zip(asked, rank):
         column[place] = float(value)

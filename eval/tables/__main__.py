@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, help=f"how many, from 0 ({SEEDS}; 1 with --quick)")
     parser.add_argument("--only", nargs="+", metavar="TABLE", help="train for these tables only, as 1 5 8")
     parser.add_argument("--quick", action="store_true", help="one seed, half the grid, fewer rows")
-    parser.add_argument("--as-is", action="store_true", help="train nothing: tables of what is finished")
+    parser.add_argument("--as-is", action="store_true", help="train and time nothing: tables of what is finished")
     parser.add_argument("--jobs", type=int, help="runs at a time (a core each; on a GPU one)")
     parser.add_argument("--export", choices=["mteb"], help="also write the scores as MTEB's TaskResult JSON")
     args = parser.parse_args()
@@ -48,7 +48,9 @@ def main() -> None:
     failed = make(tasks, plan, args.jobs or usual_jobs())
     shown = list(dict.fromkeys([*choose(tables, args.dataset, None), *chosen]))
     made = [
-        build_speed(table, plan, home / "tables", machine()) if table.kind == "speed" else build(table, plan, seeds)
+        build_speed(table, plan, home / "tables", machine(), number in chosen and not args.as_is)
+        if table.kind == "speed"
+        else build(table, plan, seeds)
         for number, table in tables.items()
         if number in shown
     ]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet
 from numpy.typing import NDArray
 
 from eval.experiments import PaperTable, Row, split_column
@@ -113,18 +114,21 @@ def read_line(row: Row, columns: list[str], done: list[Task], plan: Plan) -> Lin
 
 
 def per_query(ranks: list[list[Task]], column: str) -> list[NDArray | None]:
-    """(Q,) gains of each row, the mean over its seeds; None where the ranks of its queries are not kept."""
+    """(Q,) gains of each row, the mean over its seeds; None where no query has a rank, or the number is no mean."""
     _, number, kept = split_column(column, column)
     found: list[NDArray | None] = []
     for tasks in ranks:
-        parts = [gains(read_ranks(task.scores, kept), number) for task in tasks] if kept else []
-        found.append(np.mean(parts, axis=0) if parts and all(part is not None for part in parts) else None)
+        parts = [gains(read_ranks(task.scores, kept), number) for task in tasks]
+        there = parts and all(part is not None and len(part) for part in parts)
+        found.append(np.mean(parts, axis=0) if there else None)
     return found
 
 
 @remember
 def read_ranks(scores: Path, column: str) -> NDArray:
-    """(Q,) ranks of the captions that have one, in the order of their ids."""
+    """(Q,) ranks of the captions that have one, in the order of their ids; an item's stands at its first caption."""
+    if column not in pyarrow.parquet.read_schema(scores / "ranks.parquet").names:  # of a run that has no scores
+        return np.zeros(0)
     table = read_table(scores / "ranks.parquet", ["caption_id", column]).to_pydict()
     order = np.argsort(np.array(table["caption_id"], dtype=object), kind="stable")
     rank = np.array(table[column], dtype=np.float64)[order]

@@ -1,5 +1,6 @@
 """Which runs the papers' tables still lack, and making them: each is trained and scored as an ordinary run of its dataset."""
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -8,9 +9,10 @@ from functools import cache as remember
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet
 import torch
 
-from eval.experiments import Experiment, PaperTable, Row
+from eval.experiments import SECTIONS, Experiment, PaperTable, Row
 from eval.load import scores_name
 from eval.run import score_run
 from eval.stale import facts_of
@@ -101,6 +103,13 @@ class Plan:
         settings = json.dumps(self.settings(one), sort_keys=True)
         return Task(one.name, one.method, seed, self.home, target, settings)
 
+    def mark(self, task: Task) -> str:
+        """A digest of what a method is before training: its settings, shards and code."""
+        parts = parts_once(self.home, self.needs(task.name))
+        return hashlib.blake2b(
+            f"{canonical(self.config[task.name])} {canonical(parts)} {code_once(task.method)}".encode(), digest_size=16
+        ).hexdigest()
+
     def is_trained(self, task: Task) -> bool:
         """Whether the run is finished, of these settings, shards and code."""
         record = checkpoint.facts(task.run)
@@ -114,10 +123,12 @@ class Plan:
 
     def is_scored(self, task: Task) -> bool:
         """Whether its scores are of that run and of the shards that stand."""
-        path = task.scores / "metrics.json"
-        if not path.exists() or not (task.scores / "ranks.parquet").exists():
+        path, ranks = task.scores / "metrics.json", task.scores / "ranks.parquet"
+        if not path.exists() or not ranks.exists():
             return False
         scored, record = json.loads(path.read_text()), checkpoint.facts(task.run)
+        if "skipped" not in scored and not rank_columns() <= set(pyarrow.parquet.read_schema(ranks).names):
+            return False  # of a release that kept fewer
         now = parts_once(task.target, self.needs(task.name))  # more than scoring reads, where something only teaches
         return scored.get("run") == facts_of(record) and all(
             now.get(part) == digest for part, digest in scored.get("shards", {}).items()
@@ -138,10 +149,15 @@ class Plan:
         return f"{target} is not there; type: make dataset NAME={row.target} ROOT=…" if missing else ""
 
     def tasks(self, tables: Iterable[PaperTable], seeds: int, quick: bool) -> list[Task]:
-        """All runs of these tables, each once, in the tables' order, a seed after the other."""
-        rows = [row for table in tables for row in table.rows]
+        """All runs of these tables, each once, in the tables' order, a seed after the other; times of queries need none."""
+        rows = [row for table in tables if table.kind != "speed" for row in table.rows]
         rows = [row for row in rows if not self.lacks(row) and (self.experiments[row.experiment].quick or not quick)]
         return list(dict.fromkeys(self.task(row, seed) for seed in range(seeds) for row in rows))
+
+
+def rank_columns() -> set[str]:
+    """The columns of ranks.parquet from which p is had."""
+    return {column for _, column in SECTIONS.values()}
 
 
 def canonical(config: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ import numpy as np
 import torch
 
 from eval.experiments import PaperTable, Row
-from eval.load import choose_device, load_run
+from eval.load import choose_device
 from eval.search.text import Reader
 from eval.similarity import ROWS, Scorer, best_of_rows, item_kinds
 from eval.tables.build import Figure, Line, Made
 from eval.tables.plan import Plan, Task
 from pipeline import files
-from train import checkpoint, methods
+from train import methods
+from train import run as training
 from train.layers import full_precision
 from train.settings import apply_preset, configure
 
@@ -29,31 +31,46 @@ QUERIES = 20  # captions that are timed
 ROUNDS = 3  # how often each
 
 
-def build_speed(table: PaperTable, plan: Plan, folder: Path, machine: str) -> Made:
-    """The table; times that were measured of these very runs on this machine are kept in speed.json."""
-    rows = [row for row in table.rows if plan.is_trained(plan.task(row, 0))]
-    tasks = {row.label: plan.task(row, 0) for row in rows}
-    marks = {label: checkpoint.facts(task.run).get("checkpoint", task.name) for label, task in tasks.items()}
-    path, key = folder / "speed.json", {"machine": machine, "runs": marks, "torch": torch.__version__}
-    before = json.loads(path.read_text()) if path.exists() else {}
-    if before.get("of") != key:
-        before = {"of": key, "milliseconds": measure(tasks) if tasks else {}}
-        files.write(path, json.dumps(before, indent=1) + "\n")
-    took = before["milliseconds"]
+def build_speed(table: PaperTable, plan: Plan, folder: Path, machine: str, timed: bool) -> Made:
+    """The table. Nothing is trained for it: what a query costs does not depend on what the weights are.
+
+    timed: measure where speed.json in `folder` has no times of these very methods, settings, shards and machine.
+    """
+    tasks = {row.label: plan.task(row, 0) for row in table.rows if not plan.lacks(row)}
+    marks = {label: plan.mark(task) for label, task in tasks.items()}
+    path, key = folder / "speed.json", {"machine": machine, "rows": marks, "torch": torch.__version__}
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    if kept.get("of") != key:
+        kept = {"of": key, "milliseconds": measure(tasks), "here": count_here(tasks)} if timed and tasks else {}
+        if kept:
+            files.write(path, json.dumps(kept, indent=1) + "\n")
+    took, here = kept.get("milliseconds", {}), kept.get("here", {})
     made = Made(table, [*table.columns, *table.more], [])
     for row in table.rows:
         whole, alone = took.get(row.label, ([], []))
-        trained = [checkpoint.facts(tasks[row.label].run)["parameters"] / 1e6] if row.label in tasks else []
+        trained = [here[row.label] / 1e6] if row.label in here else []
         values = [[count_parameters(plan, row) / 1e6], whole, alone, trained]
         told = [*row.paper, *[None] * len(table.more)]
         figures = [Figure(value, number) for value, number in zip(values, told)]
-        size = f"{QUERIES * ROUNDS} queries over {ITEMS} videos and images at most" if trained else ""
-        made.lines.append(Line(row.label, plan.same[row.experiment], [0] if trained else [], figures, size, "not run"))
-    if "CLIP4Clip" in took:
-        base = took["CLIP4Clip"][1][0]
-        said = ", ".join(f"{label} {alone[0] / base:.2f}" for label, (_, alone) in took.items())
-        made.said.append(f"time of a query without the text tower, CLIP4Clip = 1: {said}")
-    return made
+        size = f"{QUERIES * ROUNDS} queries over {ITEMS} videos and images at most" if whole else ""
+        why = plan.lacks(row) or "not timed"
+        made.lines.append(Line(row.label, plan.same[row.experiment], [0] if whole else [], figures, size, why))
+    return replace(made, said=say_ratios(table, took))
+
+
+def say_ratios(table: PaperTable, took: dict[str, tuple[list[float], list[float]]]) -> list[str]:
+    """How long each row takes beside the first: machines differ, their ratios less so."""
+    first = next((row.label for row in table.rows if row.label in took), None)
+    if first is None:
+        return []
+    said = []
+    for at, what in enumerate(("with the text tower", "without it")):
+        ratios = ", ".join(f"{label} {each[at][0] / took[first][at][0]:.2f}" for label, each in took.items())
+        said.append(f"time of a query {what}, {first} = 1: {ratios}")
+    told = {row.label: row.paper[1] for row in table.rows if row.paper[1] is not None}
+    if first in told:
+        said.append("the paper's: " + ", ".join(f"{label} {value / told[first]:.2f}" for label, value in told.items()))
+    return said
 
 
 def count_parameters(plan: Plan, row: Row) -> int:
@@ -99,11 +116,22 @@ def clock(work: Callable[[], Any], device: str) -> tuple[float, Any]:
     return 1000 * (time.perf_counter() - begin), value
 
 
+def begin(task: Task) -> tuple[Any, Any]:
+    """The method of a row as it is before training, and the shards that it reads."""
+    return training.prepare(task.home, task.method, task.seed, json.loads(task.settings))
+
+
+def count_here(tasks: dict[str, Task]) -> dict[str, int]:
+    """Parameters that a run trains on this dataset, by row."""
+    return {label: sum(one.numel() for one in begin(task)[0].parameters()) for label, task in tasks.items()}
+
+
 class Asked:
-    """A run with its encoded gallery and the queries, triplets parsed."""
+    """A method with its encoded gallery and the queries, triplets parsed."""
 
     def __init__(self, task: Task, device: str):
-        self.method, cache, _ = load_run(task.run, task.target, device)
+        self.method, cache = begin(task)
+        self.method = self.method.to(device).eval()
         self.scorer = Scorer(self.method, cache, device)
         items = cache.videos("test")
         photo, _ = item_kinds(cache, items)

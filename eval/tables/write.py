@@ -14,7 +14,7 @@ READING = (
     "In brackets the paper's own number, on its own dataset with CLIP fine-tuned; ours are of a frozen CLIP.",
     "± is the sample standard deviation over seeds. n is queries over gallery.",
     "Bold is the best of a column, only where it is above every other row at p < .05: a paired bootstrap over queries, seeds "
-    "averaged. Columns without p keep no ranks, or a median, and have no bold.",
+    "averaged (of video to text and image to text a query is an item). A median has no p and no bold.",
 )
 
 

@@ -173,3 +173,11 @@ def test_a_photo_has_no_video_so_it_is_not_asked_for_both():
 def test_the_highest_in_order_ties_as_the_gallery_has_them():
     scores = np.array([[0.1, 0.5, 0.5, 0.9]] * 3)
     assert metrics.top(scores, 3, rows=2).tolist() == [[3, 1, 2]] * 3
+
+
+def test_the_highest_are_those_of_a_whole_sort_however_many_are_level():
+    scores = np.random.default_rng(0).integers(0, 6, (50, 40)).astype(np.float64)
+    scores[0], scores[1, 5:] = 2.0, -np.inf
+    for count in (1, 3, 10, 39, 40, 60):
+        whole = np.argsort(-scores, axis=1, kind="stable")[:, :count]
+        assert (metrics.top(scores, count, rows=16) == whole).all(), count

@@ -202,6 +202,19 @@ def test_the_ten_best_agree_with_the_rank(measured, scores):
         assert place == min(int(rank) - 1, 10)
 
 
+def test_the_ranks_of_items_and_of_pairs_are_those_of_the_numbers(measured):
+    """From every kept column come the recalls of its section, so that p speaks of the numbers that are shown."""
+    numbers, columns = measured
+    kept = {"t2v": "video_rank", "t2i": "image_rank", "v2t": "video_text_rank", "i2t": "image_text_rank"}
+    sections = {column: numbers[name] for name, column in kept.items()}
+    sections |= {"joint_rank": numbers["joint"], "both_rank": numbers["joint"]["both"]}
+    for column, section in sections.items():
+        rank = np.array([value for value in columns[column] if value is not None])
+        assert len(rank) == section["queries"], column
+        assert 100 * np.mean(rank <= 5) == pytest.approx(section["R@5"], abs=1e-3), column
+        assert np.mean(rank) == pytest.approx(section["MnR"], abs=1e-3), column
+
+
 def test_a_table_says_n_beside_every_number(measured):
     text = overview.to_text([overview.run_table(measured[0])])
     assert "text → video" in text and "30 over 10" in text and "10 over 10" in text and "30 over 20" in text

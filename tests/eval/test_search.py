@@ -12,12 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from eval import similarity
+from eval.experiments import read_experiments
 from eval.load import load_run
 from eval.search import __main__, engine, gallery, view
 from eval.search.workers import Workers
+from eval.tables import speed
+from eval.tables.plan import Plan
 from pipeline.files import CLIPError, MissingError
 from tests.support import tiny
 from tests.support.commands import command
@@ -375,3 +379,33 @@ def test_another_clip_is_refused(home):
 @pytest.mark.parametrize("seconds, said", [(4.21, "4.2 s"), (725.4, "12:05"), (None, "")])
 def test_times_are_said_as_a_player_shows_them(seconds, said):
     assert __main__.format_clock(seconds) == said
+
+
+def test_a_query_is_timed_without_training_once_for_the_same_methods(home, monkeypatch):
+    """Table 4 on a real cache: whole queries, the tower's part within them, and no run made for it."""
+    told = {
+        "tables": {"4": {"title": "t", "source": "s", "dataset": "msrvtt", "kind": "speed", "columns": ["M", "ms"]}},
+        "experiments": {
+            "clip4clip": {"method": "clip4clip", "in": {"4": {"row": "CLIP4Clip", "paper": [164.45, 59.07]}}},
+            "eercf": {"method": "eercf", "in": {"4": {"row": "EERCF", "paper": [164.19, 71.99]}}},
+        },
+    }
+    told["tables"]["4"]["more"] = ["tower left out ms", "here M"]
+    (home / "experiments.yaml").write_text(yaml.safe_dump(told, sort_keys=False))
+    tables, runs = read_experiments(home / "experiments.yaml")
+    monkeypatch.setattr(speed, "ROUNDS", 1)
+    shards, before = Path("cache/mine"), sorted(Path("cache/mine/runs").iterdir())
+    made_plan = Plan(shards, runs)
+    assert made_plan.tasks(tables.values(), 3, quick=False) == []
+    untimed = speed.build_speed(tables["4"], made_plan, shards / "tables", "here", timed=False)
+    assert untimed.empty and {line.lacks for line in untimed.lines} == {"not timed"}
+    made = speed.build_speed(tables["4"], made_plan, shards / "tables", "here", timed=True)
+    assert sorted(Path("cache/mine/runs").iterdir()) == before
+    for line in made.lines:
+        _, whole, alone, parameters = (figure.mean for figure in line.figures)
+        assert 0 < alone < whole and parameters > 0
+    assert made.said[0].startswith("time of a query with the text tower, CLIP4Clip = 1: CLIP4Clip 1.00, EERCF ")
+    assert made.said[2] == "the paper's: CLIP4Clip 1.00, EERCF 1.22"
+    monkeypatch.setattr(speed, "measure", lambda tasks: pytest.fail("it is measured already"))
+    again = speed.build_speed(tables["4"], made_plan, shards / "tables", "here", timed=False)
+    assert [line.figures for line in again.lines] == [line.figures for line in made.lines]
