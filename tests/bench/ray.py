@@ -7,7 +7,8 @@ that ViT-B/32 gives them (615 KB), through a tower of two blocks of its width (`
 what is left is mostly transport). The engines take turns; a machine is a node of `ray.cluster_utils.Cluster` on the loopback with
 two cores to its name. `fixed` is what a run lasts beyond its items at the rate of its second half: the local engine forks and
 loads, Ray starts actors that import torch; `start` is the start of a cluster of this machine alone, which `address: local` pays
-on top. `lost` is the share of the local engine's rate that one machine loses, `cpu` likewise by CPU time of everything that ran.
+on top. `lost` is the share of the local engine's rate that is lost, which a machine with other work blurs; `cpu_lost` is the
+share of the CPU time of all processes that one node spends on being a cluster, `cpu_extra_ms` the same in ms an item.
 
 On a machine with two cores two or three nodes share the same two cores: the figures say that work gets to all of them and what
 that costs, not how much faster a real second machine is.
@@ -109,7 +110,8 @@ def measure(rounds: int) -> dict[str, float]:
         "local_fixed_seconds": middle[0]["fixed"],
         "ray_fixed_seconds": middle[1]["fixed"],
         **{f"lost_{machines}": 1 - share("rate", machines) for machines in MACHINES},
-        "cpu_ratio": share("cpu", 1),
+        "cpu_lost": 1 - 1 / share("cpu", 1),
+        "cpu_extra_ms": 1000 * statistics.median(one["cpu"] - here["cpu"] for one, here in zip(found[1], found[0])),
     }
 
 
