@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from eval.index import store
 from eval.index.coarse import Coarse, join, spread
-from eval.index.search import COARSE, INVERTED, Index, build_inverted, read_tensors
+from eval.index.search import COARSE, INVERTED, Index, build_inverted, read_tensors, save_tensors
 from eval.index.tokens import pack
 from eval.load import load_run, scores_name
 from eval.similarity import ROWS, Scorer, item_kinds
@@ -113,11 +113,7 @@ def read_coarse(folder: Path, kind: str, scorer: Scorer, rows: NDArray, same: bo
     split = next(name for name in ("train", "val", "test") if len(cache.captions(name)))
     items = rows[cache.video_split[rows] == split]
     made = Coarse.fit(scorer, kind, cache.captions(split), items if len(items) else rows)
-    from safetensors.torch import save_file
-
-    tensors = made.tensors()
-    with files.replacing(path, sum(tensor.nbytes for tensor in tensors.values()) + 65536) as part:
-        save_file(tensors, part)
+    save_tensors(path, made.tensors())
     for old in store.part_paths(folder, kind):  # their vectors are of other references
         old.unlink()
     return made
@@ -160,6 +156,11 @@ def choose(index: Index, wanted: float) -> dict[str, Any]:
     score = scorer.matrix(captions, np.array([row[name] for name in index.id]), index.kind)
     truth = np.argsort(-score, axis=1, kind="stable")[:, :TOP]
     texts = [scorer.encode(captions[at : at + ROWS], "text") for at in range(0, len(captions), ROWS)]
+    return fewest(index, texts, truth, wanted) | {"chosen_on": split}
+
+
+def fewest(index: Index, texts: list[dict[str, torch.Tensor]], truth: NDArray, wanted: float) -> dict[str, Any]:
+    """The fewest candidates and lists by which encoded texts find the wanted share of their true rows (Q, TOP)."""
     probes = [2**power for power in range(3, 11)] if index.inverted is not None else [0]
     share = 0.0
     for candidates in (step for step in STEPS if step < 2 * len(index)):
@@ -167,8 +168,8 @@ def choose(index: Index, wanted: float) -> dict[str, Any]:
             found = np.concatenate([index.search(text, TOP, candidates, probe)[0] for text in texts])
             share = overlap(found, truth)
             if share >= wanted:
-                return {"candidates": candidates, "probes": probe, "recall": share, "chosen_on": split}
-    return {"candidates": candidates, "probes": probe, "recall": share, "chosen_on": split}
+                return {"candidates": candidates, "probes": probe, "recall": share}
+    return {"candidates": candidates, "probes": probe, "recall": share}
 
 
 @torch.inference_mode()

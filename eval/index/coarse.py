@@ -18,7 +18,9 @@ from torch import Tensor
 
 from eval.similarity import ROWS, Scorer
 
-TEXTS, ITEMS = 512, 128  # references, at most
+# References, at most. With 512 texts the first 20 of 6,000 noisy keyframes of demo hold .942 of the exact top ten, with 256 .935,
+# and 50 of them .99 with either; but encoding an item costs as much as scoring it against all of them.
+TEXTS, ITEMS = 256, 128
 RIDGE = 0.01  # of the mean variance of a reference item's scores
 
 Features = dict[str, Tensor]

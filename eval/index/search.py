@@ -13,7 +13,7 @@ from eval.index import store
 from eval.index.coarse import Coarse
 from eval.index.tokens import unpack
 from eval.similarity import Scorer
-from pipeline.files import MissingError
+from pipeline.files import MissingError, replacing
 
 EXACT = 200_000  # items up to which every coarse vector is compared
 BLOCK = 1 << 16  # coarse vectors widened at a time
@@ -106,6 +106,14 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     return load_file(path)
 
 
+def save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Write a safetensors file whole or not at all."""
+    from safetensors.torch import save_file
+
+    with replacing(path, sum(tensor.nbytes for tensor in tensors.values()) + 65536) as part:
+        save_file(tensors, part)
+
+
 def read_inverted(path: Path, count: int) -> Any:
     """The inverted file, None where all vectors are compared."""
     if not path.exists():
@@ -118,8 +126,6 @@ def read_inverted(path: Path, count: int) -> Any:
 
 def build_inverted(path: Path, vectors: NDArray) -> str:
     """Write an inverted file over the vectors where they are many, remove it where they are few; what was done, in words."""
-    from pipeline.files import replacing
-
     path.unlink(missing_ok=True)
     if len(vectors) <= EXACT:
         return "exact"
