@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ class Row:
     paper: tuple[float | None, ...]  # the paper's numbers, a column each
     target: str = ""  # the dataset that the run is scored on, where it is another
     cell: tuple[str, str] = ("", "")  # of a grid: the two values
+    parts: tuple[str, ...] = ()  # of a score fused by weights chosen on val: those that count, texts to videos alone
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,9 @@ def place(
         table = tables[number]
         for told_row in places if isinstance(places, list) else [places]:
             where = f"{one.name}, table {number}"
-            check_keys(where, told_row, ("row", "paper", "target", "only"), () if table.kind == "grid" else ("row",))
+            check_keys(
+                where, told_row, ("row", "paper", "target", "only", "parts"), () if table.kind == "grid" else ("row",)
+            )
             if table.kind == "transfer" and "target" not in told_row:
                 raise ParamsError(f"{where}: target is missing, the dataset that the run is scored on")
             if any(cell.get(key) != value for key, value in (told_row.get("only") or {}).items()):
@@ -201,7 +204,9 @@ def place(
                 labels = tuple(f"{value:g}" for value in cell.values())
                 row = Row(" · ".join(labels), one.name, paper_numbers(where, numbers, table), "", labels)
             else:
+                parts = tuple(told_row.get("parts") or ())
                 row = Row(told_row["row"], one.name, paper_numbers(where, numbers, table), told_row.get("target", ""))
+                row = replace(row, parts=parts)
             found.append((number, row))
     return found
 
@@ -226,6 +231,4 @@ def paper_numbers(where: str, numbers: Any, table: PaperTable) -> tuple[float | 
 
 def with_rows(table: PaperTable, rows: list[Row]) -> PaperTable:
     """The table with its rows."""
-    from dataclasses import replace
-
     return replace(table, rows=tuple(rows))

@@ -92,19 +92,25 @@ def joint_metrics(
     return numbers, ranks | top_columns(both, labels, "joint")
 
 
-def rung_metrics(scores: Scores, rungs: list[dict[str, float]]) -> list[dict[str, Any]]:
-    """Text to video by fewer parts of a fused score, each rung by the weights that were chosen for it."""
+def rung_metrics(
+    scores: Scores, rungs: list[dict[str, float]]
+) -> tuple[list[dict[str, Any]], dict[str, list[float | None]]]:
+    """Text to video by fewer parts of a fused score, each rung by the weights that were chosen for it.
+
+    Its numbers, and its column `rung<place>_rank` of ranks.parquet.
+    """
     truth = scores.truth("video")
     if not (truth >= 0).any():
-        return []
-    made = []
-    for weights in rungs:
+        return [], {}
+    made, columns = [], {}
+    for place, weights in enumerate(rungs):
         matrix = add_up(scores.fused, weights)
-        rank, _ = metrics.text_to_item(matrix, truth)
+        rank, asked = metrics.text_to_item(matrix, truth)
+        columns[f"rung{place}_rank"] = spread_ranks(rank, asked, len(truth))
         made.append(
             {"parts": list(weights), "weights": list(weights.values())} | metrics.summary(rank, matrix.shape[1])
         )
-    return made
+    return made, columns
 
 
 def spread_ranks(rank: Sequence[float], asked: NDArray, count: int) -> list[float | None]:
@@ -196,7 +202,8 @@ def score_run(
     if factors:
         numbers["joint"]["fitted"] = record["joint"]
     if scores.fused and not norm:
-        numbers["rungs"] = rung_metrics(scores, record.get("fusion", {}).get("rungs", []))
+        numbers["rungs"], more = rung_metrics(scores, record.get("fusion", {}).get("rungs", []))
+        columns |= more
     for name in sorted(method.sparse):
         numbers["says"] = words_of(method, cache, split, record.get("seed", 0), name, device)
     if norm:

@@ -92,7 +92,7 @@ def by_seed(plan: Plan, row: Row, seeds: int) -> list[Task]:
 
 def read_line(row: Row, columns: list[str], done: list[Task], plan: Plan) -> Line:
     """A row's numbers."""
-    scored = [json.loads((task.scores / "metrics.json").read_text()) for task in done]
+    scored = [read_scores(task, row) for task in done]
     paper = [*row.paper, *[None] * (len(columns) - len(row.paper))]
     figures = []
     for column, number in zip(columns, paper):
@@ -113,12 +113,36 @@ def read_line(row: Row, columns: list[str], done: list[Task], plan: Plan) -> Lin
     )
 
 
-def per_query(ranks: list[list[Task]], column: str) -> list[NDArray | None]:
+def read_scores(task: Task, row: Row) -> dict[str, Any]:
+    """The numbers of a run; of a row that asks for some parts of its score those of that rung."""
+    whole = json.loads((task.scores / "metrics.json").read_text())
+    if not row.parts:
+        return whole
+    place = find_rung(whole, row)
+    return {"skipped": f"no rung of {', '.join(row.parts)}"} if place is None else {"t2v": whole["rungs"][place]}
+
+
+def find_rung(whole: dict[str, Any], row: Row) -> int | None:
+    """Which of a run's rungs has a row's parts."""
+    parts = [set(rung["parts"]) for rung in whole.get("rungs", [])]
+    return parts.index(set(row.parts)) if set(row.parts) in parts else None
+
+
+def rank_column(task: Task, row: Row, column: str) -> str:
+    """The column of ranks.parquet for a column of a table; a rung has its own."""
+    kept = split_column(column, column)[2]
+    if not row.parts:
+        return kept
+    place = find_rung(json.loads((task.scores / "metrics.json").read_text()), row)
+    return f"rung{place}_rank" if kept == "video_rank" else ""
+
+
+def per_query(rows: tuple[Row, ...], ranks: list[list[Task]], column: str) -> list[NDArray | None]:
     """(Q,) gains of each row, the mean over its seeds; None where no query has a rank, or the number is no mean."""
-    _, number, kept = split_column(column, column)
+    number = split_column(column, column)[1]
     found: list[NDArray | None] = []
-    for tasks in ranks:
-        parts = [gains(read_ranks(task.scores, kept), number) for task in tasks]
+    for row, tasks in zip(rows, ranks):
+        parts = [gains(read_ranks(task.scores, rank_column(task, row, column)), number) for task in tasks]
         there = parts and all(part is not None and len(part) for part in parts)
         found.append(np.mean(parts, axis=0) if there else None)
     return found
@@ -140,7 +164,7 @@ def compare(made: Made, ranks: list[list[Task]]) -> list[str]:
     said = []
     groups: dict[tuple[int, ...], list[tuple[int, NDArray]]] = {}  # columns by the rows that have them
     for at, column in enumerate(made.columns):
-        values = per_query(ranks, column)
+        values = per_query(made.table.rows, ranks, column)
         rows = tuple(index for index, value in enumerate(values) if value is not None)
         if len(rows) > 1 and len({len(values[index]) for index in rows}) == 1:
             groups.setdefault((len(values[rows[0]]), *rows), []).append((at, np.stack([values[row] for row in rows])))

@@ -127,7 +127,8 @@ class Plan:
         if not path.exists() or not ranks.exists():
             return False
         scored, record = json.loads(path.read_text()), checkpoint.facts(task.run)
-        if "skipped" not in scored and not rank_columns() <= set(pyarrow.parquet.read_schema(ranks).names):
+        wanted = rank_columns(len(scored.get("rungs", [])))
+        if "skipped" not in scored and not wanted <= set(pyarrow.parquet.read_schema(ranks).names):
             return False  # of a release that kept fewer
         now = parts_once(task.target, self.needs(task.name))  # more than scoring reads, where something only teaches
         return scored.get("run") == facts_of(record) and all(
@@ -155,9 +156,9 @@ class Plan:
         return list(dict.fromkeys(self.task(row, seed) for seed in range(seeds) for row in rows))
 
 
-def rank_columns() -> set[str]:
-    """The columns of ranks.parquet from which p is had."""
-    return {column for _, column in SECTIONS.values()}
+def rank_columns(rungs: int) -> set[str]:
+    """The columns of ranks.parquet from which p is had, of scores with so many rungs."""
+    return {column for _, column in SECTIONS.values()} | {f"rung{place}_rank" for place in range(rungs)}
 
 
 def canonical(config: dict[str, Any]) -> str:

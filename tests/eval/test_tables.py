@@ -324,6 +324,31 @@ def test_a_grid_that_is_not_flat_is_said_to_be_so():
     ]
 
 
+def test_rows_of_fewer_parts_are_scored_from_one_run(tmp_path):
+    """Their numbers are those of the rung that val weighed, with p from its own ranks; a row of unknown parts is empty."""
+    names = ["sentence_video", "triplet_frame", "sentence_frame"]
+    told = yaml.safe_load(own(tmp_path / "e.yaml").read_text())
+    row = {"row": "all but triplet–frame", "parts": ["sentence_frame", "sentence_video"], "paper": [40]}
+    rows = [{"row": "all", "parts": names, "paper": [47.2]}, row, {"row": "none such", "parts": ["word_patch"]}]
+    settings = SMALL | {"alignments": names, "fusion": "val", "image_text": "raw_sentence"}
+    told["experiments"] = {"table-weighed": {"method": "unitrim", "settings": settings, "in": {"5": rows}}}
+    (tmp_path / "e.yaml").write_text(yaml.safe_dump(told, sort_keys=False))
+    tables, runs = read_experiments(tmp_path / "e.yaml")
+    made = plan.Plan(worlds.cache(tmp_path / "toy", videos=40, noise=1.2), runs)
+    (task,) = made.tasks(tables.values(), 1, quick=False)
+    assert plan.make([task], made, jobs=1) == [] and made.is_done(task)
+    scored = json.loads((task.scores / "metrics.json").read_text())
+    rung = next(one for one in scored["rungs"] if set(one["parts"]) == {"sentence_video", "sentence_frame"})
+    five = build.build(tables["5"], made, 1)
+    whole, part, none = five.lines
+    assert whole.figures[0].values == [scored["t2v"]["R@5"]] and part.figures[0].values == [rung["R@5"]]
+    assert none.figures[0].values == [] and none.lacks == "no rung of word_patch"
+    assert part.figures[1].values == []  # videos that look for texts have no rungs
+    rank = build.read_ranks(task.scores, build.rank_column(task, tables["5"].rows[1], "t2v R@5"))
+    assert 100 * np.mean(rank <= 5) == pytest.approx(rung["R@5"], abs=1e-3)
+    assert five.said[0].startswith("t2v R@5: best ") and "of the 1 pairs that the paper orders" in five.said[1]
+
+
 def test_runs_of_tables_are_in_no_other_table(toy):
     _, made, _ = toy
     assert overview.gather_metrics(made.home) == {}
