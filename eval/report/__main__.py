@@ -117,7 +117,8 @@ def build(folder: Path, runs: dict[str, list[dict[str, Any]]]) -> str:
         (
             "training",
             "Training",
-            "Loss terms over steps, R@1 after each epoch where a split is held out; a line a seed, each chart on its own scale.",
+            "Loss terms over steps, R@1 after each epoch where a split is held out, with a dot at the epoch that is kept; a line "
+            "a seed, each chart on its own scale.",
             drawn,
         ),
         (
@@ -134,13 +135,14 @@ def build(folder: Path, runs: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def table_rows(folder: Path, runs: dict[str, list[dict[str, Any]]]) -> str:
-    """Curves of the runs that fill the papers' tables, folded away, and where their numbers are."""
-    rows = [name for name in gather_metrics(folder, table_rows=True) if name not in runs]
+    """Curves and kept epochs of the runs that fill the papers' tables, folded away, and where their numbers are."""
+    found = gather_metrics(folder, table_rows=True)
+    rows = {name: seeds for name, seeds in found.items() if name not in runs}
     if not rows:
         return ""
     link = '<p>Their numbers: <a href="../tables/index.html">the papers’ tables</a>.</p>'
     curves = "".join(read_history(folder, name) for name in rows)
-    return page.details(f"{len(rows)} rows of the papers’ tables", link + curves)
+    return page.details(f"{len(rows)} rows of the papers’ tables", link + facts.kept_epochs(folder, rows) + curves)
 
 
 def where_next(folder: Path) -> list[str]:

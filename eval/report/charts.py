@@ -49,15 +49,18 @@ def heatmap(similarity: NDArray, chosen: int) -> str:
     )
 
 
-def curves(method: str, terms: dict[str, list[list[tuple[float, float]]]], phases: list[str]) -> str:
-    """Small charts of a method's loss terms, one line a seed."""
-    charts = "".join(chart(name, lines) for name, lines in terms.items())
+Line = list[tuple[float, float]]  # (step, value)
+
+
+def curves(method: str, terms: dict[str, list[Line]], phases: list[str], kept: dict[str, Line]) -> str:
+    """Small charts of a method's loss terms and of how it stands after each epoch, one line a seed; what was kept is a dot."""
+    charts = "".join(chart(name, lines, kept.get(name, [])) for name, lines in terms.items())
     phase = f'<span class="quiet">{escape(", then ".join(phases))}</span>' if phases else ""
     return f'<article class="curves"><h3>{escape(method)} {phase}</h3><div class="charts">{charts}</div></article>'
 
 
-def chart(name: str, lines: list[list[tuple[float, float]]]) -> str:
-    """One term over training steps: (step, value) of each seed, on axes that fit them."""
+def chart(name: str, lines: list[Line], kept: Line = ()) -> str:
+    """One term over training steps, a line a seed, on axes that fit them; a dot at each point that is kept."""
     lines = [line for line in lines if line]
     across = [step for line in lines for step, _ in line]
     up = [value for line in lines for _, value in line]
@@ -72,6 +75,9 @@ def chart(name: str, lines: list[list[tuple[float, float]]]) -> str:
         f'<polyline class="seed{index % 3}" points="{" ".join(point(*pair) for pair in line)}"/>'
         for index, line in zip(count(), lines)
     )
+    for place in kept:
+        x, y = point(*place).split(",")
+        drawn += f'<circle class="kept" cx="{x}" cy="{y}" r="3"/>'
     first, last = lines[0][0][1], lines[0][-1][1]
     return (
         f'<figure class="chart"><figcaption><b>{escape(name.replace("_", " "))}</b> {first:.3g} → {last:.3g}</figcaption>'

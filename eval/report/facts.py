@@ -131,6 +131,19 @@ def part_weights(name: str, runs: list[tuple[int, dict[str, Any]]]) -> str:
     return made
 
 
+def kept_epochs(folder: Path, runs: dict[str, list[dict[str, Any]]]) -> str:
+    """A row a run: which epoch of each of its phases was kept, by what, and where it stood; nothing where none says so."""
+    rows = []
+    for name, seeds in runs.items():
+        for metrics in seeds:
+            record = read_json(folder / "runs" / run_name(folder, name, metrics["seed"]) / "run.json")
+            if kept := record.get("kept"):
+                said = "; ".join(f"{phase} {kept_epoch(one)}" for phase, one in kept["phases"].items())
+                rows.append([name, str(metrics["seed"]), f"the {kept['by']} on {kept['on']}", said])
+    head = ["run", "seed", "kept", "phase, epoch, R@1/5/10 there"]
+    return page.plain_table("Which epoch was kept", head, rows) if rows else ""
+
+
 def kept_epoch(facts: dict[str, Any]) -> str:
     """An epoch, counted from 1, and its recalls on the split that chose it."""
     recalls = "; ".join("/".join(f"{value:.1f}" for value in each.values()) for each in facts["validation"].values())

@@ -184,24 +184,30 @@ def figure_words(folder: Path, run: str, says: list[dict[str, Any]], source: Sou
 
 
 def read_history(folder: Path, method: str) -> str:
-    """Training curves of all seeds of a method; nothing for one that is not trained."""
+    """Training curves of all seeds of a method, the kept epoch marked; nothing for one that is not trained."""
     terms: dict[str, list[list[tuple[float, float]]]] = {}
+    kept: dict[str, list[tuple[float, float]]] = {}
     phases: list[str] = []
     paths = sorted((folder / "runs").glob(f"{method}*/history.jsonl"))
     for seed, path in enumerate(path for path in paths if path.parent.name.split("-seed")[0] == method):
+        stood: dict[tuple[str, int], dict[str, tuple[float, float]]] = {}  # by phase and epoch
         for line, record in enumerate(map(json.loads, filter(str.strip, path.read_text().splitlines()))):
             phase = str(record.get("phase", ""))
             if phase and phase not in phases:
                 phases.append(phase)
-            stands = {} if "kept" in record else record.get("validation", {})
-            told = record.get("terms", {}) | {
-                f"R@1 {task}, held-out split": each["R@1"] for task, each in stands.items()
-            }
-            for name, value in told.items():
+            if "kept" in record:
+                for name, point in stood.get((phase, record["kept"]), {}).items():
+                    kept.setdefault(name, []).append(point)
+                continue
+            place = float(record.get("step", line))
+            held = {f"R@1 {task}, held-out split": each["R@1"] for task, each in record.get("validation", {}).items()}
+            if held:
+                stood[phase, record["epoch"]] = {name: (place, float(value)) for name, value in held.items()}
+            for name, value in (record.get("terms", {}) | held).items():
                 lines = terms.setdefault(name, [])
                 lines += [[] for _ in range(seed + 1 - len(lines))]
-                lines[seed].append((float(record.get("step", line)), float(value)))
-    return charts.curves(method, terms, phases) if terms else ""
+                lines[seed].append((place, float(value)))
+    return charts.curves(method, terms, phases, kept) if terms else ""
 
 
 def choose_lead(runs: dict[str, Any]) -> int:

@@ -66,6 +66,23 @@ def test_rows_of_the_papers_tables_have_their_curves_and_no_row_of_their_own(tmp
     assert __main__.table_rows(tmp_path, overview.gather_metrics(tmp_path, table_rows=True)) == ""
 
 
+def test_the_epoch_that_is_kept_is_a_dot_on_its_curve_and_a_row(tmp_path):
+    """Of three epochs the second: the dot stands at its step and value, for rows of the papers' tables too."""
+    write(tmp_path, **{"table-k4": metrics(10)})
+    stood = [{"text_video": {"R@1": value, "R@5": 50.0, "R@10": 60.0}} for value in (10.0, 30.0, 20.0)]
+    lines = [{"phase": "alignment", "epoch": at, "step": 10 * at, "validation": one} for at, one in enumerate(stood)]
+    lines.append({"phase": "alignment", "kept": 1, "of": 3, "validation": stood[1]})
+    folder = tmp_path / "runs" / "table-k4"
+    files.write(folder / "history.jsonl", "\n".join(map(json.dumps, lines)) + "\n")
+    phases = {"alignment": {"kept": 1, "of": 3, "validation": stood[1]}}
+    files.write(folder / "run.json", json.dumps({"kept": {"by": "best", "on": "val", "phases": phases}}))
+    folded = __main__.table_rows(tmp_path, {})
+    (dot,) = re.findall(r'<circle class="kept" cx="([\d.]+)" cy="([\d.]+)"', folded)
+    points = re.search(r'<polyline class="seed0" points="([^"]+)"', folded)[1].split()
+    assert ",".join(dot) == points[1] and len(points) == 3
+    assert "the best on val" in folded and "alignment 2 of 3: 30.0/50.0/60.0" in folded
+
+
 def test_runs_that_train_blocks_of_clip_are_named_beside_the_frozen_ones(tmp_path):
     runs = {"clip4clip": metrics(30), "clip4clip-tuned": metrics(31)}
     write(tmp_path, **runs)
