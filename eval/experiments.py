@@ -43,7 +43,7 @@ class Row:
     paper: tuple[float | None, ...]  # the paper's numbers, a column each
     target: str = ""  # the dataset that the run is scored on, where it is another
     cell: tuple[str, str] = ("", "")  # of a grid: the two values
-    parts: tuple[str, ...] = ()  # of a score fused by weights chosen on val: those that count, texts to videos alone
+    parts: tuple[str, ...] = ()  # of a sum those that count: of a score that val weighed, or one of a method's vectors
 
 
 @dataclass(frozen=True)

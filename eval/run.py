@@ -63,7 +63,9 @@ def measure(
         first = asked[np.unique(truth[asked], return_index=True)[1]]  # each item's rank stands at its first caption
         columns[f"{kind}_text_rank"] = spread_ranks(back_rank, first, len(truth))
     for name, part in scores.parts.items():
-        numbers.setdefault("parts", {})[name] = measure(replace(scores, **part, parts={}, active={}))[0]
+        alone, ranked = measure(replace(scores, **part, parts={}, active={}))
+        numbers.setdefault("parts", {})[name] = alone
+        columns |= {f"{name}_{column}": ranked[column] for column in ranked if column.endswith("_rank")}
     if scores.active:
         numbers["active"] = {name: round(value, 1) for name, value in scores.active.items()}
     numbers["joint"], more = joint_metrics(scores, rule, moments, factors)

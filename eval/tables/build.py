@@ -114,12 +114,14 @@ def read_line(row: Row, columns: list[str], done: list[Task], plan: Plan) -> Lin
 
 
 def read_scores(task: Task, row: Row) -> dict[str, Any]:
-    """The numbers of a run; of a row that asks for some parts of its score those of that rung."""
+    """The numbers of a run; of a row that asks for some parts of its score those of these parts."""
     whole = json.loads((task.scores / "metrics.json").read_text())
     if not row.parts:
         return whole
+    if (alone := whole.get("parts", {}).get(row.parts[0])) and len(row.parts) == 1:
+        return alone
     place = find_rung(whole, row)
-    return {"skipped": f"no rung of {', '.join(row.parts)}"} if place is None else {"t2v": whole["rungs"][place]}
+    return {"skipped": f"no part {', '.join(row.parts)}"} if place is None else {"t2v": whole["rungs"][place]}
 
 
 def find_rung(whole: dict[str, Any], row: Row) -> int | None:
@@ -129,12 +131,14 @@ def find_rung(whole: dict[str, Any], row: Row) -> int | None:
 
 
 def rank_column(task: Task, row: Row, column: str) -> str:
-    """The column of ranks.parquet for a column of a table; a rung has its own."""
+    """The column of ranks.parquet for a column of a table; parts of a score have their own."""
     kept = split_column(column, column)[2]
     if not row.parts:
         return kept
-    place = find_rung(json.loads((task.scores / "metrics.json").read_text()), row)
-    return f"rung{place}_rank" if kept == "video_rank" else ""
+    whole = json.loads((task.scores / "metrics.json").read_text())
+    if len(row.parts) == 1 and row.parts[0] in whole.get("parts", {}):
+        return f"{row.parts[0]}_{kept}"
+    return f"rung{find_rung(whole, row)}_rank" if kept == "video_rank" else ""
 
 
 def per_query(rows: tuple[Row, ...], ranks: list[list[Task]], column: str) -> list[NDArray | None]:

@@ -127,7 +127,7 @@ class Plan:
         if not path.exists() or not ranks.exists():
             return False
         scored, record = json.loads(path.read_text()), checkpoint.facts(task.run)
-        wanted = rank_columns(len(scored.get("rungs", [])))
+        wanted = rank_columns(scored)
         if "skipped" not in scored and not wanted <= set(pyarrow.parquet.read_schema(ranks).names):
             return False  # of a release that kept fewer
         now = parts_once(task.target, self.needs(task.name))  # more than scoring reads, where something only teaches
@@ -156,9 +156,11 @@ class Plan:
         return list(dict.fromkeys(self.task(row, seed) for seed in range(seeds) for row in rows))
 
 
-def rank_columns(rungs: int) -> set[str]:
-    """The columns of ranks.parquet from which p is had, of scores with so many rungs."""
-    return {column for _, column in SECTIONS.values()} | {f"rung{place}_rank" for place in range(rungs)}
+def rank_columns(scored: dict[str, Any]) -> set[str]:
+    """The columns of ranks.parquet from which p is had, of scores with these numbers."""
+    whole = {column for _, column in SECTIONS.values()}
+    parts = {f"{name}_{column}" for name in scored.get("parts", {}) for column in whole}
+    return whole | parts | {f"rung{place}_rank" for place in range(len(scored.get("rungs", [])))}
 
 
 def canonical(config: dict[str, Any]) -> str:

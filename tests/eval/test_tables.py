@@ -342,11 +342,37 @@ def test_rows_of_fewer_parts_are_scored_from_one_run(tmp_path):
     five = build.build(tables["5"], made, 1)
     whole, part, none = five.lines
     assert whole.figures[0].values == [scored["t2v"]["R@5"]] and part.figures[0].values == [rung["R@5"]]
-    assert none.figures[0].values == [] and none.lacks == "no rung of word_patch"
+    assert none.figures[0].values == [] and none.lacks == "no part word_patch"
     assert part.figures[1].values == []  # videos that look for texts have no rungs
     rank = build.read_ranks(task.scores, build.rank_column(task, tables["5"].rows[1], "t2v R@5"))
     assert 100 * np.mean(rank <= 5) == pytest.approx(rung["R@5"], abs=1e-3)
     assert five.said[0].startswith("t2v R@5: best ") and "of the 1 pairs that the paper orders" in five.said[1]
+
+
+def test_the_branches_of_one_run_are_rows_with_their_own_ranks(tmp_path):
+    """UNIFY's latent and lexicon, of any direction, with p; none of them is trained for itself."""
+    told = yaml.safe_load(own(tmp_path / "e.yaml").read_text())
+    told["tables"] = {"5": told["tables"]["5"] | {"columns": ["t2v R@5"], "more": ["v2t R@5", "both R@5"]}}
+    rows = [{"row": name, "parts": [name], "paper": [number]} for name, number in (("latent", 40.1), ("lexicon", 40.8))]
+    settings = {"batch": 4, "epochs": 1, "frozen_epochs": 1, "stem": 1, "own": 1, "k": 0, "owned": 1}
+    entry = {"method": "unify", "settings": settings, "in": {"5": [*rows, {"row": "both", "paper": [42.8]}]}}
+    told["experiments"] = {"unify": entry}
+    (tmp_path / "e.yaml").write_text(yaml.safe_dump(told, sort_keys=False))
+    tables, runs = read_experiments(tmp_path / "e.yaml")
+    home = worlds.cache(tmp_path / "toy", videos=40, noise=1.2)
+    worlds.lexicon(home)
+    made = plan.Plan(home, runs)
+    (task,) = made.tasks(tables.values(), 1, quick=False)
+    assert plan.make([task], made, jobs=1) == [] and made.is_done(task)
+    scored = json.loads((task.scores / "metrics.json").read_text())
+    five = build.build(tables["5"], made, 1)
+    for line, section in zip(five.lines, [scored["parts"]["latent"], scored["parts"]["lexicon"], scored]):
+        wanted = [section["t2v"]["R@5"], section["v2t"]["R@5"], section["joint"]["both"]["R@5"]]
+        assert [figure.values for figure in line.figures] == [[value] for value in wanted], line.label
+    for row in tables["5"].rows[:2]:
+        rank = build.read_ranks(task.scores, build.rank_column(task, row, "v2t R@5"))
+        assert 100 * np.mean(rank <= 5) == pytest.approx(scored["parts"][row.label]["v2t"]["R@5"], abs=1e-3)
+    assert sum("of the 3 pairs that the paper orders" in text for text in five.said) == 1
 
 
 def test_runs_of_tables_are_in_no_other_table(toy):
