@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from eval import joint, metrics
 from eval.attention import describe_attention
 from eval.centre import Means, find_means
+from eval.index import score_two_stages
 from eval.load import load_run, scores_name
 from eval.normalise import RULES, normalise
 from eval.overview import run_table, to_text
@@ -157,8 +158,15 @@ def main() -> None:
         help="how the joint gallery's kinds come onto one scale; `pair` where the run allows it",
     )
     parser.add_argument("--norm", choices=RULES, help="normalise the scores, as a row of its own: scores/<run>+<rule>")
+    parser.add_argument(
+        "--two-stage",
+        action="store_true",
+        help="then look for the split's videos by the run's index as well: what few candidates find of the exact top ten",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     args = parser.parse_args()
+    if args.two_stage and distributed.launched():
+        raise files.ParamsError("--two-stage is for one process; run it without torchrun")
     with distributed.group():
         numbers = score_run(args.run, args.shards, args.split, args.joint, args.device, args.norm)
         first = distributed.is_first()
@@ -167,6 +175,22 @@ def main() -> None:
     print(f"{numbers['method']}, seed {numbers['seed']}, {args.split} split of {args.shards}")
     print(to_text([run_table(numbers)]))
     print(f"the joint gallery is calibrated by {numbers['joint']['calibration']}")
+    if args.two_stage:
+        print(two_stages(args.run, args.shards, args.split, args.device))
+
+
+def two_stages(run: Path, shards: Path, split: str, device: str = "auto") -> str:
+    """Write scores/<run>/two_stage.json beside the scores that stand; what it says, in a sentence."""
+    home = shards / "scores" / scores_name(run, shards)
+    exact = files.read_table(home / "ranks.parquet", ["caption_id", "video_top"]).to_pydict()
+    device = str(distributed.device()) if device == "auto" else device
+    made = score_two_stages(run, shards, split, dict(zip(exact["caption_id"], exact["video_top"])), device)
+    files.write(home / "two_stage.json", json.dumps(made, indent=1) + "\n")
+    recalls = ", ".join(f"R@{cut} {made[f'R@{cut}']}" for cut in (1, 5, 10))
+    return (
+        f"text to video in two stages, {made['candidates']} candidates of {made['videos']}: {recalls}; "
+        f"{made['recall10']:.1%} of the exact top ten"
+    )
 
 
 def score_run(

@@ -7,7 +7,7 @@ Writes cache/<dataset>/index/<run>/. Only items that are new or have changed are
 import argparse
 from pathlib import Path
 
-from eval.index.build import build_index, score_two_stages
+from eval.index.build import build_index
 from eval.load import choose_device
 from pipeline.command import command
 from pipeline.files import ParamsError
@@ -19,9 +19,6 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True, help="cache/<dataset>/runs/<run>")
     parser.add_argument("--shards", type=Path, required=True, help="cache/<dataset>: what is to be searched")
     parser.add_argument("--recall", type=float, default=0.99, help="wanted share of the exact top ten (default 0.99)")
-    parser.add_argument(
-        "--score", metavar="SPLIT", help="then look for a split's captions among all videos, in two stages"
-    )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     args = parser.parse_args()
     if not 0 < args.recall <= 1:
@@ -32,12 +29,6 @@ def main() -> None:
         print(
             f"{kind}s: {one['items']} items, {one['encoded']} encoded now, {one['bytes_per_item']:,} bytes an item; "
             f"{one['candidates']} candidates{probes} find {share(one['recall'])} of the exact top ten"
-        )
-    if args.score:
-        found = score_two_stages(args.run, args.shards, args.score, choose_device(args.device))
-        print(
-            f"text to video in two stages, {args.score}: "
-            + ", ".join(f"{name} {value}" for name, value in found.items())
         )
 
 

@@ -173,19 +173,31 @@ def fewest(index: Index, texts: list[dict[str, torch.Tensor]], truth: NDArray, w
 
 
 @torch.inference_mode()
-def score_two_stages(run: Path, shards: Path, split: str, device: str = "cpu") -> dict[str, float]:
-    """Text to video by the index: R@1, R@5 and R@10 in percent of a split's captions, among all videos of the index."""
+def score_two_stages(
+    run: Path, shards: Path, split: str, exact: dict[str, list[str]], device: str = "cpu"
+) -> dict[str, Any]:
+    """Text to video in two stages among a split's videos, the index brought up to date before.
+
+    exact: caption id -> the ids of its ten best videos by the run's own score. R@1, R@5, R@10 in percent; `recall10`, the share
+    of the exact ten among the ten found; candidates of how many videos. Errors: ParamsError where the split has no videos.
+    """
+    facts = build_index(run, shards, device)
     method, cache, _ = load_run(run, shards, device)
-    scorer = Scorer(method, cache, device)
+    scorer, captions = Scorer(method, cache, device), cache.captions(split)
+    own = {str(cache.video_id[row]) for row in cache.videos(split)}
+    if "video" not in facts["kinds"] or not len(captions):
+        raise files.ParamsError(f"split {split!r} of {shards} has no captions of videos to look for in two stages")
     index = Index(shards / "index" / scores_name(run, shards), "video", scorer)
-    captions = cache.captions(split)
-    if not len(captions):
-        raise files.ParamsError(f"split {split!r} of {shards} has no captions")
+    among = np.array([name in own for name in index.id])
     blocks = [captions[at : at + ROWS] for at in range(0, len(captions), ROWS)]
-    found = np.concatenate([index.search(scorer.encode(block, "text"), TOP)[0] for block in blocks])
+    found = np.concatenate([index.search(scorer.encode(block, "text"), TOP, among=among)[0] for block in blocks])
     named = np.where(found >= 0, index.id[found], "")
     right = named == cache.video_id[cache.video_of[captions]][:, None]
-    return {f"R@{cut}": round(100 * float(right[:, :cut].any(1).mean()), 2) for cut in (1, 5, TOP)}
+    made: dict[str, Any] = {f"R@{cut}": round(100 * float(right[:, :cut].any(1).mean()), 2) for cut in (1, 5, TOP)}
+    best = [exact[str(cache.caption_id[row])] for row in captions]
+    shares = [len(set(mine) & set(its)) / max(len(its), 1) for mine, its in zip(named.tolist(), best)]
+    made["recall10"] = round(float(np.mean(shares)), 4)
+    return made | {"candidates": min(index.candidates, int(among.sum())), "videos": int(among.sum())}
 
 
 def overlap(found: NDArray, truth: NDArray) -> float:

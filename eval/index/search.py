@@ -49,17 +49,24 @@ class Index:
             self._vectors = np.concatenate([part.coarse for part in self.parts])
         return self._vectors
 
-    def recall(self, query: NDArray, count: int, probes: int | None = None) -> NDArray:
-        """(Q, min(count, G)) rows of the items whose coarse vectors say most of each query; -1 where a list had no more."""
-        count = min(count, len(self))
+    def recall(self, query: NDArray, count: int, probes: int | None = None, among: NDArray | None = None) -> NDArray:
+        """(Q, at most count) rows of the items whose coarse vectors say most of each query; -1 where a list had no more.
+
+        among: (G,) bool, the items that may be found; all by default.
+        """
+        count = min(count, len(self) if among is None else int(among.sum()))
         if self.inverted is not None:
             import faiss
 
             setting = faiss.SearchParametersIVF(nprobe=max(1, probes or self.probes))
+            if among is not None:
+                setting.sel = faiss.IDSelectorBatch(np.flatnonzero(among))
             return self.inverted.search(np.ascontiguousarray(query, np.float32), count, params=setting)[1]
         score = np.empty((len(query), len(self)), np.float32)
         for at in range(0, len(self), BLOCK):
             score[:, at : at + BLOCK] = query @ self.vectors[at : at + BLOCK].astype(np.float32).T
+        if among is not None:
+            score[:, ~among] = -np.inf
         best = np.argpartition(-score, count - 1, axis=1)[:, :count]
         order = np.argsort(-np.take_along_axis(score, best, 1), axis=1, kind="stable")
         return np.take_along_axis(best, order, 1)
@@ -76,14 +83,21 @@ class Index:
 
     @torch.inference_mode()
     def search(
-        self, text: dict[str, torch.Tensor], top: int = 10, candidates: int | None = None, probes: int | None = None
+        self,
+        text: dict[str, torch.Tensor],
+        top: int = 10,
+        candidates: int | None = None,
+        probes: int | None = None,
+        among: NDArray | None = None,
     ) -> tuple[NDArray, NDArray]:
         """(Q, top) rows of the best items of each encoded text (`id[row]` is an item's), best first, and their scores.
+
+        among: (G,) bool, the items that may be found.
 
         Where fewer than `top` are found, -1 and -inf stand behind them.
         """
         query = self.coarse.queries(self.scorer, text)
-        found = self.recall(query, max(candidates or self.candidates, top), probes)
+        found = self.recall(query, max(candidates or self.candidates, top), probes, among)
         row = np.full((len(query), top), -1, np.int64)
         score = np.full((len(query), top), -np.inf, np.float32)
         for number, some in enumerate(found):
