@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,23 @@ def identity(folder: Path, needs: Iterable[str] = NEEDS, splits: Iterable[str] |
     """Digests of what the shards hold of the features needed, by part: fingerprints say content, sampling, CLIP and version.
 
     What is not needed is not there, so that other triplets change nothing for a method that reads none; nor, with `splits`, are
-    the videos and captions of other splits.
+    the videos and captions of other splits. While the files stand as they are, a process reads them once.
     """
-    needs, wanted = frozenset(needs), splits and frozenset(splits)
+    own = None if splits is None else frozenset(splits)
+    return dict(identity_of(folder, frozenset(needs), own, marks(folder)))
+
+
+def marks(folder: Path) -> tuple[tuple[str, int, int, int], ...]:
+    """What changes whenever a file does that `identity` reads: it is replaced as a whole."""
+    paths = [folder / "manifest" / "items.parquet", folder / "keyframes.parquet"]
+    paths += [path for kind in ("visual", "text", "spans", "lexicon") for path in layout.shard_paths(folder / kind)]
+    found = [(str(path), path.stat()) for path in paths if path.exists()]
+    return tuple((name, stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in found)
+
+
+@lru_cache(maxsize=32)
+def identity_of(folder: Path, needs: frozenset[str], wanted: frozenset[str] | None, _: Any) -> dict[str, str]:
+    """`identity`, of files that stand so."""
     items = pyarrow.parquet.read_table(folder / "manifest" / "items.parquet", columns=["video_id", "split"]).to_pydict()
     split = {name: own for name, own in zip(items["video_id"], items["split"]) if wanted is None or own in wanted}
     parts = {"splits": [list(split.items())], "text": [], "triplet": [], "visual": []}
