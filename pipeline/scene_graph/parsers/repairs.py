@@ -515,6 +515,9 @@ MAKING = words.listed(
 )
 MOVES = words.listed("pans zooms shifts moves turns walks looks steps passes swims runs jumps talks sings meows barks")
 WAYS = words.listed("up down along across around through over past")
+HOLDING = words.listed(
+    "contain show feature include hold have depict display say read involve resemble cover overlook cut make play"
+)
 HUMAN = words.listed("talk sing speak dance laugh smile chat perform cook cry")
 DONE = MAKING | words.TOOLED | words.listed("pour add cook fry show bake peel whisk")
 PLACES = words.listed("on at under inside outside")
@@ -744,7 +747,10 @@ def lifted(tree: Sentence, index: int) -> None:
     handled = tree.relation[holder] == "obj" and any(  # "surround a device studying it"
         tree.relation[child] == "obj" and tree.word[child] in ("it", "them") for child in below(tree, index)
     )
-    if (used or handled) and person >= 0:
+    does = tree.relation[holder] == "obj" and holder == index - 1 and tree.word[holder] not in words.VEHICLES
+    does = does and any(tree.relation[child] == "obj" for child in below(tree, index))
+    does = does and tree.lemma[index] not in HOLDING and tree.lemma[person] not in words.SEEING | {"look", "use"}
+    if (used or handled or does) and person >= 0:  # "speaking a language doing a trick"
         verb, seen = person, set()
         while verb >= 0 and tree.tag[verb][0] != "V" and verb not in seen:
             seen.add(verb)

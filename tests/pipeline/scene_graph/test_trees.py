@@ -210,6 +210,14 @@ TREES = [
         "pouring/VBG 2 amod, milk/NN 0 root, into/IN 5 case, a/DT 5 det, blender/NN 2 nmod",
         "milk/into/blender",
     ),
+    (
+        "a/DT 2 det, woman/NN 0 root, speaking/VBG 2 acl, a/DT 6 det, different/JJ 6 amod, language/NN 3 obj, doing/VBG 6 acl, a/DT 10 det, cooking/NN 10 compound, tutorial/NN 7 obj",
+        "woman/speaking/language; woman/doing/cooking tutorial; language/is/different",
+    ),
+    (
+        "a/DT 2 det, man/NN 0 root, holding/VBG 2 acl, a/DT 5 det, box/NN 3 obj, containing/VBG 5 acl, toys/NNS 6 obj",
+        "man/holding/box; box/containing/toys",
+    ),
 ]
 
 
