@@ -45,6 +45,7 @@ def build_index(run: Path, shards: Path, device: str = "cpu", recall: float = 0.
         made = {kind: update_kind(folder, kind, scorer, before.get("key") == key) for kind in KINDS}
         facts = {
             "key": key,
+            "weights": weights,
             "run": run.name,
             "wanted": recall,
             "kinds": {kind: one for kind, one in made.items() if one},
@@ -163,7 +164,7 @@ def fewest(index: Index, texts: list[dict[str, torch.Tensor]], truth: NDArray, w
     """The fewest candidates and lists by which encoded texts find the wanted share of their true rows (Q, TOP)."""
     probes = [2**power for power in range(3, 11)] if index.inverted is not None else [0]
     share = 0.0
-    for candidates in (step for step in STEPS if step < 2 * len(index)):
+    for candidates in [step for step in STEPS if step < 2 * len(index)] or [len(index)]:
         for probe in probes:
             found = np.concatenate([index.search(text, TOP, candidates, probe)[0] for text in texts])
             share = overlap(found, truth)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 from eval.index import store
 from eval.index.coarse import Coarse
@@ -111,6 +112,23 @@ class Index:
             best = np.argsort(-value, kind="stable")[:top]
             row[number, : len(best)], score[number, : len(best)] = some[best], value[best]
         return row, score
+
+
+def read_index(folder: Path, weights: str, scorer: Scorer) -> dict[str, Index]:
+    """The indexes of a run by kind; empty where there is none, or it is of other weights, or cannot be read."""
+    try:
+        facts = store.read_facts(folder)
+        if facts.get("weights") != weights:
+            return {}
+        return {kind: Index(folder, kind, scorer) for kind in facts["kinds"]}
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        ImportError,
+        SafetensorError,
+    ):  # a part that is being written anew, or faiss is gone
+        return {}
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:

@@ -30,8 +30,9 @@ from eval.search.explain import Why, explain
 from eval.search.filters import passing
 from eval.search.gallery import Encoder, Gallery, gallery_key, read_features
 from eval.search.moment import Moment, best_moment
+from eval.search.recall import Recall
 from eval.search.text import Reader, read_root
-from eval.search.view import SAMPLE, SHORT, View
+from eval.search.view import View
 from eval.search.workers import Workers
 from pipeline import progress
 from pipeline.files import MissingError, ParamsError
@@ -93,12 +94,14 @@ class Search:
 
     def open(self) -> None:
         """Load the method, once there are shards that say of which CLIP it must be."""
-        from eval.load import open_method
+        from eval.load import open_method, scores_name
         from eval.similarity import Scorer
 
         self.method, name, weights = open_method(self.run, self.shards, self.device)
         self.scorer = Scorer(self.method, None, self.device)
         frames = self.catalog.frames
+        known = scores_name(self.run, self.shards) if self.run else name
+        self.recall = Recall(self.shards / "index" / known, weights, self.scorer)
         self.encoder = Encoder(self.method, frames, self.device)
         self.gallery = Gallery(self.shards / ".search", gallery_key(name, weights, frames))
         self.reader = Reader(self.shards, self.method, self.catalog.clip_sha256, self.device)
@@ -284,7 +287,8 @@ class Search:
             short = None
             if not view.exact:
                 coarse = np.stack([*(vector for _, vector in texts), *vectors])
-                short = shortlist(view, coarse)
+                encoded = [text for text, _ in texts]
+                short = {kind: self.recall.shortlist(view, kind, encoded, coarse) for kind in KINDS}
             score, standing = {}, {}
             heights: list[dict[str, NDArray]] = [{} for _ in texts]
             for kind in KINDS:
@@ -433,18 +437,6 @@ class Search:
         features = read_features(stills, "image", self.method.needs, 0)
         image = self.encoder.encoders["image"]({name: one.to(self.device) for name, one in features.items()})
         return self.scorer.score(text, image, "image")[0]
-
-
-def shortlist(view: View, coarse: NDArray) -> dict[str, tuple[NDArray, int]]:
-    """By kind: items that the plain CLIP vectors put first, then some at random by which scores are put on a scale."""
-    near = (view.whole() @ coarse.T).mean(1)
-    found = {}
-    for kind in KINDS:
-        rows = view.rows[kind]
-        first = rows[np.argpartition(-near[rows], min(SHORT, len(rows)) - 1)[:SHORT]] if len(rows) else rows
-        random = np.random.default_rng(0).permutation(rows)[:SAMPLE]
-        found[kind] = np.concatenate([np.sort(first), random]), len(random)
-    return found
 
 
 def likeness(view: View, vector: NDArray) -> NDArray:

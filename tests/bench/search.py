@@ -271,10 +271,10 @@ def measure_large(args: argparse.Namespace) -> dict[str, float]:
 
 def compare_shortlist(search: Search, shards: Path, count: int = 100) -> float:
     """Share of the ten best of all of demo that a shortlist of a tenth of it has among its ten best."""
-    from eval.search import engine
+    from eval.search import recall
 
     whole, short = search.view, dataclasses.replace(search.view, exact=False, number=search.view.number + 1)
-    before, engine.SHORT = engine.SHORT, len(whole.items) // 10
+    before, recall.SHORT = recall.SHORT, len(whole.items) // 10
     shares = []
     for _, _, text in captions(shards, count):
         tops = []
@@ -282,7 +282,7 @@ def compare_shortlist(search: Search, shards: Path, count: int = 100) -> float:
             scored: Scored = search.score(view, Query((text,)))
             tops.append(set(np.argsort(-np.nan_to_num(scored.standing["video"], nan=-1e9))[:10].tolist()))
         shares.append(len(tops[0] & tops[1]) / 10)
-    engine.SHORT = before
+    recall.SHORT = before
     print(f"a shortlist of a tenth has {100 * np.mean(shares):.1f} % of the ten best videos")
     return float(np.mean(shares))
 

@@ -17,8 +17,9 @@ from PIL import Image
 
 from eval import similarity
 from eval.experiments import read_experiments
+from eval.index import build_index
 from eval.load import load_run
-from eval.search import __main__, engine, gallery, view
+from eval.search import __main__, engine, gallery, recall, view
 from eval.search.workers import Workers
 from eval.tables import speed
 from eval.tables.plan import Plan
@@ -281,6 +282,33 @@ def test_a_shortlist_finds_what_all_would(home):
     for one, two in ((short.images, whole.images), (short.videos, whole.videos)):
         assert {hit.id: hit.score for hit in one} == pytest.approx({hit.id: hit.score for hit in two}, abs=1e-6)
         assert {hit.id: hit.standing for hit in one} == pytest.approx({hit.id: hit.standing for hit in two}, abs=1e-4)
+
+
+def test_a_large_library_is_searched_by_its_index(home, monkeypatch):
+    """As far as it is of the rows that stand; what it does not hold is looked for without it."""
+    folder, shards = Path("cache/mine/runs/zero_shot"), Path("cache/mine")
+    whole = engine.Search(folder, shards)("a green wall", 20)
+    build_index(folder, shards)
+    search = engine.Search(folder, shards)
+    search.view.exact = False
+    assert sorted(search.recall.index) == ["image", "video"]
+    monkeypatch.setattr(recall, "SHORT", 2)  # of 7 images and 3 videos
+    short = search("a green wall", 20)
+    for one, two in ((short.images, whole.images), (short.videos, whole.videos)):
+        assert [hit.id for hit in one[:2]] == [hit.id for hit in two[:2]]
+        assert [hit.score for hit in one[:2]] == pytest.approx([hit.score for hit in two[:2]], abs=1e-6)
+    best = whole.images[0].id
+    index = search.recall.index["image"]
+    place = int(np.flatnonzero(index.id == best)[0])
+    assert search.recall.places(search.view, "image")[place] == search.view.by_id[best]
+    index.parts[int(np.searchsorted(index.bounds, place, "right")) - 1].mark[:] = ["of older rows"] * 7
+    search.recall.known = (-1, {})
+    assert search.recall.places(search.view, "image")[place] == -1
+    assert search("a green wall ", 20).images[0].id == best
+    assert engine.Search(None, shards).recall.index == {}
+    facts = shards / "index" / "zero_shot" / "index.json"
+    facts.write_text(facts.read_text().replace('"weights": "', '"weights": "0'))
+    assert engine.Search(folder, shards).recall.index == {}
 
 
 def test_a_damaged_gallery_is_made_again(home):

@@ -1,0 +1,63 @@
+"""Which items of a large library are scored at all: those that the run's index names, else those that CLIP's plain vectors do."""
+
+# Axes: G items of one gallery, D embedding.
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eval.index import Index, read_index
+from eval.search.view import SAMPLE, SHORT, View
+from pipeline.shards import fingerprint
+
+MORE = 4  # times as many candidates as the index needs for its own ten: a page shows more, and filters leave some out
+
+
+class Recall:
+    """The index of a run (`python -m eval.index`), as far as it is of the rows that stand; items that it does not hold, or not as
+    they are now, are found by the mean of their frames."""
+
+    def __init__(self, folder: Path, weights: str, scorer: Any):
+        self.index: dict[str, Index] = read_index(folder, weights, scorer)
+        self.known: tuple[int, dict[str, NDArray]] = (-1, {})
+
+    def places(self, view: View, kind: str) -> NDArray:
+        """(rows of the index,) place of each among the view's items, -1 where it is gone or has changed since."""
+        if self.known[0] != view.number:
+            self.known = (view.number, {})
+        if kind not in self.known[1]:
+            index = self.index[kind]
+            mark = {name: one for part in index.parts for name, one in zip(part.id, part.mark)}
+            at = [view.by_id.get(name, -1) for name in index.id]
+            made = [
+                place if place >= 0 and mark_of(view, place) == mark[name] else -1 for place, name in zip(at, index.id)
+            ]
+            self.known[1][kind] = np.array(made, np.int64)
+        return self.known[1][kind]
+
+    def shortlist(self, view: View, kind: str, texts: list[dict[str, Any]], coarse: NDArray) -> tuple[NDArray, int]:
+        """Places of the items to score, then of some at random by which scores are put on a scale, and how many these are.
+
+        texts: encoded sentences; coarse: (parts of the query, D) their CLIP vectors, then those of items and pictures asked by.
+        """
+        rows = view.rows[kind]
+        near = (view.whole()[rows] @ coarse.T).mean(1)
+        first = rows[np.argpartition(-near, min(SHORT, len(rows)) - 1)[:SHORT]] if len(rows) else rows
+        if kind in self.index and len(texts) == len(coarse):
+            place, index = self.places(view, kind), self.index[kind]
+            count = min(SHORT, MORE * index.candidates)
+            found = [index.recall(index.coarse.queries(index.scorer, text), count)[0] for text in texts]
+            named = place[np.unique(np.concatenate(found))]
+            held = np.zeros(len(view.items), bool)
+            held[place[place >= 0]] = True
+            first = np.union1d(named[named >= 0], first[~held[first]])
+        random = np.random.default_rng(0).permutation(rows)[:SAMPLE]
+        return np.concatenate([np.sort(first), random]), len(random)
+
+
+def mark_of(view: View, place: int) -> str:
+    """What the index would say an item's row was made from."""
+    item = view.items[place]
+    return fingerprint(item.row.shard["fingerprint"][item.row.row], item.keyframe)
