@@ -169,6 +169,18 @@ def test_a_temporal_encoder_may_start_from_clips_text_blocks(tmp_path):
     ].any()  # this tower has two blocks; the third starts as the identity
 
 
+def test_where_the_blocks_learn_so_do_words_and_patches_that_nothing_else_maps(world, tmp_path):
+    """Else the other alignments would move the patches, and nothing would hold them to the words."""
+    alone = {"word_patch": "all", "alignments": ["word_patch"]}
+    with pytest.raises(ValueError, match="word_patch: all learns nothing"):
+        methods.build("unitrim", alone)
+    go(world, tmp_path / "run", "unitrim", tune="true", tune_rate=1e-3, image_epochs=0, **alone)
+    now = checkpoint.read(tmp_path / "run")["model"]
+    for kind, start in starting_towers(world).items():
+        for name in ("blocks.0.qkv.weight", "projection.weight"):
+            assert not torch.equal(start.state_dict()[name], now[f"towers.{kind}.{name}"])
+
+
 def test_a_method_without_a_temporal_encoder_cannot_start_it(world, tmp_path):
     with pytest.raises(ValueError, match="has no temporal encoder"):
         go(world, tmp_path / "run", "zero_shot", tune="", temporal_init="clip")

@@ -42,7 +42,7 @@ class Config(Config):
     map_share: float = 1.0  # of the learning rate, at which the maps learn that start as the identity
     logit_scale: float = 20.0  # of every SigLIP loss at the first step
     word_patch: Literal["selected", "all"] = (
-        "selected"  # all: each word's best patch of all, averaged, with nothing learned
+        "selected"  # all: each word's best patch of all, averaged, with nothing learned but CLIP's own blocks (`tune`)
     )
     # of the scores of a pair: mean; t_weighted, by their learned temperatures; val, by weights chosen on val after training
     fusion: Literal["mean", "t_weighted", "val"] = "mean"
@@ -126,8 +126,8 @@ class UniTriM(Method):
             self.sentence_frame = layers.ISA(config.frames, *of_video)
         if "triplet_video" in wanted:
             self.triplet_video = layers.ISA(config.triplets, *of_text)
-        learned = [name for name in config.alignments if name != "word_patch" or config.word_patch == "selected"]
-        self.scale = nn.ModuleDict({name: losses.SigLIPLoss(config.logit_scale) for name in learned})
+        taught = [name for name in config.alignments if name != "word_patch" or learns_words(config)]
+        self.scale = nn.ModuleDict({name: losses.SigLIPLoss(config.logit_scale) for name in taught})
         if config.fusion == "val":  # equal until they are chosen
             self.register_buffer("fusion_weight", torch.full((len(config.alignments),), 1 / len(config.alignments)))
         self.image = ImageText(config)
@@ -446,9 +446,14 @@ class Balance(nn.Module):
         return torch.einsum("g,gti->ti", share, torch.stack(list(scores.values())))
 
 
+def learns_words(config: Config) -> bool:
+    """Whether the similarity of words and patches has anything to learn: layers of its own, or the blocks that make them."""
+    return config.word_patch == "selected" or config.tune not in ("", "false")
+
+
 def check(config: Config) -> None:
     """Refuse settings that do not go together."""
     if not config.alignments:
         raise ValueError(f"alignments are some of {', '.join(ALIGNMENTS)}; not none")
-    if config.word_patch == "all" and (config.alignments == ["word_patch"] or config.fusion == "t_weighted"):
+    if not learns_words(config) and (config.alignments == ["word_patch"] or config.fusion == "t_weighted"):
         raise ValueError("word_patch: all learns nothing: it needs another alignment beside it, and has no temperature")
