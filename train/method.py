@@ -39,7 +39,8 @@ class Config:
     # which epoch of each phase is kept: the last, or the best on val (or on a part of train that is then held out)
     select: Literal["last", "best"] = "last"
     max_grad_norm: float = 1.0  # of each module that a phase moves
-    # what a temporal encoder starts from; clip: CLIP's first text blocks and its positions, as the published heads
+    # what a temporal encoder starts from; clip: CLIP's first text blocks and its positions, as the published heads. On demo's
+    # val the identity was better (LOG.md)
     temporal_init: Literal["identity", "clip"] = "identity"
     # towers of CLIP whose last blocks learn too (true: both), as far as `tail` in params.yaml lets them
     tune: Literal["", "image", "text", "true", "false"] = ""

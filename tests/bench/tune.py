@@ -196,8 +196,8 @@ def find_gap(
 
 
 def closed(means: dict[str, float], row: str) -> float | None:
-    """The share of the way from frozen to end to end that a row goes; None where one of the three was not run."""
-    if not {row, "0", PIXELS} <= means.keys() or means[PIXELS] == means["0"]:
+    """The share of the way from frozen to end to end that a row goes; None where there is no such way, or no such run."""
+    if not {row, "0", PIXELS} <= means.keys() or means[PIXELS] <= means["0"]:
         return None
     return round((means[row] - means["0"]) / (means[PIXELS] - means["0"]), 2)
 
