@@ -77,6 +77,9 @@ class Status:
     places: int  # items of which a place is known
     indexing: Progress | None  # None where the library is not a folder's
     calibrated: bool  # whether `alarm` can be asked for yet
+    calibrated_by: (
+        str  # captions of this library, or a list of other sentences, by which more false alarms come through
+    )
     version: int  # rises when items come or go
 
 

@@ -80,7 +80,7 @@ class Search:
         self.answers: OrderedDict[tuple, Scored] = OrderedDict()
         self.changing, self.asking, self.measuring = threading.Lock(), threading.Lock(), threading.Lock()
         self.calibration: Calibration | None = None
-        self.calibrated_for = ""
+        self.calibrated_for, self.calibrated_by = "", ""  # what it depends on, and whose sentences: captions or list
         self.duplicates = Duplicates()
         self.workers = Workers()
         self.stamp: tuple = ()
@@ -179,6 +179,7 @@ class Search:
                     found = [one for one in measure(self, view, bank)][-1]
                     keep_calibration(self.gallery.folder, name, found)
                 self.calibration, self.calibrated_for = found, name
+                self.calibrated_by = "captions" if any(asked.right for asked in bank) else "list"
             return self.calibration
 
     @property

@@ -115,6 +115,7 @@ class Server(ThreadingHTTPServer):
             places=sum(item.place is not None for item in view.items),
             indexing=self.indexing.progress if self.indexing else None,
             calibrated=search.calibrated,
+            calibrated_by=search.calibrated_by,
             version=view.number,
         )
 

@@ -60,6 +60,7 @@ def test_an_answer_that_stands_out_fits_and_one_that_does_not_is_held_back(serve
     assert search.ask(Query((worst,), alarm=alarm)).fits is False
     assert search.ask(Query((worst,), alarm=1.0)).fits is True, "a rate of one holds nothing back"
     assert search.ask(Query((worst,))).fits is None
+    assert served.status().calibrated_by == "list", "a folder has no captions"
     passing = [search.ask(Query((one,), alarm=0.25)).fits for one in asked]
     assert np.mean(passing) == pytest.approx(0.25, abs=0.06)
     search.calibrated_for = ""

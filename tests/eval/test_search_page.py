@@ -218,5 +218,6 @@ def test_where_nothing_fits_the_nearest_are_grey(page, served):
         page.run("document.querySelector('[name=alarm]').value = 100")
         search(page, "a purple elephant again")
         assert page.run("state.hits.every((one) => !one.classList.contains('pale'))")
+        assert page.run("!document.getElementById('alarm-hint').hidden"), "it says how far the rate can be trusted"
     finally:
         served.search.calibration = made

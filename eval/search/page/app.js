@@ -362,6 +362,7 @@ async function look() {
     folders(status.folders);
     $("look").hidden = !indexing || indexing.running;
     $("alarm-label").hidden = !status.calibrated;
+    $("alarm-hint").hidden = !status.calibrated || status.calibrated_by !== "list";
     const news = !before || before.items !== status.items || before.indexing?.running !== indexing?.running || before.calibrated !== status.calibrated;
     if (news && !state.ask) welcome();
     else if (before && news && state.skip <= PAGE && window.scrollY < 50 && !state.open && !state.hits.includes(document.activeElement)) search();
