@@ -20,7 +20,7 @@ TRAINER = {"torch", "h5py", "pyarrow", "numpy", "tqdm", "safetensors", "yaml"}  
 # stands there whatever room it lies in.
 FLOORS = (
     "eval/tables",
-    "eval/run.py eval/report eval/search",
+    "eval/run.py eval/probes.py eval/report eval/search",
     "eval/index",
     "eval/attention.py eval/load.py eval/similarity.py eval/overview.py eval/experiments.py",
     "eval/joint.py eval/centre.py",

@@ -19,6 +19,8 @@ __all__ = [
     "gather_rows",
     "own_rows",
     "same_video",
+    "square_cosine",
+    "square_distance",
     "squared_cosine",
     "squared_distance",
 ]
@@ -87,11 +89,21 @@ def clip_loss(score: Tensor, scale: Tensor) -> Tensor:
     return (F.cross_entropy(logit, truth) + F.cross_entropy(logit.T, truth)) / 2
 
 
+def square_cosine(one: Tensor, other: Tensor) -> Tensor:
+    """Squared cosines along the last axis."""
+    return F.cosine_similarity(widen(one), widen(other), dim=-1).square()
+
+
+def square_distance(one: Tensor, other: Tensor) -> Tensor:
+    """Squared lengths of differences along the last axis."""
+    return (widen(one) - widen(other)).square().sum(-1)
+
+
 def squared_cosine(one: Tensor, other: Tensor) -> Tensor:
     """Mean squared cosine: 0 when orthogonal (the paper's plain cosine is smallest when opposite)."""
-    return F.cosine_similarity(widen(one), widen(other), dim=-1).square().mean()
+    return square_cosine(one, other).mean()
 
 
 def squared_distance(one: Tensor, other: Tensor) -> Tensor:
     """Mean squared length of the difference."""
-    return (widen(one) - widen(other)).square().sum(-1).mean()
+    return square_distance(one, other).mean()

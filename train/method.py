@@ -2,7 +2,7 @@
 
 # Axes: B batch, T texts, V videos, I images, D embedding.
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -146,6 +146,13 @@ class Method(nn.Module):
     def begin(self, shards: Path) -> None:
         """Start from weights that a dataset's cache holds; by default there are none."""
 
+    def verbs(self) -> int:
+        """Of how many verbs, the commonest of train's captions, `learn_verbs` wants to be told before training."""
+        return 0
+
+    def learn_verbs(self, captions: Iterable[tuple[Features, Tensor]]) -> None:
+        """Take up what tells verbs, from blocks of captions as the shards hold them and (C, Z) which caption says which verb."""
+
     def encode_text(self, features: Features) -> Features:
         """Text features of B captions."""
         raise NotImplementedError
@@ -175,6 +182,10 @@ class Method(nn.Module):
 
         {noun or verb: ((B, N, P) weights of patches, the largest of a video 1; (B,) whether there is such a word)}
         """
+        return {}
+
+    def text_parts(self, features: Features) -> dict[str, Tensor]:
+        """(B, D) of what a text is taken apart into, by name, the whole first: what probes read. Nothing by default."""
         return {}
 
     @full_precision

@@ -20,7 +20,7 @@ from pipeline import files
 from pipeline.command import command
 from pipeline.shards import TAUGHT, identity
 from train import checkpoint, distributed, fusion, methods
-from train.data import Cache, Loader
+from train.data import Cache, Loader, told_captions
 from train.data.cache import require_parts
 from train.history import History
 from train.layers import TemporalEncoder
@@ -131,6 +131,8 @@ def prepare(shards: Path, name: str, seed: int, settings: dict[str, Any]) -> tup
     model = methods.build(name, vars(config))
     start_from_clip(model, shards, cache)
     model.begin(shards)
+    if model.verbs():
+        model.learn_verbs(told_captions(shards, config.words, config.triplets, model.verbs()))
     return model, cache
 
 

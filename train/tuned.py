@@ -65,6 +65,14 @@ class Tuned(Method):
         """The method's own."""
         self.inner.begin(shards)
 
+    def verbs(self) -> int:
+        """The method's own."""
+        return self.inner.verbs()
+
+    def learn_verbs(self, captions: Iterable[tuple[Features, Tensor]]) -> None:
+        """The method's own, of a frozen CLIP's tokens: before training those are the run's too."""
+        self.inner.learn_verbs(captions)
+
     def enter(self, tail: int) -> None:
         """Go on from shards that hold what enters the last `tail` image blocks. ValueError where the run cannot."""
         if "image" in self.towers:
@@ -145,6 +153,10 @@ class Tuned(Method):
     def attend(self, features: Features) -> dict[str, tuple[Tensor, Tensor]]:
         """The method's own, of tuned tokens."""
         return self.inner.attend(self.expand(features))
+
+    def text_parts(self, features: Features) -> dict[str, Tensor]:
+        """The method's own, of tuned tokens."""
+        return self.inner.text_parts(self.expand(features))
 
     def score_images(self, text: Features, image: Features) -> Tensor:
         """The method's own."""

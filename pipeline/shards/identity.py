@@ -64,6 +64,9 @@ def identity_of(folder: Path, needs: frozenset[str], wanted: frozenset[str] | No
             edges, keys = shard["triplet_offset"].tolist(), shard["triplet"].tolist()
             own = [keys[a:b] for a, b in zip(edges, edges[1:])]
             parts["triplet"].append(rows_of(split, shard["video_id"], shard["caption_id"], own))
+    if needs & PHRASES and (folder / "triplets.parquet").exists():  # the same parse says which words are verbs
+        parsed = pyarrow.parquet.read_table(folder / "triplets.parquet", columns=["video_id", "caption_id", "verbs"])
+        parts["triplet"].append(rows_of(split, *parsed.to_pydict().values()))
     if needs & set(SPANS):
         found = [reader.Shard(path, "spans") for path in layout.shard_paths(folder / "spans")]
         parts["spans"] = [rows_of(split, one["video_id"], one["caption_id"], one["fingerprint"]) for one in found]

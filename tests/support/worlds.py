@@ -126,7 +126,9 @@ def _manifest(folder, names, captions, world):
         ),
         "phrases": [world.phrases(video) for _, video, _ in captions],
         "nouns": pyarrow.array([[[0, 5]]] * len(captions), pyarrow.list_(pyarrow.list_(pyarrow.int32()))),
-        "verbs": pyarrow.array([[[6, len(text)]] for text in texts], pyarrow.list_(pyarrow.list_(pyarrow.int32()))),
+        "verbs": pyarrow.array(
+            [[[text.rindex(" ") + 1, len(text)]] for text in texts], pyarrow.list_(pyarrow.list_(pyarrow.int32()))
+        ),
     }
     write_table(folder / "triplets.parquet", pyarrow.table(parsed))
 

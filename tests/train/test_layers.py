@@ -239,3 +239,39 @@ def test_late_interaction_is_the_same_where_a_gpu_must_not_be_waited_for(monkeyp
         (grad,) = torch.autograd.grad((score * torch.arange(12.0).view(4, 3)).sum(), text)
         found.append((score, grad))
     torch.testing.assert_close(*found)
+
+
+def told_by_chance(samples=2000, size=6):
+    """Vectors whose first number tells a class of three and leaks into the second, and the class."""
+    random = torch.Generator().manual_seed(0)
+    told = F.one_hot(torch.randint(3, (samples,), generator=random), 3).float()
+    vector = torch.randn(samples, size, generator=random)
+    vector[:, 0] += told @ torch.tensor([3.0, 0.0, -3.0])
+    vector[:, 1] += 0.5 * vector[:, 0]
+    return vector, told
+
+
+def test_erased_vectors_tell_nothing_and_what_is_independent_stays():
+    vector, told = told_by_chance()
+    moments = layers.Moments(6, 3)
+    for at in range(0, len(vector), 700):  # in blocks, as they come
+        moments.add(vector[at : at + 700], told[at : at + 700])
+    eraser = layers.Eraser(6)
+    assert torch.equal(eraser(vector)[0], vector / 2) and torch.equal(eraser(vector)[1], vector / 2)
+    eraser.set(moments)
+    left, taken = eraser(vector)
+    torch.testing.assert_close(left + taken, vector)
+    means = torch.stack([left[told[:, one] == 1].mean(0) for one in range(3)])
+    assert (vector[told[:, 0] == 1].mean(0) - vector.mean(0))[0] > 2
+    assert (means[:, :2] - left.mean(0)[:2]).abs().max() < 0.1  # what is told too weakly stays
+    assert (left[:, 2:] - vector[:, 2:]).abs().max() < 0.5 and taken[:, 0].std() > 5 * taken[:, 2:].std()
+    again, nothing = eraser(left)
+    assert nothing.abs().max() < 1e-4 and torch.allclose(again, left, atol=1e-4)
+
+
+def test_what_nothing_tells_is_not_erased():
+    vector, _ = told_by_chance()
+    moments = layers.Moments(6, 1)
+    moments.add(vector, (torch.arange(len(vector)) % 2).float()[:, None])
+    assert torch.equal(moments.eraser()[0], torch.eye(6))
+    assert torch.equal(layers.Moments(6, 2).eraser()[0], torch.eye(6))  # no samples at all

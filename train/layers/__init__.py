@@ -2,6 +2,7 @@
 
 from train.layers.aosm import AOSM, CrossAOSM
 from train.layers.cross import CrossEncoder
+from train.layers.erase import Eraser, Moments
 from train.layers.isa import ISA, BiISA
 from train.layers.late import best_match_mean
 from train.layers.pooling import (
@@ -25,11 +26,13 @@ __all__ = [
     "BiISA",
     "CrossAOSM",
     "CrossEncoder",
+    "Eraser",
     "FrameSelector",
     "GatedMean",
     "ISA",
     "IdentityLinear",
     "MASKED",
+    "Moments",
     "PatchSelector",
     "PerturbedTopK",
     "Scale",

@@ -21,6 +21,7 @@ from train.method import Config, Features, Method, Phase, cosines, unit
 Alignment = Literal["sentence_video", "triplet_frame", "word_patch", "sentence_frame", "triplet_video"]
 ImageText = Literal["tokens", "disentangled", "spatial_only", "sentence_linear", "raw_T", "raw_sentence"]
 ALIGNMENTS = get_args(Alignment)
+VERBS = 64  # the commonest, whose traces are taken out of tokens
 
 
 @dataclass
@@ -50,6 +51,8 @@ class Config(Config):
     image_text: ImageText = "disentangled"  # how a text looks for images
     # T = sentence + pooled triplets + pooled words, pooled by elementwise max (the paper), mean, or gated mean
     unified: Literal["max", "mean", "gated"] = "max"
+    # of `tokens`: spatial parts are what is left when all that tells a caption's verbs is taken out, temporal parts are that
+    erase_verbs: bool = True
     residual: bool = False  # E_spat(T) is added to a linear map of the sentence, from 0, instead of standing alone
     disentangler_hidden: int = 2048  # 2048 meets the paper's count of 172.87 M parameters
     w_orth: float = 0.1
@@ -98,6 +101,7 @@ class Config(Config):
             {"unified": "gated", "residual": True, "alignments": ["sentence_video"]},
             {"word_patch": "all", "fusion": "val"},
             {"image_text": "tokens", "alignments": ["sentence_video"]},
+            {"image_text": "tokens", "alignments": ["sentence_video"], "erase_verbs": False},
         ]
 
 
@@ -137,6 +141,18 @@ class UniTriM(Method):
         """All granularities, but for those that the settings leave out."""
         granularities = {part for name in config.alignments for part in name.split("_")} - {"video"}
         return frozenset(granularities | {"frame", "image", "sentence"}) | ImageText.needed(config)
+
+    def verbs(self) -> int:
+        """As many as are taken out of tokens."""
+        return VERBS if self.config.image_text == "tokens" and self.config.erase_verbs else 0
+
+    def learn_verbs(self, captions: Iterable[tuple[Features, Tensor]]) -> None:
+        """Set what is taken out of words, triplets and sentences."""
+        self.image.learn_verbs(captions)
+
+    def text_parts(self, features: Features) -> dict[str, Tensor]:
+        """T, and what the disentangler makes of it."""
+        return self.image.text_parts(features)
 
     def encode_text(self, features: Features) -> Features:
         """Sentence, triplets and words as videos are looked for, and `spatial` (B, D), as images are."""
@@ -285,10 +301,12 @@ class ImageText(nn.Module):
 
     A row of the comparison is a run of its own, and needs no first phase: `--set image_text=spatial_only epochs=0 --out ...`.
 
-    `tokens`: each word and each triplet has a spatial part, by a linear map, and a weight that says how far a picture can show
-    it, and looks for its best patch of the keyframe; a linear map of the sentence looks for the whole. The paper's motive, that
-    verbs and adverbs are noise for a still, at the level where they stand apart. It learns by asking for a text's own image among
-    all of the batch: SigLIP's yes-or-no questions bring two points less on demo's val (LOG.md).
+    `tokens`: each word and triplet has a spatial and a temporal part, and a weight that says how far a picture can show it. The
+    spatial part looks for its best patch of the keyframe; that of the sentence looks for the whole. The paper's motive, that
+    verbs are noise for a still, at the level where they stand apart: what linearly tells which verbs a caption says is taken out
+    of its tokens, in closed form before training, and is their temporal part; a linear map of each learns. A token's two parts
+    are to be orthogonal, and its temporal part and its best patch of the keyframe to rebuild it. It learns by asking for a text's
+    own image among all of the batch: SigLIP's yes-or-no questions bring two points less on demo's val (LOG.md).
     `disentangled`: E_spat(T), trained with E_temp and E_rec; `spatial_only`: E_spat(T) trained by text-image alone;
     `sentence_linear`: a linear map of the sentence; `raw_T` and `raw_sentence`: CLIP's features, untrained.
     """
@@ -309,9 +327,11 @@ class ImageText(nn.Module):
             self.temporal = layers.mlp(size, hidden, size)
             self.rebuild = layers.mlp(2 * size, hidden, size)
         if config.image_text == "tokens":
-            self.word, self.triplet = Shown(size, hidden), Shown(size, hidden)
+            self.word, self.triplet, self.sentence = Shown(config), Shown(config), Parts(config)
             self.balance = Balance(word=0.5, triplet=0.4, sentence=0.1)
-        if config.image_text in ("sentence_linear", "tokens"):
+        if config.image_text == "tokens" and config.erase_verbs:
+            self.rebuild = layers.mlp(2 * size, hidden, size)
+        if config.image_text == "sentence_linear":
             self.sentence = layers.IdentityLinear(size)
         if config.image_text == "tokens":
             self.scale = losses.RetrievalLoss(config.logit_scale)
@@ -332,16 +352,41 @@ class ImageText(nn.Module):
         By tokens also spatial_word (B, L-1, D) and spatial_triplet (B, M, D), their masks, and shown_word (B, L-1) and
         shown_triplet (B, M), the weights.
         """
-        text = {"spatial": unit(self.look(features, self.unify(features)))}
-        if self.config.image_text == "tokens":
-            tokens = {
-                "word": (features["word"][:, 1:], features["word_mask"][:, 1:]),
-                "triplet": (features["triplet"], features["triplet_mask"]),
-            }
-            for name, (token, mask) in tokens.items():
-                text[f"spatial_{name}"], text[f"shown_{name}"] = self._modules[name](unit(token), mask)
-                text[f"spatial_{name}_mask"] = mask
+        if self.config.image_text != "tokens":
+            return {"spatial": unit(self.look(features, self.unify(features)))}
+        text = {"spatial": self.sentence(unit(features["sentence"]))[0]}
+        for name, (token, mask) in tokens_of(features).items():
+            text[f"spatial_{name}"] = self.part(name)(token)[0]
+            text[f"shown_{name}"] = self._modules[name].weigh(token, mask)
+            text[f"spatial_{name}_mask"] = mask
         return text
+
+    def learn_verbs(self, captions: Iterable[tuple[Features, Tensor]]) -> None:
+        """Set what is taken out of tokens: all by which their captions' verbs (C, Z) are linearly told."""
+        moments: dict[str, layers.Moments] = {}
+        for features, told in captions:
+            sentence = unit(features["sentence"])[:, None]
+            every = sentence.new_ones(sentence.shape[:2], dtype=torch.bool)
+            for name, (token, mask) in (tokens_of(features) | {"sentence": (sentence, every)}).items():
+                own = moments.setdefault(name, layers.Moments(self.config.dimension, told.shape[1]))
+                own.add(token[mask], told[mask.nonzero()[:, 0]])
+        for name, own in moments.items():
+            self.part(name).eraser.set(own)
+
+    def text_parts(self, features: Features) -> dict[str, Tensor]:
+        """T, T_spat and T_temp (B, D), as far as there are; by tokens T is sentence + mean triplet + mean word."""
+        if self.config.image_text == "tokens":
+            sentence = unit(features["sentence"])
+            made = dict(zip(("T", "T_spat", "T_temp"), (sentence, *self.sentence(sentence))))
+            for name, (token, mask) in tokens_of(features).items():
+                own = zip(made, (token, *self.part(name)(token)))
+                made |= {part: made[part] + layers.masked_mean(tokens, mask) for part, tokens in own}
+            return made if self.config.erase_verbs else {name: made[name] for name in ("T", "T_spat")}
+        unified = self.unify(features)
+        if unified is None or "spatial" not in self._modules:
+            return {} if unified is None else {"T": unified}
+        made = {"T": unified, "T_spat": self.look(features, unified)}
+        return made | ({"T_temp": self.temporal(unified)} if "temporal" in self._modules else {})
 
     def encode_image(self, features: Features) -> Features:
         """image (B, D); by tokens also image_patch (B, P, D)."""
@@ -400,7 +445,8 @@ class ImageText(nn.Module):
         """Named terms, weighted. No gradient of the reconstruction reaches E_spat: its inputs are E_temp(T) and the image."""
         positive = losses.same_video(features["label"])
         if self.config.image_text == "tokens":
-            return {"text_image": self.scale(self.score(self.encode_text(features), image), positive)}
+            text = {"text_image": self.scale(self.score(self.encode_text(features), image), positive)}
+            return text | (self.part_tokens(features, image) if self.config.erase_verbs else {})
         unified = self.unify(features)
         spatial = self.look(features, unified)
         terms = {"text_image": self.scale(cosines(unit(spatial), image["image"]), positive, first)}
@@ -411,20 +457,72 @@ class ImageText(nn.Module):
             terms["reconstruction"] = self.config.w_rec * losses.squared_distance(unified.detach(), rebuilt)
         return terms
 
+    def part(self, name: str) -> nn.Module:
+        """What takes words, triplets or sentences apart."""
+        return self.sentence if name == "sentence" else self._modules[name].parts
+
+    def part_tokens(self, features: Features, image: Features) -> dict[str, Tensor]:
+        """Orthogonality and reconstruction of 3.3, on tokens: means over sentences, words and triplets.
+
+        What rebuilds a token beside its temporal part is the patch of its own keyframe that is nearest to its spatial part. As in
+        `loss`, no gradient of that reaches the spatial part.
+        """
+        patch = losses.gather_rows(image["image_patch"])
+        sentence = unit(features["sentence"])[:, None]
+        every = sentence.new_ones(sentence.shape[:2], dtype=torch.bool)
+        orthogonality, reconstruction = [], []
+        for name, (token, mask) in (tokens_of(features) | {"sentence": (sentence, every)}).items():
+            spatial, temporal = self.part(name)(token)
+            near = torch.einsum("bld,bpd->blp", spatial.detach(), patch).argmax(2)
+            seen = patch.gather(1, near[..., None].expand_as(token))
+            rebuilt = self.rebuild(torch.cat([temporal, seen], -1))
+            orthogonality.append(layers.masked_mean(losses.square_cosine(spatial, temporal)[..., None], mask))
+            reconstruction.append(layers.masked_mean(losses.square_distance(token, rebuilt)[..., None], mask))
+        return {
+            "orthogonality": self.config.w_orth * torch.cat(orthogonality).mean(),
+            "reconstruction": self.config.w_rec * torch.cat(reconstruction).mean(),
+        }
+
+
+def tokens_of(features: Features) -> dict[str, tuple[Tensor, Tensor]]:
+    """Unit words, without SOT, and unit triplets, with their masks."""
+    return {
+        "word": (unit(features["word"][:, 1:]), features["word_mask"][:, 1:]),
+        "triplet": (unit(features["triplet"]), features["triplet_mask"]),
+    }
+
+
+class Parts(nn.Module):
+    """Of each token a spatial and a temporal part: what is left of it and what is taken out, each by a linear map."""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.spatial = layers.IdentityLinear(config.dimension)
+        if config.erase_verbs:
+            self.eraser = layers.Eraser(config.dimension)
+            self.temporal = layers.IdentityLinear(config.dimension)
+
+    @layers.full_precision
+    def forward(self, token: Tensor) -> tuple[Tensor, Tensor]:
+        """Unit spatial parts, and temporal parts, of unit tokens (..., D); at first what the eraser gives."""
+        if "eraser" not in self._modules:
+            return unit(self.spatial(token)), torch.zeros_like(token)
+        left, taken = self.eraser(token)
+        return unit(self.spatial(left)), self.temporal(taken)
+
 
 class Shown(nn.Module):
-    """Of each token its spatial part and how far a picture can show it; at first all of it, and all the same."""
+    """Of each token its parts, and how far a picture can show it; at first all the same."""
 
-    def __init__(self, size: int, hidden: int):
+    def __init__(self, config: Config):
         super().__init__()
-        self.spatial = layers.IdentityLinear(size)
-        self.weight = layers.mlp(size, hidden, 1)
+        self.parts = Parts(config)
+        self.weight = layers.mlp(config.dimension, config.disentangler_hidden, 1)
         nn.init.zeros_(self.weight[-1].weight)
 
-    def forward(self, token: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Unit tokens (B, L, D) and weights (B, L) that sum to 1, from unit tokens and their mask."""
-        weight = layers.mask_out(self.weight(token)[..., 0].float(), mask).softmax(1)
-        return unit(self.spatial(token)), weight
+    def weigh(self, token: Tensor, mask: Tensor) -> Tensor:
+        """(B, L) weights that sum to 1, from unit tokens (B, L, D) and their mask."""
+        return layers.mask_out(self.weight(token)[..., 0].float(), mask).softmax(1)
 
 
 class Balance(nn.Module):

@@ -19,6 +19,7 @@ from pipeline.datasets import Caption, Item
 from pipeline.datasets.demo import world
 from pipeline.datasets.demo.captions import caption
 from pipeline.datasets.demo.render import frames
+from pipeline.datasets.validate import caption_id
 
 SEED = 0
 GROUPS = {"train": 700, "val": 100, "test": 334}  # of three clips each
@@ -106,7 +107,7 @@ def sentences(clip: Clip) -> list[str]:
 
 
 def facts(config: dict[str, Any]) -> dict[str, dict[str, str]]:
-    """What each caption tells of its clip: the shape and colour of the thing that acts first, its event, and the place if said."""
+    """What each caption tells of its clip, by its id: shape, colour and event of what acts first, and the place if said."""
     found = {}
     for clip in clips(config):
         first = clip.scene.steps[0]
