@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from pathlib import Path
 
 import pytest
 
@@ -221,3 +222,37 @@ def test_where_nothing_fits_the_nearest_are_grey(page, served):
         assert page.run("!document.getElementById('alarm-hint').hidden"), "it says how far the rate can be trusted"
     finally:
         served.search.calibration = made
+
+
+def test_a_part_of_a_film_leads_to_the_others(page, served):
+    """The button that is only there for a part: it narrows the list to the film, and a chip takes that away again."""
+    path = Path(served.search.root) / "hour.mp4"
+    album.film(path, (0, 160, 160), seconds=80, rate=4, hold=40)
+    try:
+        served.indexing.start()
+        album.wait_until(lambda: not served.indexing.progress.running, 120)
+        parts = sum(item.path == "hour.mp4" for item in served.search.view.items)
+        assert parts >= 3
+        page.run("document.querySelector('[name=fold]').checked = false")
+        for name, hidden in (("long.mp4", True), ("hour.mp4", False)):
+            search(page, f"a wall in {name}")
+            at = page.run(f"state.hits.findIndex((one) => one.hit.kind === 'video' && one.hit.path.endsWith('{name}'))")
+            page.run(
+                f"document.querySelectorAll('#chosen').forEach((one) => one.id = ''); state.hits[{at}].id = 'chosen'"
+            )
+            page.click("#chosen")
+            assert page.wait("document.getElementById('viewer').open")
+            assert page.run("document.getElementById('film').hidden") is hidden
+            if hidden:
+                page.press("Escape")
+                assert page.wait("!document.getElementById('viewer').open")
+        page.click("#film")
+        assert page.wait("!document.getElementById('viewer').open && state.film && !state.busy && state.hits.length")
+        assert set(paths(page)) == {"hour.mp4"} and len(paths(page)) == 2 * parts  # as videos and as keyframes
+        assert "only hour.mp4" in page.run("document.getElementById('like').textContent")
+        page.click("#like button")
+        assert page.wait("!state.film && state.hits.some((one) => !one.hit.path.endsWith('hour.mp4'))")
+    finally:
+        path.unlink()
+        served.indexing.start()
+        album.wait_until(lambda: not served.indexing.progress.running, 120)
