@@ -98,6 +98,7 @@ def runs_section(folder: Path, runs: dict[str, list[dict[str, Any]]]) -> str:
         if config := records[0].get("config"):  # seeds of other settings are stale, and not here
             settings.append((name, {key: format_setting(value) for key, value in sorted(config.items())}))
         weights.append(part_weights(name, [(one["seed"], record) for one, record in zip(seeds, records)]))
+        weights.append(probes_table(folder, name, seeds))
     head = ["method", "seed", "parameters", "seconds", "joint calibration", "torch", "code", "shards"]
     table = page.plain_table("Runs", head, rows)
     folded = "".join(page.details(f"settings of {name}", page.pairs(values)) for name, values in settings)
@@ -153,6 +154,27 @@ def kept_epoch(facts: dict[str, Any]) -> str:
 def chosen_where(facts: dict[str, Any]) -> str:
     """On which split something was chosen, and by how many texts."""
     return f"chosen on {facts['chosen_on']}, by {facts['texts']:,} texts"
+
+
+def probes_table(folder: Path, name: str, seeds: list[dict[str, Any]]) -> str:
+    """What linear probes read from the parts of a text, a mean over the seeds that were probed; nothing where none was."""
+    found = [
+        (metrics, read_json(folder / "scores" / run_name(folder, name, metrics["seed"]) / "probes.json"))
+        for metrics in seeds
+    ]
+    probed = [one["facts"] for metrics, one in found if one and one["run"] == metrics.get("run")]
+    if not probed:
+        return ""
+    parts = list(next(iter(probed[0].values()), {}))
+    rows = []
+    for fact, own in probed[0].items():
+        means = [sum(one[fact][part]["right"] for one in probed) / len(probed) for part in parts]
+        rows.append(
+            [fact, *(f"{mean:.1f}" for mean in means), f"{own[parts[0]]['chance']:.1f}", f"{own[parts[0]]['texts']:,}"]
+        )
+    seeded = f"{len(probed)} seeds" if len(probed) > 1 else "one seed"
+    title = f"What linear probes read from the texts of {name}, in percent, {seeded}"
+    return page.plain_table(title, ["read", *parts, "chance", "texts"], rows)
 
 
 def run_row(name: str, metrics: dict[str, Any], record: dict[str, Any]) -> list[str]:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from eval import probes
+from eval.report import facts
 from pipeline import datasets, params
 from pipeline.datasets.demo import world
 from tests.support import worlds
@@ -14,7 +15,7 @@ from train import run as train_run
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def told(texts=300, size=8):
+def coloured(texts=300, size=8):
     """Vectors of which the first three numbers tell a colour, the colours, and groups of three."""
     random = torch.Generator().manual_seed(0)
     colour = torch.randint(3, (texts,), generator=random)
@@ -24,7 +25,7 @@ def told(texts=300, size=8):
 
 
 def test_a_probe_reads_what_is_there_and_nothing_where_nothing_is():
-    vector, colour, groups = told()
+    vector, colour, groups = coloured()
     there, gone = probes.probe(vector, colour, groups), probes.probe(vector[:, 3:], colour, groups)
     assert there["right"] > 90 and there["texts"] == 300
     assert gone["right"] < 1.3 * gone["chance"]
@@ -42,9 +43,9 @@ def test_look_alikes_never_teach_the_probe_that_is_asked_about_them():
 
 
 def test_only_what_enough_texts_tell_is_probed():
-    vector, colour, groups = told(60)
-    facts = [{"colour": one, "event": "grows"} | ({"place": "sand"} if at < 5 else {}) for at, one in enumerate(colour)]
-    found = probes.probe_all({"T": vector, "T_spat": vector[:, 3:]}, facts, groups)
+    vector, colour, groups = coloured(60)
+    known = [{"colour": one, "event": "grows"} | ({"place": "sand"} if at < 5 else {}) for at, one in enumerate(colour)]
+    found = probes.probe_all({"T": vector, "T_spat": vector[:, 3:]}, known, groups)
     assert set(found) == {"colour"} and set(found["colour"]) == {"T", "T_spat"}
 
 
@@ -54,10 +55,10 @@ def test_demos_facts_are_those_of_its_captions():
     known, (_, captions) = datasets.facts(reader, config), reader.read(config)
     assert len(known) == len(captions)
     for caption in captions:
-        facts = known[f"{caption.video_id}#{caption.index:03d}"]
-        assert facts["shape"] in caption.text and facts["colour"] in caption.text
-        assert facts["event"] in (*world.LONE, *world.PAIRED)
-        assert ("place" in facts) == any(place in caption.text.split() for place in world.PLACES)
+        told = known[f"{caption.video_id}#{caption.index:03d}"]
+        assert told["shape"] in caption.text and told["colour"] in caption.text
+        assert told["event"] in (*world.LONE, *world.PAIRED)
+        assert ("place" in told) == any(place in caption.text.split() for place in world.PLACES)
     assert datasets.facts(datasets.load("folder"), {}) == {}
 
 
@@ -79,3 +80,23 @@ def test_a_run_is_probed_by_its_parts(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", [*words, str(folder / "runs" / "raw")])
     with pytest.raises(SystemExit, match="takes no text apart; unitrim does"):
         probes.main()
+
+
+def test_the_report_shows_probes_of_the_runs_that_stand_and_no_others(tmp_path):
+    def save(name, seed, right, run):
+        home = tmp_path / "scores" / name
+        home.mkdir(parents=True)
+        (home / "metrics.json").write_text(json.dumps({"method": "unitrim", "seed": seed, "run": {"seed": seed}}))
+        part = {
+            "T": {"right": right, "chance": 25.0, "texts": 1200},
+            "T_spat": {"right": 30.0, "chance": 25.0, "texts": 1200},
+        }
+        (home / "probes.json").write_text(json.dumps({"split": "test", "run": run, "facts": {"event": part}}))
+        return {"method": "unitrim", "seed": seed, "run": {"seed": seed}}
+
+    seeds = [save("unitrim", 0, 80.0, {"seed": 0}), save("unitrim-seed1", 1, 90.0, {"seed": 1})]
+    table = facts.probes_table(tmp_path, "unitrim", seeds)
+    assert "2 seeds" in table and "<td>85.0</td><td>30.0</td><td>25.0</td><td>1,200</td>" in table
+    seeds.append(save("unitrim-seed2", 2, 10.0, {"seed": 2, "code": "another"}))
+    assert facts.probes_table(tmp_path, "unitrim", seeds) == table
+    assert facts.probes_table(tmp_path, "unitrim", seeds[2:]) == ""
