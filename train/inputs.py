@@ -21,8 +21,11 @@ from train.layers.clip_blocks import read_header
 from train.settings import read_stored_settings, tune_word
 from train.tuned import tuned_needs, tuned_towers
 
-
-SHOWN = ("clip/clip.json", "manifest/rejects.parquet", "visual/rejects.parquet")  # files that the report reads beside scores
+SHOWN = (
+    "clip/clip.json",
+    "manifest/rejects.parquet",
+    "visual/rejects.parquet",
+)  # files that the report reads beside scores
 
 
 def write_shown(shards: Path) -> Path:
@@ -34,7 +37,9 @@ def write_shown(shards: Path) -> Path:
         name: hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest() if path.exists() else None
         for name, path in found.items()
     }
-    files.write(shards / "inputs" / "report.json", json.dumps(digests | {"root": root}, indent=1, sort_keys=True) + "\n")
+    files.write(
+        shards / "inputs" / "report.json", json.dumps(digests | {"root": root}, indent=1, sort_keys=True) + "\n"
+    )
     return shards / "inputs" / "report.json"
 
 
