@@ -163,13 +163,17 @@ def choose(index: Index, wanted: float) -> dict[str, Any]:
 def fewest(index: Index, texts: list[dict[str, torch.Tensor]], truth: NDArray, wanted: float) -> dict[str, Any]:
     """The fewest candidates and lists by which encoded texts find the wanted share of their true rows (Q, TOP)."""
     probes = [2**power for power in range(3, 11)] if index.inverted is not None else [0]
-    share = 0.0
+
+    def found(candidates: int, probe: int) -> float:
+        return overlap(np.concatenate([index.search(text, TOP, candidates, probe)[0] for text in texts]), truth)
+
     for candidates in [step for step in STEPS if step < 2 * len(index)] or [len(index)]:
-        for probe in probes:
-            found = np.concatenate([index.search(text, TOP, candidates, probe)[0] for text in texts])
-            share = overlap(found, truth)
-            if share >= wanted:
-                return {"candidates": candidates, "probes": probe, "recall": share}
+        share, probe = found(candidates, probes[-1]), probes[-1]
+        if share >= wanted:  # so many are enough; by how few lists as well?
+            for probe in probes:
+                if (share := found(candidates, probe)) >= wanted:
+                    break
+            break
     return {"candidates": candidates, "probes": probe, "recall": share}
 
 
