@@ -134,6 +134,26 @@ def test_the_stages_of_one_dataset_fit_a_screen(home):
     assert len(lines) <= 50 and max(len(line.rstrip()) for line in lines) <= 165
 
 
+def test_rows_of_the_papers_tables_are_shown_by_their_paths(home):
+    """Their runs are no stages; `dvc metrics` and `dvc plots` read them all the same, and nothing is fetched."""
+    scores, row = home / "cache/told/scores/zero_shot", home / "cache/told/scores/table-row"
+    row.mkdir()
+    (row / "recall.csv").write_text("K,recall\n1,20.25\n2,60.5\n")
+    shutil.copy(scores / "metrics.json", row / "metrics.json")
+    words = ["--dataset", "told", "--as-is"]
+    subprocess.run(
+        [sys.executable, "-m", "eval.tables", *words], cwd=home, check=True, capture_output=True, env=os.environ
+    )
+    shown = json.loads(dvc(home, "metrics", "show", "--json", "cache/told/tables/metrics.json"))[""]["data"]
+    few = shown["cache/told/tables/metrics.json"]["data"]
+    assert set(few) == {"zero_shot", "table-row"} and few["table-row"] == few["zero_shot"]
+    dvc(home, "plots", "show", "cache/told/scores/table-row/recall.csv", "-x", "K", "-y", "recall", "-o", "drawn")
+    page = (home / "drawn" / "index.html").read_text()
+    assert "20.25" in page and "60.5" in page and 'src="http' not in page and "<link" not in page
+    shutil.rmtree(row)
+    shutil.rmtree(home / "cache/told/tables")
+
+
 def test_plots_are_drawn_without_a_network():
     page = (ROOT / ".dvc" / "plots.html").read_text()
     assert "{plot_divs}" in page and "https://" not in page.replace("http://www.w3.org/2000/svg", "")

@@ -2,11 +2,13 @@
 
 python -m eval.tables --dataset demo [--seeds 3] [--only 1 5 8] [--quick] [--as-is] [--export mteb]
 
-Writes cache/<dataset>/tables/index.html, tables.md and tables.csv. The rows are
-eval/experiments.yaml. Killed anywhere, the same command goes on; what is finished costs nothing.
+Writes cache/<dataset>/tables/index.html, tables.md and tables.csv, and three numbers a run to metrics.json, which
+`dvc metrics show cache/<dataset>/tables/metrics.json` shows. The rows are eval/experiments.yaml. Killed anywhere, the same
+command goes on; what is finished costs nothing.
 """
 
 import argparse
+import json
 import os
 import platform
 import subprocess
@@ -15,12 +17,13 @@ from pathlib import Path
 import torch
 
 from eval.experiments import PaperTable, nearest, read_experiments
+from eval.overview import gather_metrics, summarize
 from eval.tables.build import Made, build
 from eval.tables.mteb import export_mteb
 from eval.tables.plan import Plan, make
 from eval.tables.speed import build_speed
 from eval.tables.write import Heading, write
-from pipeline import params, stage
+from pipeline import files, params, stage
 from pipeline.files import ParamsError
 
 SEEDS = 3
@@ -56,6 +59,8 @@ def main() -> None:
     ]
     for path in write(home / "tables", Heading(args.dataset, about(seeds, made)), made):
         print(f"wrote {path}")
+    runs = gather_metrics(home, table_rows=True)
+    files.write(home / "tables" / "metrics.json", json.dumps(summarize(runs, list(runs)), indent=1) + "\n")
     if args.export:
         config = params.read_dataset(args.dataset)
         written = export_mteb(home, home / "tables" / "mteb", str(config.get("split") or ""))
