@@ -42,11 +42,14 @@ def build_bare(folder: Path) -> str:
 
 
 def search_command(folder: Path) -> str:
-    """What finds something in a dataset: by the run that finds most videos, where none is scored by the baseline, which needs
+    """What finds something in a dataset: by the run that finds most videos, where no scores count by the baseline, which needs
     no training, else by any run; empty where there is none.
     """
+    past = find_stale(folder)
     runs = sorted(path.parent for path in (folder / "runs").glob("*/checkpoint.pt"))
-    found = {path: recall(folder / "scores" / path.name / "metrics.json") for path in runs}
+    found = {
+        path: -1.0 if path.name in past else recall(folder / "scores" / path.name / "metrics.json") for path in runs
+    }
     run = max(runs, key=lambda path: (found[path], path.name == facts.BASELINE), default=None)
     return "" if run is None else f'python -m eval.search --run {run} --shards {folder} "a red ball"'
 

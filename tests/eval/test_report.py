@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from eval import overview, run, similarity, stale
+from eval.report.bare import search_command
 from eval.report import __main__, charts, facts, figures, page
 from pipeline import files, shards
 from pipeline.shards import TAUGHT, Shard, VideoReader, identity, shard_paths
@@ -499,3 +500,6 @@ def test_scores_that_are_not_of_what_stands_are_left_out_with_a_sentence(tmp_pat
     }
     assert [told["seed"] for told in overview.gather_metrics(folder)["unitrim"]] == [0, 1]
     assert stale.stale_lines(folder)[-1].startswith("to bring them up to date type: make seeds NAME=toy   (or remove ")
+    for name in ("unitrim", "unitrim-seed1", "unitrim-seed2"):
+        files.write(folder / "runs" / name / "checkpoint.pt", b"")
+    assert "runs/unitrim-seed1 " in search_command(folder), "seed 2 has the highest recall, of other frames"
