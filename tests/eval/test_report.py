@@ -17,8 +17,8 @@ import pytest
 from PIL import Image
 
 from eval import overview, run, similarity, stale
-from eval.report.bare import search_command
 from eval.report import __main__, charts, facts, figures, page
+from eval.report.bare import search_command
 from pipeline import files, shards
 from pipeline.shards import TAUGHT, Shard, VideoReader, identity, shard_paths
 from tests.eval.test_run import Mean
