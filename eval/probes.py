@@ -96,7 +96,7 @@ def encode(method: Any, cache: Any, rows: NDArray, device: str) -> dict[str, Ten
 def probe_run(run: Path, shards: Path, split: str, device: str = "cpu") -> dict[str, Any]:
     """Everything that probes.json holds. ParamsError where the dataset has no known truth or the method no parts."""
     config = params.read_dataset(shards.name)
-    known = datasets.facts(datasets.load(config["reader"]), config)
+    known = datasets.known_facts(datasets.load(config["reader"]), config)
     if not known:
         raise files.ParamsError(f"of {shards.name} nothing is known to be true but its captions; demo has such facts")
     method, cache, record = load_run(run, shards, device)

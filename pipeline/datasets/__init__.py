@@ -52,6 +52,6 @@ def expected(module: ModuleType, config: dict[str, Any]) -> dict[str, dict[str, 
     return module.expected(config) if hasattr(module, "expected") else {}
 
 
-def facts(module: ModuleType, config: dict[str, Any]) -> dict[str, dict[str, str]]:
+def known_facts(module: ModuleType, config: dict[str, Any]) -> dict[str, dict[str, str]]:
     """Of each caption, by its id, what is known to be true and is said by it: {shape: ball, ...}. Empty where nobody knows."""
     return module.facts(config) if hasattr(module, "facts") else {}

@@ -52,14 +52,14 @@ def test_only_what_enough_texts_tell_is_probed():
 def test_demos_facts_are_those_of_its_captions():
     config = {"world": {"groups": {"train": 4, "val": 1, "test": 6}}}
     reader = datasets.load("demo")
-    known, (_, captions) = datasets.facts(reader, config), reader.read(config)
+    known, (_, captions) = datasets.known_facts(reader, config), reader.read(config)
     assert len(known) == len(captions)
     for caption in captions:
         told = known[f"{caption.video_id}#{caption.index:03d}"]
         assert told["shape"] in caption.text and told["colour"] in caption.text
         assert told["event"] in (*world.LONE, *world.PAIRED)
         assert ("place" in told) == any(place in caption.text.split() for place in world.PLACES)
-    assert datasets.facts(datasets.load("folder"), {}) == {}
+    assert datasets.known_facts(datasets.load("folder"), {}) == {}
 
 
 def test_a_run_is_probed_by_its_parts(tmp_path, monkeypatch, capsys):
@@ -70,7 +70,7 @@ def test_a_run_is_probed_by_its_parts(tmp_path, monkeypatch, capsys):
     # the world's captions, as if they were demo's: one fact that its sentences tell, by the video's number
     known = {f"video{at:04d}#{index:03d}": {"shape": str(at % 3)} for at in range(64) for index in range(2)}
     monkeypatch.setattr(params, "read_dataset", lambda name: {"reader": "demo", "name": name})
-    monkeypatch.setattr(datasets, "facts", lambda module, config: known)
+    monkeypatch.setattr(datasets, "known_facts", lambda module, config: known)
     words = ["probes", "--shards", str(folder), "--run"]
     monkeypatch.setattr("sys.argv", [*words, str(folder / "runs" / "unitrim")])
     probes.main()

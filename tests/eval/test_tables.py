@@ -440,7 +440,7 @@ def test_bold_only_where_it_holds(monkeypatch):
     ]
     made = build.Made(table, list(table.columns), lines)
     values = {"t2v R@1": list(clear), "t2v R@5": list(close)}
-    monkeypatch.setattr(build, "per_query", lambda ranks, column: values[column])
+    monkeypatch.setattr(build, "per_query", lambda rows, ranks, column: values[column])
     said = build.compare(made, [])
     assert [[figure.bold for figure in line.figures] for line in lines] == [
         [True, False],

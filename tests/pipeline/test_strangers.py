@@ -100,7 +100,8 @@ def test_a_crafted_gallery_is_not_run(tmp_path):
 def test_a_gallery_of_another_shape_is_made_again(tmp_path, spoil):
     path = tmp_path / "x.pt"
     blocks = {"image": {"frame": torch.zeros(2, 3)}, "video": {"frame": torch.zeros(1, 4, 3)}}
-    assert write_segment(path, "k", Segment(["a", "b"], [1], blocks, torch.zeros(2, 3))) is None
+    small, ends = torch.zeros(5, 12, dtype=torch.uint8), torch.tensor([1, 5])
+    assert write_segment(path, "k", Segment(["a", "b"], [1], blocks, torch.zeros(2, 3), small, ends)) is None
     assert read_segment(path, "k") is not None and read_segment(path, "other") is None
     torch.save(spoil(torch.load(path, weights_only=True)), path)
     assert read_segment(path, "k") is None

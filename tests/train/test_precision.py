@@ -114,8 +114,9 @@ class Rows:
 
 @torch.inference_mode()
 def scores(method, device, half):
-    """(200, 200) scores of texts against videos and against images, as an evaluation makes them."""
-    rows, scorer = list(range(200)), Scorer(method, Rows(lifelike(200)), device)
+    """(200, 200) scores of texts against videos and against images, as an evaluation has them; 40 where pairs are encoded."""
+    count = 40 if method.recalled() else 200
+    rows, scorer = list(range(count)), Scorer(method, Rows(lifelike(count)), device)
     with torch.autocast(device, torch.bfloat16, enabled=half):
         text = scorer.encode(rows, "text")
         gallery = {kind: scorer.encode(rows, kind) for kind in ("video", "image")}
