@@ -246,6 +246,8 @@ def test_a_part_of_a_film_leads_to_the_others(page, served):
             if hidden:
                 page.press("Escape")
                 assert page.wait("!document.getElementById('viewer').open")
+        shown = "[...document.querySelectorAll('#stage video, #stage img')]"  # what loads later moves the button
+        assert page.wait(f"{shown}.length && {shown}.every((one) => one.readyState >= 1 || one.complete)")
         page.click("#film")
         assert page.wait("!document.getElementById('viewer').open && state.film && !state.busy && state.hits.length")
         assert set(paths(page)) == {"hour.mp4"} and len(paths(page)) == 2 * parts  # as videos and as keyframes
