@@ -12,6 +12,7 @@ import yaml
 from pipeline import keys
 from pipeline.params import read_params, write_dataset
 from train.inputs import SHOWN
+from train.run import code_files
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("pipeline", "train", "eval")
@@ -287,6 +288,16 @@ def test_the_report_is_made_again_when_any_of_its_facts_change():
     assert set(SHOWN) == {"clip/clip.json", "manifest/rejects.parquet", "visual/rejects.parquet"}
     assert {"cache/${item}/manifest", "cache/${item}/visual"} <= set(inputs["deps"])
     assert {"root", "clip", "clip_revision", "tail"} <= set(watched("inputs")), "the weights are in what visual writes"
+
+
+def test_a_run_is_told_by_the_files_that_dvc_trains_it_again_for():
+    """Seeds of one table are of one code: what DVC does not count must not set them apart, nor the other way round."""
+    named = [
+        ROOT / dep.replace("${item.method}", "unitrim") for dep in parts("train")["deps"] if dep.startswith("train/")
+    ]
+    named = {file for path in named for file in ([path] if path.suffix else path.rglob("*.py"))}
+    counted = {path for path in code_files("unitrim") if path.name != "__init__.py"}
+    assert {path for path in named if path.name != "__init__.py"} == counted
 
 
 def test_every_parameter_that_dvc_watches_is_written(monkeypatch, tmp_path):

@@ -224,10 +224,16 @@ def describe(shards: Path, name: str, seed: int, model: Method, cache: Cache) ->
     } | ({"owned": model.owned()} if isinstance(model, Tuned) else {})
 
 
-def code_digest(name: str) -> str:
-    """One hash of the trainer's code: all of it but the other methods."""
+def code_files(name: str) -> list[Path]:
+    """The files that training a method runs: the trainer's but the other methods and the `inputs` stage, as in dvc.yaml."""
     home, others = Path(__file__).parent, Path(methods.__path__[0])
-    paths = [path for path in sorted(home.rglob("*.py")) if path.parent != others or path.stem in ("__init__", name)]
+    paths = [path for path in sorted(home.rglob("*.py")) if path != home / "inputs.py"]
+    return [path for path in paths if path.parent != others or path.stem in ("__init__", name)]
+
+
+def code_digest(name: str) -> str:
+    """One hash of the code that trains a method."""
+    paths = code_files(name)
     return hashlib.blake2b(b"\0".join(path.read_bytes() for path in paths), digest_size=16).hexdigest()
 
 
