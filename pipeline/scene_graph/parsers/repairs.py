@@ -1,5 +1,7 @@
 """Mistakes that parsers make on captions, put right in the tree before the rules read it."""
 
+from collections.abc import Iterator
+
 from pipeline.scene_graph import words
 from pipeline.scene_graph.parsers.lexicon import kinds, lemma
 from pipeline.scene_graph.sentence import Sentence
@@ -180,7 +182,7 @@ def doing(tree: Sentence, index: int) -> None:
         return
     replace(tree, thing, index)
     tree.relation[thing] = "obj"
-    tree.tag[index], tree.lemma[index] = "VBG", lemma(tree.word[index], "VBG")
+    retag(tree, index, "VBG")
     for child in below(tree, thing):
         if child < index:
             tree.head[child] = index
@@ -417,7 +419,7 @@ def verbal(tree: Sentence, index: int) -> None:
         tree.relation[child] in ("det", "amod", "compound") for child in children if child not in outside
     ):
         return
-    tree.tag[index], tree.lemma[index] = "VBG", lemma(tree.word[index], "VBG")
+    retag(tree, index, "VBG")
     for child in children:
         tree.relation[child] = {"cop": "aux", "nmod": "obl"}.get(tree.relation[child], tree.relation[child])
         if child in outside:
@@ -435,7 +437,7 @@ def shredded(tree: Sentence, index: int) -> None:
     if not things or tree.head[index - 1] != quality or tree.relation[index - 1][:3] != "aux":
         return
     replace(tree, quality, index)
-    tree.tag[index], tree.lemma[index] = "VBG", lemma(tree.word[index], "VBG")
+    retag(tree, index, "VBG")
     for child in below(tree, quality):
         tree.head[child] = index
         tree.relation[child] = tree.relation[child].removesuffix(":pass")
@@ -452,11 +454,11 @@ def singular(tree: Sentence, index: int) -> None:
         return
     if tree.tag[doer] != "NN" or tree.relation[index] not in ("root", "nsubj") or tree.word[index] in words.PEOPLE:
         return
-    tree.tag[index], tree.lemma[index], tree.relation[doer] = "VBZ", lemma(tree.word[index], "VBZ"), "nsubj"
-    for child in children:
-        if child < doer:
-            tree.head[child] = doer
-        elif tree.relation[child] == "nmod":
+    retag(tree, index, "VBZ")
+    tree.relation[doer] = "nsubj"
+    hand_over(tree, index, doer)
+    for child in below(tree, index):
+        if tree.relation[child] == "nmod":
             tree.relation[child] = "obl"
 
 
@@ -488,9 +490,7 @@ def someone(tree: Sentence, index: int) -> None:
     if place < 0 or tree.head[place] != index or tree.relation[place] != "compound" or verb < index:
         return
     replace(tree, index, place)
-    for child in below(tree, index):
-        if child < place:
-            tree.head[child] = place
+    hand_over(tree, index, place)
     tree.head[index], tree.relation[index] = verb, "nsubj"
 
 
@@ -593,10 +593,9 @@ def meanwhile(tree: Sentence, index: int) -> None:
     elif relation == "amod" and thing > index and during:
         replace(tree, thing, index)
         tree.relation[index], tree.relation[thing] = "advcl", "obj"
-        for child in below(tree, thing):
-            if child < index:
-                tree.head[child] = index
-                tree.relation[child] = "mark" if child == index - 1 else tree.relation[child]
+        hand_over(tree, thing, index)
+        if tree.head[index - 1] == index:
+            tree.relation[index - 1] = "mark"
     elif relation != "conj" or tree.tag[index] != "NN" or thing > index:
         return
     elif tree.tag[thing] != "VBG":  # "a guy talking and drinking something": joined to the guy, but it has an object
@@ -607,7 +606,7 @@ def meanwhile(tree: Sentence, index: int) -> None:
     elif any(tree.relation[child] in ("det", "amod", "compound", "nmod:poss") for child in below(tree, index)):
         return
     if kinds(tree.word[index])[2]:
-        tree.tag[index], tree.lemma[index] = "VBG", lemma(tree.word[index], "VBG")
+        retag(tree, index, "VBG")
         nearer(tree, index)
 
 
@@ -622,9 +621,7 @@ def located(tree: Sentence, index: int) -> None:
     if tree.relation[place] == "nmod" and 0 <= doer < place and tree.head[doer] == thing and thing > index:
         if tree.word[doer] in words.ANIMATE:  # "guy on stage performing music", all of it hung on the music
             replace(tree, thing, doer)
-            for child in below(tree, thing):
-                if child < doer:
-                    tree.head[child] = doer
+            hand_over(tree, thing, doer)
             tree.head[index], tree.relation[index] = doer, "acl"
             tree.head[thing], tree.relation[thing] = index, "obj"
         return
@@ -633,9 +630,7 @@ def located(tree: Sentence, index: int) -> None:
     doers = [child for child in below(tree, stated) if tree.relation[child] == "nsubj" and child < place]
     if stated != place:
         replace(tree, thing, place)
-        for child in below(tree, thing):
-            if child < place:
-                tree.head[child] = place
+        hand_over(tree, thing, place)
     elif not doers or "cop" not in relations:
         return
     if thing != place:
@@ -659,7 +654,7 @@ def gerund(tree: Sentence, index: int) -> None:
                 tree.relation[child] = "obj"
         return
     if tag == "NN" and tree.head[doer] == index and tree.relation[doer] in ("compound", "discourse", "nsubj"):
-        tree.tag[index], tree.lemma[index] = "VBG", lemma(tree.word[index], "VBG")
+        retag(tree, index, "VBG")
         replace(tree, index, doer)
         tree.head[index], tree.relation[index] = doer, "acl"
         for child in range(len(tree)):
@@ -678,7 +673,7 @@ def gerund(tree: Sentence, index: int) -> None:
     ):
         if tree.relation[doer] not in ("compound", "discourse", "dep") and tree.relation[head] != "dep":
             return
-        tree.tag[index], tree.lemma[index] = "VBG", lemma(tree.word[index], "VBG")
+        retag(tree, index, "VBG")
         if tree.head[doer] == head:
             replace(tree, head, doer)
         tree.head[index], tree.relation[index] = doer, "acl"
@@ -692,6 +687,26 @@ def replace(tree: Sentence, old: int, new: int) -> None:
     """Let `new` hang where `old` hung, and `old` below it."""
     tree.head[new], tree.relation[new] = tree.head[old], tree.relation[old]
     tree.head[old] = new
+
+
+def hand_over(tree: Sentence, old: int, new: int) -> None:
+    """Let what hangs on `old` and stands before `new` hang on `new`."""
+    for child in below(tree, old):
+        if child < new:
+            tree.head[child] = new
+
+
+def retag(tree: Sentence, index: int, tag: str) -> None:
+    """Another tag, and the lemma that goes with it."""
+    tree.tag[index], tree.lemma[index] = tag, lemma(tree.word[index], tag)
+
+
+def above(tree: Sentence, index: int) -> Iterator[int]:
+    """The words that govern a word, nearest first, each once, also where heads go in a circle."""
+    seen = {index}
+    while (index := tree.head[index]) >= 0 and index not in seen:
+        seen.add(index)
+        yield index
 
 
 def group(tree: Sentence, index: int) -> None:
@@ -751,16 +766,15 @@ def lifted(tree: Sentence, index: int) -> None:
     does = does and any(tree.relation[child] == "obj" for child in below(tree, index))
     does = does and tree.lemma[index] not in HOLDING and tree.lemma[person] not in words.SEEING | {"look", "use"}
     if (used or handled or does) and person >= 0:  # "speaking a language doing a trick"
-        verb, seen = person, set()
-        while verb >= 0 and tree.tag[verb][0] != "V" and verb not in seen:
-            seen.add(verb)
-            verb = tree.head[verb]
-        if verb >= 0 and verb != index and verb not in seen:
+        verb = next((word for word in above(tree, holder) if tree.tag[word][0] == "V"), index)
+        if verb != index:
             tree.head[index], tree.relation[index] = verb, "advcl"
         return
     whole = holder  # "up a flight of stairs carrying a ball"
-    while tree.relation[whole] == "nmod" and any(tree.word[child] == "of" for child in below(tree, whole)):
-        whole = tree.head[whole]
+    for word in above(tree, holder):
+        if tree.relation[whole] != "nmod" or all(tree.word[child] != "of" for child in below(tree, whole)):
+            break
+        whole = word
     if whole != holder and tree.relation[whole] in ("obl", "obj"):
         holder, person = whole, tree.head[whole]
     along = tree.relation[holder] == "obj" and person >= 0 and "compound:prt" in {
