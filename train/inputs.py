@@ -18,7 +18,7 @@ from pipeline.shards import TAUGHT, identity
 from train import methods
 from train.data.cache import require_parts
 from train.layers.clip_blocks import read_header
-from train.settings import read_stored_settings, tune_word
+from train.settings import configure, read_stored_settings, tune_word
 from train.tuned import tuned_needs, tuned_towers
 
 SHOWN = (
@@ -47,7 +47,8 @@ def write_inputs(shards: Path, names: list[str]) -> list[Path]:
     """One file a method; files of other methods are removed."""
     folder, digests = shards / "inputs", {}
     for name in names:
-        needs = methods.load(name).needs
+        kind = methods.load(name)
+        needs = kind.needed(configure(kind.Config, read_stored_settings(shards, name, kind.needs)))
         settings = read_stored_settings(shards, name, needs)
         tune = tune_word(settings)
         needs = tuned_needs(needs, tune)

@@ -87,6 +87,19 @@ def test_parts_of_an_image_score_are_weighed_too(tmp_path):
     assert shares == pytest.approx(said)
 
 
+def test_words_and_triplets_of_max_sim_are_weighed_for_images_alone(tmp_path):
+    shards = worlds.cache(tmp_path / "toy", videos=40, captions_per_video=2)
+    folder = shards / "runs" / "max_sim"
+    run.run(shards, folder, "max_sim", 0, {"image_alignments": "word_patch,triplet_patch"})
+    said = checkpoint.facts(folder)["fusion"]
+    assert said["chosen_on"] == "val" and "weights" not in said and "rungs" not in said
+    weights, model = said["image_weights"], checkpoint.load(folder)
+    assert set(weights) == {"word_patch", "triplet_patch"} and sum(weights.values()) == pytest.approx(1)
+    assert model.image_weight.tolist() == pytest.approx([weights["word_patch"], weights["triplet_patch"]])
+    run.run(shards, shards / "runs" / "plain", "max_sim", 0, {})
+    assert "fusion" not in checkpoint.facts(shards / "runs" / "plain")
+
+
 def test_the_factor_of_a_joint_gallery_is_that_of_the_likelihood_whatever_the_scale():
     scores, truth = parts()
     factor = fusion.fit_factor(scores[0], truth)

@@ -303,6 +303,32 @@ def test_max_sim_averages_each_words_best_patch():
 
 
 @torch.no_grad()
+def test_triplets_beside_words_look_for_images_by_the_weights_that_were_set():
+    """Words match the keyframe not at all and by .6 (mean .3), the one triplet by 1; videos are still looked for by words."""
+    axis = torch.eye(4)
+    word = torch.stack([axis[3], axis[2], 0.6 * axis[0] + 0.8 * axis[3]])[None]
+    triplet = torch.stack([axis[1], 50 * axis[0]])[None]  # the second is padding
+    said = {"word": word, "word_mask": torch.ones(1, 3, dtype=torch.bool), "triplet": triplet}
+    said["triplet_mask"] = torch.tensor([[True, False]])
+    patch = axis[[0, 1]][None]
+    seen = {"patch": patch[:, None], "frame_mask": torch.tensor([[True]]), "image_patch": patch}
+    both = build("max_sim", image_alignments=["word_patch", "triplet_patch"])
+    assert [score.item() for score in scores(both, said, seen)] == pytest.approx([0.3, 0.65])
+    both.set_weights({"word_patch": 0.75, "triplet_patch": 0.25}, "image")
+    assert [score.item() for score in scores(both, said, seen)] == pytest.approx([0.3, 0.475])
+    assert both.fused("image") == ["word_patch", "triplet_patch"] and both.fused("video") == []
+    alone = build("max_sim", image_alignments=["triplet_patch"])
+    assert scores(alone, said, seen)[1].item() == 1 and alone.fused("image") == []
+    assert "triplet" not in build("max_sim").needs
+
+
+@pytest.mark.parametrize("names", [[], ["word_patch", "word_patch"]])
+def test_max_sim_refuses_to_look_for_images_by_nothing_or_by_one_thing_twice(names):
+    with pytest.raises(ValueError, match="image_alignments: one of each that is wanted"):
+        build("max_sim", image_alignments=names)
+
+
+@torch.no_grad()
 def test_tokens_find_an_image_by_their_weights_their_best_patches_and_the_sentence():
     unitrim = restless(build("unitrim", image_text="tokens", alignments=["sentence_video"])).eval()
     features = batch(1) | {"word_mask": torch.ones(1, 10, dtype=torch.bool)}

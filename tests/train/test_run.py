@@ -311,6 +311,18 @@ def test_another_caption_trains_again_only_what_may_have_read_it(tmp_path, split
         )
 
 
+def test_inputs_are_what_the_settings_ask_for(tmp_path, monkeypatch):
+    """max_sim reads triplets only where they look for images; how many there may be is then a setting of its."""
+    shards = worlds.cache(tmp_path / "toy", videos=8)
+    monkeypatch.chdir(tmp_path)
+    for section, reads in (("{}", False), ("{image_alignments: [word_patch, triplet_patch]}", True)):
+        (tmp_path / "params.yaml").write_text(f"defaults: {{triplets: {{cap: 5}}, train: {{max_sim: {section}}}}}\n")
+        (path,) = inputs.write_inputs(shards, ["max_sim"])
+        said = json.loads(path.read_text())
+        assert [part in said[where] for part, where in (("triplet", "needs"), ("triplets", "settings"))] == [reads] * 2
+        assert ("triplet" in said["shards"]) == reads
+
+
 @pytest.mark.parametrize("name", inputs.SHOWN)
 def test_the_report_is_told_of_each_fact_that_it_shows_beside_the_scores(tmp_path, name):
     path = tmp_path / name
