@@ -123,6 +123,25 @@ def test_perturbed_top_k_has_the_gradient_of_its_expectation():
     assert torch.allclose(leaf.grad[0], expected, atol=0.05 * expected.abs().max().item() + 0.1)
 
 
+def test_the_published_gradient_of_top_k_is_its_diagonal():
+    """What a patch's score does to its own shares, by the difference of means; what it takes from others is not counted."""
+    score, weight = torch.tensor([[0.10, 0.12, 0.05, 0.02]]), torch.randn(1, 2, 4)
+
+    def shares(shift):
+        torch.manual_seed(0)
+        return PerturbedTopK.apply(score + shift, 2, 200_000, 0.05)[0]
+
+    torch.manual_seed(1)
+    leaf = score.clone().requires_grad_()
+    (PerturbedTopK.apply(leaf, 2, 200_000, 0.05, True) * weight).sum().backward()
+    step = 0.005 * torch.eye(4)[:, None]
+    slope = torch.stack(
+        [(shares(delta) - shares(-delta))[:, place] / 0.01 for place, delta in enumerate(step)]
+    )  # (P, k)
+    expected = (slope * weight[0].T).sum(1)
+    assert torch.allclose(leaf.grad[0], expected, atol=0.05 * expected.abs().max().item() + 0.1)
+
+
 def test_the_selector_is_hard_and_repeatable_in_evaluation():
     torch.manual_seed(0)
     selector = PatchSelector(8, 2, hidden=16)

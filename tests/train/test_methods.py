@@ -1,6 +1,7 @@
 """The contract that every method in train/methods passes, whatever it is."""
 
 import importlib
+import math
 
 import pytest
 import torch
@@ -255,6 +256,45 @@ def test_ts2net_scores_a_pair_as_its_equations_say():
     cosine = frames @ text["sentence"][0]
     expected = ((4 * cosine / cosine.norm()).softmax(0) * cosine).sum()
     assert method.score_videos(text, video)[0, 0] == pytest.approx(expected.item(), abs=1e-5)
+
+
+@torch.no_grad()
+def test_a_faithful_ts2net_keeps_lengths_and_repeats_the_mask_of_the_frames_end_to_end():
+    """Hardly any noise, so that a mixture is a patch; patches of half a frame's length, the last of four frames absent."""
+    method = restless(build("ts2net", faithful=True, sigma=1e-9)).eval()
+    features = batch(1)
+    frame, patch = torch.nn.functional.normalize(features["frame"], dim=-1), features["patch"]
+    patch = torch.nn.functional.normalize(patch, dim=-1) / 2
+    mask = torch.tensor([[True, True, True, False]])
+    found = method.encode_video({"frame": 3 * frame, "patch": 3 * patch, "frame_mask": mask})
+
+    token = method.selector(3 * frame, 3 * patch).flatten(1, 2) / 3  # (1, 16, D)
+    assert token.norm(dim=-1)[0].tolist() == pytest.approx([1, 0.5, 0.5, 0.5] * 4, rel=1e-4)
+    hidden = token = token * token.shape[-1] ** 0.5
+    hidden = hidden + method.temporal.position[:16]
+    for block in method.temporal.blocks:
+        hidden = block(hidden, mask.repeat(1, 4))
+    expected = torch.nn.functional.normalize(token + hidden, dim=-1)[:, ::4]
+    assert torch.allclose(found["frame"], expected, atol=1e-5)
+    assert found["frame_mask"].tolist() == [[True] * 4]  # places 0, 4, 8 and 12 of 1 1 1 0 1 1 1 0 ...
+    mended = build("ts2net").encode_video({"frame": frame, "patch": patch, "frame_mask": mask})
+    assert torch.equal(mended["frame_mask"], mask)
+
+
+@torch.no_grad()
+def test_a_faithful_ucofias_scale_lengthens_two_of_three_similarities():
+    method = restless(build("ucofia", faithful=True)).eval()
+    features = batch(3)
+    torch.manual_seed(0)  # what is chosen by chance
+    video, text = method.encode_video(features), method.encode_text(features)
+    loss_scale = []
+    for factor in (20.0, 50.0):
+        method.scale.t.fill_(math.log(factor))
+        loss_scale.append(method.score_videos(text, video) * factor)
+    coarse = text["mapped"] @ video["video"].T
+    seen = torch.einsum("td,vnd->tvn", text["sentence"], video["frame"])
+    grown = 30 * (coarse + method.sentence_frame(seen, video["frame_mask"], 2)) / 3
+    assert torch.allclose(loss_scale[1] - loss_scale[0], grown, atol=1e-4)
 
 
 @torch.no_grad()

@@ -12,11 +12,12 @@ from train.layers.precision import full_precision
 class PerturbedTopK(torch.autograd.Function):
     """Which k of P scores are highest, averaged over noisy copies, so that it has a gradient (Cordonnier et al. 2021).
 
-    Only the chosen indices and the noise are kept: the one-hot tensor (rows, S, k, P) of the published code is never made.
+    Only the chosen indices and the noise are kept: the one-hot tensor (rows, S, k, P) of the published code is never made. That
+    code lets a patch's score answer for its own share alone (`own`); by default it answers for what it takes from the others too.
     """
 
     @staticmethod
-    def forward(ctx, score: Tensor, k: int, samples: int, sigma: float) -> Tensor:
+    def forward(ctx, score: Tensor, k: int, samples: int, sigma: float, own: bool = False) -> Tensor:
         """(rows, P) scores -> (rows, k, P) shares, each of the k rows sums to 1; rows in order of place, not of score."""
         rows, patches = score.shape
         noise = draw_noise(rows, samples, patches, device=score.device)
@@ -27,16 +28,23 @@ class PerturbedTopK(torch.autograd.Function):
             1, slot.view(rows, -1), torch.full((1, 1), 1 / samples, device=score.device).expand(rows, samples * k)
         )
         ctx.save_for_backward(slot.to(torch.int16 if k * patches < 2**15 else torch.int32), noise)
-        ctx.sigma = sigma
+        ctx.sigma, ctx.own = sigma, own
         return share.view(rows, k, patches).to(score.dtype)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        """E[<grad, one-hot> noise] / sigma, the gradient of the expectation."""
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+        """E[<grad, one-hot> noise] / sigma, the gradient of the expectation; with `own` its diagonal, as published."""
         slot, noise = ctx.saved_tensors
         rows, samples, k = slot.shape
-        gain = grad.reshape(rows, -1).float().gather(1, slot.view(rows, -1).long()).view(rows, samples, k).sum(-1)
-        return (gain[:, None] @ noise)[:, 0].to(grad.dtype) / (samples * ctx.sigma), None, None, None
+        slot = slot.view(rows, -1).long()
+        gain = grad.reshape(rows, -1).float().gather(1, slot).view(rows, samples, k)
+        if ctx.own:
+            index = (slot % grad.shape[-1]).view(rows, samples, k)
+            gain = (gain * noise.gather(2, index)).view(rows, -1)
+            total = torch.zeros(rows, grad.shape[-1], device=grad.device).scatter_add_(1, index.view(rows, -1), gain)
+        else:
+            total = (gain.sum(-1)[:, None] @ noise)[:, 0]
+        return total.to(grad.dtype) / (samples * ctx.sigma), None, None, None, None
 
 
 class PatchSelector(nn.Module):
@@ -117,13 +125,14 @@ class SelectorFunction(torch.autograd.Function):
 class FrameSelector(nn.Module):
     """Chooses k patches of each frame by tanh(MLP([patch; frame])) and a perturbed top-k (TS2-Net 3.3; UCoFiA uses it too).
 
-    In evaluation the k best patches themselves, or with `mixed` the random mixture that the published codes take there as well.
+    In evaluation the k best patches themselves, or with `published` the random mixture that the published codes take there as
+    well; `published` also takes their gradient.
     """
 
-    def __init__(self, dimension: int, k: int, samples: int = 500, sigma: float = 0.05, mixed: bool = False):
+    def __init__(self, dimension: int, k: int, samples: int = 500, sigma: float = 0.05, published: bool = False):
         super().__init__()
         half = dimension // 2
-        self.k, self.samples, self.sigma, self.mixed = k, samples, sigma, mixed
+        self.k, self.samples, self.sigma, self.published = k, samples, sigma, published
         self.norm, self.narrow = nn.LayerNorm(dimension), nn.Linear(dimension, half, bias=False)
         self.join, self.out = nn.Linear(2 * half, half, bias=False), nn.Linear(half, 1, bias=False)
 
@@ -133,8 +142,8 @@ class FrameSelector(nn.Module):
         batch, frames, patches, dimension = patch.shape
         k = min(self.k, patches)
         whole, part = frame.flatten(0, 1), patch.flatten(0, 1)  # (BN, D), (BN, P, D)
-        if self.training or self.mixed:
-            share = PerturbedTopK.apply(self.score(whole, part), k, self.samples, self.sigma)
+        if self.training or self.published:
+            share = PerturbedTopK.apply(self.score(whole, part), k, self.samples, self.sigma, self.published)
             chosen = share.to(part.dtype) @ part
         else:
             index = self.score(whole, part).topk(k, -1).indices.sort(-1).values

@@ -40,7 +40,8 @@ class TransformerBlock(nn.Module):
 class TemporalEncoder(nn.Module):
     """CLIP4Clip's "seqTransf": positions added once, transformer blocks, a residual to the input frames.
 
-    Frames come in at a length of √D (CLIP's own is near it), whatever their CLIP's scale, and leave at length 1.
+    Tokens come in at a length of √D (CLIP's own is near it), whatever their CLIP's scale, and leave at length 1. In the
+    published codes they keep the lengths that CLIP gives them.
     """
 
     def __init__(self, dimension: int, layers: int = 4, positions: int = 77):
@@ -72,13 +73,15 @@ class TemporalEncoder(nn.Module):
                     {name: file.get_tensor(f"text.blocks.{number}.{name}") for name in block.state_dict()}
                 )
 
-    def forward(self, frame: Tensor, mask: Tensor) -> Tensor:
-        """(B, N, D) unit frames that know their neighbours and their place."""
+    def forward(self, frame: Tensor, mask: Tensor, length: Tensor | None = None) -> Tensor:
+        """(B, N, D) unit frames that know their neighbours and their place; `length`: (B, N, 1) shares of √D to come in at."""
         if frame.shape[1] > len(self.position):
             raise ValueError(
                 f"the temporal encoder has {len(self.position)} positions, the videos {frame.shape[1]} frames"
             )
         plain = F.normalize(frame, dim=-1) * frame.shape[-1] ** 0.5
+        if length is not None:
+            plain = plain * length
         token = plain + self.position[: frame.shape[1]]
         for block in self.blocks:
             token = block(token, mask)

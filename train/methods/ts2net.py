@@ -4,8 +4,11 @@ The head is that of the published code (LiuRicky/ts2_net, modules/modeling.py, d
 stays, three patches are chosen by an MLP that sees the frame, all four go through the temporal encoder, and of what comes out the
 frames' places are kept. Two modules that it never uses (a prompt encoder and a text selector) are left out, see UNUSED.
 Tokens shift between frames inside CLIP's last two blocks where a run owns these (`tune: image`). Otherwise than there CLIP is
-frozen by default, and nothing shifts; the temporal encoder starts as the identity; in evaluation the best patches themselves are
-taken, not a random mixture (`faithful: true` takes the mixture). An image is the picture repeated as a video.
+frozen by default, and nothing shifts; the temporal encoder starts as the identity. Four slips are mended, and `faithful: true`
+takes them back: in evaluation the best patches themselves are taken, not a random mixture; mixtures, which are shorter than a
+patch, come into the temporal encoder as long as all others; a score's gradient counts what its patch takes from others; absent
+frames are hidden with their patches, where the published code repeats the frames' mask end to end. An image is the picture
+repeated as a video.
 """
 
 # Axes: B batch, T texts, V videos, N frames, P patches of a frame, k chosen patches, D embedding.
@@ -34,7 +37,7 @@ class Config(Config):
     sharpness: float = 4.0  # of the softmax over frames
     token_shift: int = 2  # last image blocks in which tokens shift between frames, where the run owns them
     logit_scale: float = 20.0  # of the loss at the first step; at most 100, as CLIP's
-    faithful: bool = False  # in evaluation, patches mixed by chance, as published
+    faithful: bool = False  # as published, slips and all
 
 
 class TS2Net(OneScore):
@@ -50,7 +53,7 @@ class TS2Net(OneScore):
         tokens = (1 + min(config.k, config.patches)) * config.frames
         self.temporal = layers.TemporalEncoder(config.dimension, config.layers, max(77, tokens))
         self.selector = layers.FrameSelector(
-            config.dimension, config.k, config.samples, config.sigma, mixed=config.faithful
+            config.dimension, config.k, config.samples, config.sigma, published=config.faithful
         )
         self.scale = layers.Scale(config.logit_scale)
 
@@ -63,8 +66,13 @@ class TS2Net(OneScore):
         frame, mask = features["frame"], features["frame_mask"]
         token = self.selector(frame, features["patch"])  # (B, N, 1 + k, D)
         width = token.shape[2]
-        encoded = self.temporal(token.flatten(1, 2), mask.repeat_interleave(width, 1))
-        return {"frame": encoded[:, ::width], "frame_mask": mask}
+        if not self.config.faithful:
+            encoded = self.temporal(token.flatten(1, 2), mask.repeat_interleave(width, 1))
+            return {"frame": encoded[:, ::width], "frame_mask": mask}
+        length = token.norm(dim=-1, keepdim=True) / frame.norm(dim=-1)[..., None, None].clamp(min=1e-6)
+        shown = mask.repeat(1, width)
+        encoded = self.temporal(token.flatten(1, 2), shown, length.flatten(1, 2))
+        return {"frame": encoded[:, ::width], "frame_mask": shown[:, ::width]}
 
     def encode_image(self, features: Features) -> Features:
         """The picture as a video that stands still."""

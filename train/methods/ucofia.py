@@ -1,8 +1,9 @@
 """UCoFiA (Wang et al. 2023): video–sentence, sentence–frame and patch–word similarity, aggregated by ISA, in one fused score.
 
 The head is that of the published code (Ziyang412/UCoFiA, train/modules/modeling_ucofia.py). Four matrices that it never uses
-are left out, see UNUSED. By default three slips are mended: chosen patches are brought to length 1 and their score weighs as much
-as the other two, padding has no vote, and in evaluation the best patches are taken; `faithful: true` takes all three back.
+are left out, see UNUSED. By default four slips are mended: chosen patches are brought to length 1 and their score weighs as much
+as the other two; padding has no vote; in evaluation the best patches are taken; a score's gradient counts what its patch takes
+from others. `faithful: true` takes all four back.
 Tokens shift between frames inside CLIP's last two blocks where a run owns these (`tune: image`). Otherwise than there CLIP is
 frozen by default, and nothing shifts, and the temporal encoder starts as the identity. Its normalisation of test scores over the
 training captions (SK-norm) is a row of its own (`python -m eval.run --norm sk`). An image is the picture repeated as a video.
@@ -54,7 +55,7 @@ class UCoFiA(OneScore):
         size, temperatures = config.dimension, (config.softmax_temperature,) * 2
         tokens = (1 + min(config.k, config.patches)) * config.frames
         self.temporal = layers.TemporalEncoder(size, config.layers, max(77, config.frames))
-        self.selector = layers.FrameSelector(size, config.k, config.samples, config.sigma, mixed=config.faithful)
+        self.selector = layers.FrameSelector(size, config.k, config.samples, config.sigma, published=config.faithful)
         self.map_sentence, self.map_video = layers.IdentityLinear(size), layers.IdentityLinear(size)
         self.map_word, self.map_patch = layers.IdentityLinear(size), layers.IdentityLinear(size)
         self.sentence_frame = layers.ISA(config.frames, *temperatures)
@@ -95,9 +96,9 @@ class UCoFiA(OneScore):
 
     @layers.full_precision
     def score_videos(self, text: Features, video: Features) -> Tensor:
-        """(T, V) mean of the three similarities; as published the third is not brought to the scale of the others."""
+        """(T, V) mean of the three similarities; as published the loss's scale lengthens two of them, not the third."""
         coarse = text["mapped"] @ video["video"].T
         similarity = torch.einsum("td,vnd->tvn", text["sentence"], video["frame"])
         of_frames = self.sentence_frame(similarity, video["frame_mask"], 2)
         of_patches = self.word_patch(text["word"], text["word_mask"], video["patch"], video["patch_mask"])
-        return (coarse + of_frames + (0.01 if self.config.faithful else 1) * of_patches) / 3
+        return (coarse + of_frames + (of_patches / self.scale() if self.config.faithful else of_patches)) / 3
