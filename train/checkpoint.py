@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from pipeline.files import replacing, write
 from pipeline.shards import ShardError, prove
@@ -99,7 +100,7 @@ def check_sizes(folder: Path, content: dict[str, Any]) -> None:
 
     The model is built without memory first: a checkpoint from a stranger may ask for any size.
     """
-    with torch.device("meta"):
+    with torch.device("meta"), Unfilled():
         said = methods.build(content["method"], content["config"]).state_dict()
     there = content["model"]
     for name in sorted(said.keys() | there.keys()):
@@ -109,6 +110,33 @@ def check_sizes(folder: Path, content: dict[str, Any]) -> None:
                 f"{folder / 'checkpoint.pt'} is not of one piece: its settings say {shapes[0]} for {name}, it holds {shapes[1]}; "
                 f"run: {command(folder)}"
             )
+
+
+class Unfilled(TorchFunctionMode):
+    """Of starting values only the shapes: tensors without memory have none, and nobody draws or scales them.
+
+    Most operations on such tensors first import torch's compiler, which takes seconds; those named here are what methods start
+    from. One that is missing is slow, and still right.
+    """
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """The tensor itself where only its values would change, else what torch makes."""
+        kwargs = kwargs or {}
+        if function in FILLED:
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        if function in SCALED and not any(isinstance(other, torch.Tensor) for other in args[1:]):
+            return args[0]
+        return MADE.get(function, function)(*args, **kwargs)
+
+
+def square(size: int, **settings: Any) -> torch.Tensor:
+    """An unfilled square matrix."""
+    return torch.empty(size, size, **settings)
+
+
+FILLED = {torch.nn.init.normal_, torch.Tensor.normal_, torch.Tensor.log}
+SCALED = {getattr(torch.Tensor, name) for name in ("mul", "__mul__", "__rmul__", "div", "__truediv__")}
+MADE = {torch.randn: torch.empty, torch.eye: square}
 
 
 def command(folder: Path) -> str:

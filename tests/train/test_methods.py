@@ -2,6 +2,8 @@
 
 import importlib
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -511,3 +513,21 @@ def test_a_repeated_picture_is_a_video():
         text = method.encode_text(features)
         as_video = method.score_videos(text, method.encode_video(still))
         assert torch.allclose(method.score_images(text, method.encode_image(features)), as_video, atol=1e-6)
+
+
+LOAD = """
+import sys
+from pathlib import Path
+from tests.train.test_methods import CASES, build
+from train import checkpoint
+for name, variant in CASES:
+    checkpoint.save(Path(sys.argv[1]), name, build(name, **variant))
+    checkpoint.load(Path(sys.argv[1]))
+    assert "torch._dynamo" not in sys.modules, (name, variant)
+"""
+
+
+def test_whoever_loads_a_run_does_not_wait_for_torchs_compiler(tmp_path):
+    """Which would take seconds to import; in a process of its own, for others have it."""
+    done = subprocess.run([sys.executable, "-c", LOAD, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
