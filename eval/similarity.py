@@ -21,6 +21,7 @@ from pipeline.files import read_table
 from pipeline.progress import Progress
 from train import distributed
 from train.layers import full_precision
+from train.method import encode
 
 ROWS = 64  # items or captions encoded at a time
 HELD = 1 << 30  # bytes of encoded videos or images held while all texts pass by
@@ -83,9 +84,7 @@ class Scorer:
 
     def encode(self, rows: NDArray, kind: str) -> dict[str, torch.Tensor]:
         """Rows of the cache, read and encoded as `kind`: text, video or image."""
-        features = getattr(self.cache, kind)(rows)
-        encoder = full_precision(getattr(self.method, f"encode_{kind}"))
-        made = encoder({name: tensor.to(self.device) for name, tensor in features.items()})
+        made = encode(self.method, self.cache, rows, kind, self.device)
         return remove_means(made, self.means[kind]) if kind in self.means else made
 
     def score(

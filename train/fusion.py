@@ -17,7 +17,7 @@ from torch import Tensor
 from train.data import Cache
 from train.distributed import join_blocks, own_blocks
 from train.layers import full_precision
-from train.method import Features, Method
+from train.method import Features, Method, encode
 
 ROWS = 64  # captions or videos encoded at a time
 TEXTS = 2000  # captions that are scored, at most, evenly spread
@@ -82,12 +82,6 @@ def some_captions(cache: Cache, split: str) -> np.ndarray:
     """At most TEXTS captions of a split."""
     captions = cache.captions(split)
     return captions[:: -(-len(captions) // TEXTS) or 1]
-
-
-def encode(model: Method, cache: Cache, rows: np.ndarray, kind: str, device: torch.device) -> Features:
-    """Rows of the cache, read and encoded as `kind`: text, video or image."""
-    block = {name: tensor.to(device) for name, tensor in getattr(cache, kind)(rows).items()}
-    return full_precision(getattr(model, f"encode_{kind}"))(block)
 
 
 def encode_texts(model: Method, cache: Cache, captions: np.ndarray, device: torch.device) -> list[Features]:

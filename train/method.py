@@ -235,6 +235,12 @@ class OneScore(Method):
         return {self.term: losses.clip_loss(score, self.scale())}
 
 
+def encode(method: Method, cache: Any, rows: Any, kind: str, device: str | torch.device) -> Features:
+    """Rows of a cache, read and encoded as `kind`, text, video or image, in float32."""
+    features = {name: tensor.to(device) for name, tensor in getattr(cache, kind)(rows).items()}
+    return full_precision(getattr(method, f"encode_{kind}"))(features)
+
+
 def still_video(features: Features, frames: int) -> Features:
     """Images (B, D) and their patches (B, P, D) as videos of one picture, repeated."""
     image, patch = features["image"], features["image_patch"]
