@@ -15,7 +15,7 @@ from pipeline import files, params, shards, stage
 from pipeline.encoders.text import TextEncoder
 from pipeline.files import WHOLE, Slice
 from pipeline.shards.update_captions import update_captions
-from pipeline.shards.update_spans import encode_spans, explain_spans, is_same_spans, split_words
+from pipeline.shards.update_spans import encode_spans, explain_spans, is_same_spans, outline_spans, split_words
 from pipeline.shards.update_text import list_phrases, update_phrases
 
 FEATURE = "without_noun"
@@ -81,11 +81,18 @@ def update_spans(
     spare = folder.parent / ".removed"
     fresh = update_phrases(folder / "removed.h5", spare, distinct, encoder, attributes, part, "removed")
     distinct = [phrase for phrase in distinct if part.has(shards.phrase_key(phrase))]
+
+    def encode(rows: list[dict[str, Any]], old: shards.Shard | None) -> tuple[dict[str, Any], int]:
+        outline = outline_spans(rows, encoder)
+        if is_same_spans(old, outline, attributes):  # and no word of it is read
+            return outline, len(rows)
+        return encode_spans(rows, outline, old, encoder)
+
     tally = update_captions(
         folder,
         "spans",
         captions,
-        lambda rows, old: encode_spans(rows, old, encoder),
+        encode,
         lambda old, tensors: is_same_spans(old, tensors, attributes),
         attributes,
         config["shards"],

@@ -43,27 +43,33 @@ def mark(base: str, row: dict[str, Any]) -> str:
     return fingerprint(base, VERSION, *(row[name] for kind in KINDS for name in (kind, f"without_{kind}")))
 
 
+def outline_spans(rows: list[dict[str, Any]], encoder: WordEncoder) -> dict[str, Any]:
+    """The tensors of one shard of rows of `split_words` that no encoder makes: which captions, of what words."""
+    base = encoder_fingerprint(encoder.identity)
+    return {
+        "caption_id": [row["caption_id"] for row in rows],
+        "video_id": [row["video_id"] for row in rows],
+        "fingerprint": [mark(base, row) for row in rows],
+    }
+
+
 def encode_spans(
-    rows: list[dict[str, Any]], old: reader.Shard | None, encoder: WordEncoder
+    rows: list[dict[str, Any]], outline: dict[str, Any], old: reader.Shard | None, encoder: WordEncoder
 ) -> tuple[dict[str, Any], int]:
     """Tensors of one shard of rows of `split_words`, and how many of them were kept from an earlier sound shard."""
-    base = encoder_fingerprint(encoder.identity)
-    fingerprints = [mark(base, row) for row in rows]
+    fingerprints = outline["fingerprint"]
     known = {name: at for at, name in enumerate(old["fingerprint"])} if old else {}
     missing = [row for name, row in zip(fingerprints, rows) if name not in known]
     texts = [row[f"without_{kind}"] for row in missing for kind in KINDS]
     distinct = list(dict.fromkeys(text for text in texts if text is not None))
     encoded = {text: word for text, (_, word) in zip(distinct, encoder(distinct))}
     nothing = np.zeros((0, encoder.dimension), np.float16)
-    tensors: dict[str, Any] = {
-        "caption_id": [row["caption_id"] for row in rows],
-        "video_id": [row["video_id"] for row in rows],
-        "fingerprint": fingerprints,
-    }
+    tensors = dict(outline)
     for kind in KINDS:
         name = f"without_{kind}"
+        held = read_parts(old, name)
         word = [
-            take(old, name, known[own]) if own in known else encoded.get(row[name], nothing)
+            held[known[own]] if own in known else encoded.get(row[name], nothing)
             for own, row in zip(fingerprints, rows)
         ]
         key = [np.array([phrase_key(each) for each in row[kind]], np.int64) for row in rows]
@@ -72,10 +78,13 @@ def encode_spans(
     return tensors, len(rows) - len(missing)
 
 
-def take(shard: reader.Shard, name: str, row: int) -> np.ndarray:
-    """One row's part of a ragged tensor."""
-    first, last = shard[f"{name}_offset"][row : row + 2]
-    return np.asarray(shard[name][first:last])
+def read_parts(old: reader.Shard | None, name: str) -> list[np.ndarray]:
+    """Each row's part of a ragged tensor of an earlier, sound shard."""
+    if old is None:
+        return []
+    # a plain array over the same memory: a slice of a memmap costs thirty times as much
+    ends, value = np.asarray(old[f"{name}_offset"]).tolist(), np.asarray(old[name])
+    return [value[first:last] for first, last in zip(ends, ends[1:])]
 
 
 def is_same_spans(old: reader.Shard | None, tensors: dict[str, Any], attributes: dict[str, Any]) -> bool:
