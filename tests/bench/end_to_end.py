@@ -175,13 +175,11 @@ def train_and_score(
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(Path(folder), name, seed, model, device, History(Path(folder) / "history.jsonl"))
         trainer.train(PixelLoader(cache, "train", model.config.batch, seed, device), None)
-    factors = fusion.settle(model, cache, "val", device).get("joint", {}).get("factors")
+    fusion.settle(model, cache, "val", device)
     model.eval()
     found: dict[str, Any] = {"seconds": round(trainer.seconds, 1)}
     for split in splits:
-        found[split] = pick(
-            measure(matrices(model, cache, split, str(device)), "pair" if factors else "query", factors=factors)[0]
-        )
+        found[split] = pick(measure(matrices(model, cache, split, str(device)))[0])
     return found
 
 
