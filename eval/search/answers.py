@@ -78,7 +78,9 @@ class Hit:
 
     rank: int
     score: float  # the method's own; of several sentences together their standing
-    standing: float  # deviations above the mean of its kind for this query: the scale of the joint list
+    standing: (
+        float  # deviations above the mean of its kind for this query: the joint list's scale, where a run brings none
+    )
     fit: float | None  # share of other sentences whose best hit here stands lower; None where it is not measured
     id: str
     key: str  # what the server calls the item
@@ -102,6 +104,6 @@ class Answer:
     phrases: list[str]  # what the sentences say, where the method reads phrases
     images: list[Hit]  # photos, and keyframes of videos
     videos: list[Hit]
-    joint: list[Hit]  # both in one list, by standing
+    joint: list[Hit]  # both in one list, by the run's own factors for one sentence (`eval.joint`), else by standing
     total: int  # items that the filters leave in
     fits: bool | None = None  # whether anything does, at the query's `alarm`; None where none was asked for

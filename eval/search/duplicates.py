@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from eval.search.catalog import Item
+from eval.search.workers import Workers
 
 SIDE = 12  # pixels of the small pictures that are compared
 ALIKE = 0.95  # correlation of two small pictures from which on they show the same
@@ -107,26 +108,30 @@ def longest_in_order(alike: NDArray, times: NDArray, other: NDArray) -> int:
     return max(len(set(shorter[np.abs(shift - middle) <= gap].tolist())) for middle in set(shift.tolist()))
 
 
-def fold(listed: list[tuple[str, int, Item]], same: Duplicates) -> list[tuple[str, int, list[Item]]]:
+def fold(listed: list[tuple[str, int, Item]], same: Duplicates, workers: Workers) -> list[tuple[str, int, list[Item]]]:
     """Each (kind, place, item) with the items that are nearly the same and come later in the list, which are left out."""
-    rows: list[tuple[str, int, list[Item]]] = []
-    heads: list[int] = []
-    alike = any_alike([item for _, _, item in listed], same)
-    for number, (kind, place, item) in enumerate(listed):
-        near = (at for at, head in enumerate(heads) if alike[head, number] and same.same(listed[head][2], item))
-        twin = next(near, None)
-        if twin is None:
-            rows.append((kind, place, []))
-            heads.append(number)
-        else:
-            rows[twin][2].append(item)
-    return rows
+    alike = any_alike([item for _, _, item in listed], same, workers)
+
+    def lay() -> list[tuple[str, int, list[Item]]]:
+        rows: list[tuple[str, int, list[Item]]] = []
+        heads: list[int] = []
+        for number, (kind, place, item) in enumerate(listed):
+            near = (at for at, head in enumerate(heads) if alike[head, number] and same.same(listed[head][2], item))
+            twin = next(near, None)
+            if twin is None:
+                rows.append((kind, place, []))
+                heads.append(number)
+            else:
+                rows[twin][2].append(item)
+        return rows
+
+    return workers.run(lay)
 
 
-def any_alike(items: list[Item], same: Duplicates) -> NDArray:
+def any_alike(items: list[Item], same: Duplicates, workers: Workers) -> NDArray:
     """(items, items) bool: whether any frame of one looks like any of the other; FRAMES against all later ones at once.
 
-    The products are torch's, which the caller's thread bounds to one core; numpy's would wake all.
+    The products are torch's, which a worker bounds to one core; numpy's would wake all.
     """
     import torch
 
@@ -139,7 +144,8 @@ def any_alike(items: list[Item], same: Duplicates) -> NDArray:
     vectors, smalls = (
         torch.from_numpy(np.concatenate([getattr(look, name) for look in looks])) for name in ("vector", "small")
     )
-    for at in range(0, len(owner), FRAMES):
+
+    def compare(at: int) -> None:
         some = slice(at, at + FRAMES)
         near = (vectors[some] @ vectors[at:].T).numpy() >= NEAR
         near &= owner[some, None] != owner[None, at:]
@@ -147,4 +153,6 @@ def any_alike(items: list[Item], same: Duplicates) -> NDArray:
         alike = near[np.ix_(one - at, other - at)] & ((smalls[one] @ smalls[other].T).numpy() >= ALIKE)
         first, second = np.nonzero(alike)
         found[owner[one[first]], owner[other[second]]] = True
+
+    workers.map(compare, range(0, len(owner), FRAMES))
     return found | found.T

@@ -6,7 +6,7 @@ import contextlib
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.search.answers import KINDS, LISTS, Answer, Hit, Query
+from eval.search.bounds import Unbounded, bounded
 from eval.search.calibration import (
     Asked,
     Calibration,
@@ -29,8 +30,9 @@ from eval.search.duplicates import fold as fold_alike
 from eval.search.explain import Why, explain
 from eval.search.filters import passing
 from eval.search.gallery import Encoder, Gallery, gallery_key, read_features
-from eval.search.moment import Moment, best_moment
+from eval.search.moment import best_moment
 from eval.search.recall import Recall
+from eval.search.scored import Part, Scored, Terms
 from eval.search.text import Reader, read_root
 from eval.search.view import View
 from eval.search.workers import Workers
@@ -41,18 +43,6 @@ REMEMBERED = 32  # queries whose scores are held, so that the next page costs no
 UNTRAINED = "max_sim"  # what searches without a run
 FOLDED = 96  # results among which near-duplicates are looked for
 PICTURES = 16  # pictures handed in that are remembered
-
-
-@dataclass
-class Scored:
-    """What a query gets in both galleries: by kind, in the gallery's order."""
-
-    score: dict[str, NDArray]  # (G,) the method's; NaN where an item was not on the shortlist
-    standing: dict[str, NDArray]  # (G,) deviations above the mean
-    heights: list[dict[str, NDArray]]  # of each sentence: (G,) above the mean item
-    phrases: list[str]
-    text: dict[str, Any] | None  # the first sentence, encoded
-    moments: dict[int, Moment] = field(default_factory=dict)  # of videos, as far as they were shown
 
 
 class Search:
@@ -83,6 +73,8 @@ class Search:
         self.calibrated_for, self.calibrated_by = "", ""  # what it depends on, and whose sentences: captions or list
         self.duplicates = Duplicates()
         self.workers = Workers()
+        self.bounding = True  # whether scores within bounds will do where nobody looks; False once one was out of them
+        self.factors: dict[str, float] | None = None  # of the run's joint list, by kind
         self.stamp: tuple = ()
         if refresh:
             for _ in self.refresh(meter=True):
@@ -96,11 +88,13 @@ class Search:
         """Load the method, once there are shards that say of which CLIP it must be."""
         from eval.load import open_method, scores_name
         from eval.similarity import Scorer
+        from train import checkpoint
 
         self.method, name, weights = open_method(self.run, self.shards, self.device)
         self.scorer = Scorer(self.method, None, self.device)
         frames = self.catalog.frames
         known = scores_name(self.run, self.shards) if self.run else name
+        self.factors = checkpoint.facts(self.run).get("joint", {}).get("factors") if self.run else None
         self.recall = Recall(self.shards / "index" / known, weights, self.scorer)
         self.encoder = Encoder(self.method, frames, self.device)
         self.gallery = Gallery(self.shards / ".search", gallery_key(name, weights, frames))
@@ -196,13 +190,26 @@ class Search:
     def ask(self, query: Query, top: int = 24, skip: int = 0, lists: tuple[str, ...] = LISTS) -> Answer:
         """The best images, videos, and both in one list, as far as `lists` names them; `skip` of each are passed over."""
         query.check()
+        try:
+            return self.answer(query, top, skip, lists)
+        except Unbounded:  # another kind of score than was thought: all by the method itself from now on
+            self.bounding = False
+            self.answers.clear()
+            return self.answer(query, top, skip, lists)
+
+    def answer(self, query: Query, top: int, skip: int, lists: tuple[str, ...]) -> Answer:
+        """The same. Errors: Unbounded where scores that were made within bounds turn out not to be."""
         view = self.view
         said = "; ".join([*query.sentences, *(f"-{word}" for word in query.minus)])
         if not view.items:
             return Answer(said, [], [], [], [], 0)
         scored = self.scored(view, query)
         allowed = passing(view.items, query.filters)
-        count = 2 * (skip + top + (FOLDED if query.fold else 0))  # an item may be in the joint list twice
+        count = skip + top + (FOLDED if query.fold else 0)
+        for kind in KINDS:
+            among = allowed[view.rows[kind]] & np.isfinite(scored.standing[kind])
+            sure = scored.unsettled(kind, among, count if query.sort == "score" else 1)
+            self.settle(view, scored, kind, sure)
         order = {
             kind: rank(scored.standing[kind], allowed[view.rows[kind]], view, kind, query.sort, count) for kind in KINDS
         }
@@ -211,7 +218,7 @@ class Search:
             for kind in KINDS
             if f"{kind}s" in lists
         }
-        joint = self.joint(view, scored, order, query, top, skip) if "joint" in lists else []
+        joint = self.joint(view, scored, order, query, allowed, top, skip) if "joint" in lists else []
         fits = self.fits(view, scored, order, query.alarm)
         images, videos = own.get("image", []), own.get("video", [])
         return Answer(said, scored.phrases, images, videos, joint, int(allowed.sum()), fits)
@@ -266,6 +273,7 @@ class Search:
     def scored(self, view: View, query: Query) -> Scored:
         """Scores of a query, remembered for its next page."""
         name = (view.number, query.sentences, query.minus, query.like, query.pictures)
+        name += () if view.exact else (query.filters,)  # of a large library only what passes is a candidate
         with self.asking:
             if name not in self.answers:
                 self.answers[name] = self.score(view, query)
@@ -275,10 +283,7 @@ class Search:
             return self.answers[name]
 
     def score(self, view: View, query: Query) -> Scored:
-        """Each part of a query puts every item somewhere above or below the mean; the places are averaged.
-
-        What must not be there counts only where it stands out: an item is not found for lacking it.
-        """
+        """Each part of a query puts every item somewhere above or below the mean; the places are averaged."""
         import torch
 
         with torch.inference_mode():
@@ -289,39 +294,40 @@ class Search:
             if not view.exact:
                 coarse = np.stack([*(vector for _, vector in texts), *vectors])
                 encoded = [text for text, _ in texts]
-                short = {kind: self.recall.shortlist(view, kind, encoded, coarse) for kind in KINDS}
-            score, standing = {}, {}
-            heights: list[dict[str, NDArray]] = [{} for _ in texts]
+                allowed = passing(view.items, query.filters)
+                short = {kind: self.recall.shortlist(view, kind, encoded, coarse, allowed) for kind in KINDS}
+            terms = {}
             for kind in KINDS:
                 among, sample = (view.rows[kind], None) if short is None else short[kind]
-                parts = [self.standing(view, text, kind, among, sample) for text, _ in texts]
-                own = parts[0][0] if len(parts) == 1 and not vectors and not against else None
-                for height, (found, _) in zip(heights, parts):
-                    mean = found[-sample:].mean() if sample else found.mean() if len(found) else 0.0
-                    height[kind] = spread(found - mean, among, view, kind)
-                wanted = [part[1] for part in parts]
-                wanted += [likeness(view, vector)[among] for vector in vectors]
-                total = np.mean(wanted, axis=0)
-                for text, _ in against:
-                    total = total - np.maximum(self.standing(view, text, kind, among, sample)[1], 0)
-                score[kind] = spread(total if own is None else own, among, view, kind)
-                standing[kind] = spread(total, among, view, kind)
-        phrases = [phrase for text in query.sentences for phrase in self.reader.phrases(text)]
-        return Scored(score, standing, heights, phrases, texts[0][0] if texts else None)
+                parts = [[self.part(view, text, kind, among, sample) for text, _ in some] for some in (texts, against)]
+                terms[kind] = Terms(among, *parts, [likeness(view, vector)[among] for vector in vectors])
+        return Scored.of(view, terms, [phrase for text in query.sentences for phrase in self.reader.phrases(text)])
 
     def score_sentence(self, view: View, sentence: str) -> dict[str, NDArray]:
         """By kind: (G,) how far each item stands above the mean one for a sentence."""
         return self.score(view, Query((sentence,))).heights[0]
 
-    def standing(
-        self, view: View, text: dict[str, Any], kind: str, among: NDArray, sample: int | None
-    ) -> tuple[NDArray, NDArray]:
-        """Scores of a text against some items of a gallery, and the same as deviations above the mean."""
+    def part(self, view: View, text: dict[str, Any], kind: str, among: NDArray, sample: int | None) -> Part:
+        """A text against some items of a gallery: by the method's own scores, or within bounds where that is much faster."""
         if kind == "video" and self.method.recalled():
-            scores = self.ranked_again(view, text, among)
-        else:
-            scores = view.score(self.scorer, text, kind, among, self.workers)[0]
-        return scores, standardise(scores, sample)
+            return Part.of(text, self.ranked_again(view, text, among), None, sample)
+        if self.bounding and among is view.rows[kind] and len(among) and view.bounded_by(self.scorer, text, kind):
+            return Part.of(text, *bounded(view, text, kind, self.workers), sample)
+        return Part.of(text, view.score(self.scorer, text, kind, among, self.workers)[0], None, sample)
+
+    def settle(self, view: View, scored: Scored, kind: str, places: NDArray) -> None:
+        """Let the method itself score some items of a gallery that were scored within bounds. Errors: Unbounded."""
+        import torch
+
+        with self.asking, torch.inference_mode():
+            places = places[scored.bound[kind][places] > 0]
+            if not len(places):
+                return
+            own, among = scored.terms[kind], view.rows[kind][places]
+            parts = [*own.wanted, *own.against]
+            exact = [view.score(self.scorer, part.text, kind, among, self.workers)[0] for part in parts]
+            if not scored.settle(kind, places, exact):
+                raise Unbounded
 
     def ranked_again(self, view: View, text: dict[str, Any], among: NDArray) -> NDArray:
         """Scores of videos recalled by a coarse score, the best of them by a fine one, as the evaluation has it."""
@@ -347,16 +353,37 @@ class Search:
 
     # --- results
 
+    @property
+    def rule(self) -> str:
+        """How the joint list of one sentence is made (`eval.joint`): as the evaluation does by default."""
+        return "pair" if self.factors and set(KINDS) <= set(self.factors) else "query"
+
     def joint(
-        self, view: View, scored: Scored, order: dict[str, NDArray], query: Query, top: int, skip: int
+        self,
+        view: View,
+        scored: Scored,
+        order: dict[str, NDArray],
+        query: Query,
+        allowed: NDArray,
+        top: int,
+        skip: int,
     ) -> list[Hit]:
-        """Both galleries in one list, videos before images where they stand equal, as the evaluation has it."""
+        """Both galleries in one list, videos before images where they stand equal, as the evaluation has it.
+
+        By the run's own factors, where it has some and one sentence alone is asked for; else by how far each stands out.
+        """
         if query.sort == "date":
             return self.joint_by_date(view, scored, order, top, skip)
         kinds = [kind for kind in ("video", "image") for _ in order[kind]]
         places = [int(place) for kind in ("video", "image") for place in order[kind]]
-        standing = np.concatenate([scored.standing[kind][order[kind]] for kind in ("video", "image")])
-        ranked = np.argsort(-standing, kind="stable")
+        if self.rule == "pair" and scored.terms["image"].single:
+            found = [
+                pair_gains(scored.score[kind], order[kind], allowed[view.rows[kind]], self.factors[kind])
+                for kind in ("video", "image")
+            ]
+        else:
+            found = [scored.standing[kind][order[kind]] for kind in ("video", "image")]
+        ranked = np.argsort(-np.concatenate(found), kind="stable")
         listed = [(kinds[at], places[at]) for at in ranked]
         return self.rows_of(view, scored, listed, query.fold, top, skip)
 
@@ -372,7 +399,7 @@ class Search:
                 item = view.items[int(view.rows[kind][place])]
                 self.duplicates.look(item, view.small_pictures(int(view.rows[kind][place])))
                 first.append((kind, place, item))
-            folded = self.workers.run(lambda: fold_alike(first, self.duplicates))
+            folded = fold_alike(first, self.duplicates, self.workers)
             folded += [(kind, place, []) for kind, place in each[FOLDED:]]
         return self.hits(view, scored, folded, top, skip)
 
@@ -388,6 +415,8 @@ class Search:
     ) -> list[Hit]:
         """One page of a list of (kind, place, what is folded behind it)."""
         shown = listed[skip : skip + top]
+        for one in KINDS:  # a list by date may show what is far from the best
+            self.settle(view, scored, one, np.array([place for kind, place, _ in shown if kind == one], np.int64))
         films = [place for kind, place, _ in shown if kind == "video" and place not in scored.moments]
         self.find_moments(view, scored, films)
         return [
@@ -442,31 +471,14 @@ class Search:
 
 def likeness(view: View, vector: NDArray) -> NDArray:
     """(items,) how much each item looks like a unit vector: deviations above the mean of photos and videos together."""
-    return standardise(view.whole() @ vector, None)
+    return standardise(view.whole() @ vector)
 
 
-def standardise(scores: NDArray, sample: int | None) -> NDArray:
-    """Deviations above the mean, of all or of the last `sample`, which are then no results themselves."""
+def standardise(scores: NDArray) -> NDArray:
+    """Deviations above the mean."""
     from eval.metrics import calibrate
 
-    if not len(scores):
-        return scores
-    if sample is None:
-        return calibrate(scores[None])[0]
-    by = scores[-sample:].astype(np.float64)
-    return (scores - by.mean()) / (by.std() or np.inf)
-
-
-def spread(values: NDArray, among: NDArray, view: View, kind: str) -> NDArray:
-    """Values of some items as values of the whole gallery, NaN where there is none."""
-    rows = view.rows[kind]
-    if among is rows:
-        return values
-    place = np.full(len(view.items), -1)
-    place[rows] = np.arange(len(rows))
-    made = np.full(len(rows), np.nan)
-    made[place[among]] = values
-    return made
+    return calibrate(scores[None])[0] if len(scores) else scores
 
 
 def rank(standing: NDArray, allowed: NDArray, view: View, kind: str, sort: str, count: int) -> NDArray:
@@ -480,6 +492,20 @@ def rank(standing: NDArray, allowed: NDArray, view: View, kind: str, sort: str, 
         value = standing[places]
         places = places[value >= np.partition(value, len(value) - count)[len(value) - count]]
     return places[np.argsort(-standing[places], kind="stable")][:count]
+
+
+def pair_gains(score: NDArray, best: NDArray, allowed: NDArray, factor: float) -> NDArray:
+    """What each of the `best` places of a gallery, best first, adds to a joint list by the rule `pair` (`eval.joint`).
+
+    score: (G,), allowed: (G,) bool: the gallery is what the filters leave in.
+    """
+    from eval import joint
+
+    logit = factor * score[allowed & np.isfinite(score)]
+    if not len(best):
+        return np.empty(0)
+    whole = logit.max() + np.log(np.exp(logit - logit.max()).sum())
+    return joint.spread((factor * score[best] - whole)[None], joint.pair_gain)[0]
 
 
 def first_of_each(view: View, listed: list[tuple[str, int]]) -> list[tuple[str, int]]:

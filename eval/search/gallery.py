@@ -12,12 +12,13 @@ import hashlib
 import os
 import pickle
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from eval.search.bounds import Planes
 from eval.search.catalog import Item
 from eval.search.duplicates import small_pictures
 from pipeline import files
@@ -48,6 +49,9 @@ class Segment:
     small: Any  # (F, 3S²) uint8: the small pictures by which near-duplicates are found
     ends: Any  # (R,) where the frames of each item end among them
     path: Path | None = None
+    written: dict[str, Planes] = field(
+        default_factory=dict
+    )  # the tokens by kind in 8-bit planes, made when first asked for
 
     @property
     def nbytes(self) -> int:
@@ -58,6 +62,12 @@ class Segment:
     def frames(self, row: int) -> slice:
         """Where a row's frames lie."""
         return slice(int(self.ends[row - 1]) if row else 0, int(self.ends[row]))
+
+    def planes(self, kind: str) -> Planes:
+        """The one token set of a kind as `bounds` multiplies it."""
+        if kind not in self.written:
+            self.written[kind] = Planes.of(self.blocks[kind]["patch"], self.blocks[kind]["patch_mask"])
+        return self.written[kind]
 
 
 class Encoder:

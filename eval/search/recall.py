@@ -37,23 +37,30 @@ class Recall:
             self.known[1][kind] = np.array(made, np.int64)
         return self.known[1][kind]
 
-    def shortlist(self, view: View, kind: str, texts: list[dict[str, Any]], coarse: NDArray) -> tuple[NDArray, int]:
+    def shortlist(
+        self, view: View, kind: str, texts: list[dict[str, Any]], coarse: NDArray, allowed: NDArray
+    ) -> tuple[NDArray, int]:
         """Places of the items to score, then of some at random by which scores are put on a scale, and how many these are.
 
-        texts: encoded sentences; coarse: (parts of the query, D) their CLIP vectors, then those of items and pictures asked by.
+        texts: encoded sentences; coarse: (parts of the query, D) their CLIP vectors, then those of items and pictures asked by;
+        allowed: (items,) bool, those that the filters leave in: no other is a candidate, while the scale is the whole library's.
         """
-        rows = view.rows[kind]
+        rows = view.rows[kind][allowed[view.rows[kind]]]
         near = (view.whole()[rows] @ coarse.T).mean(1)
         first = rows[np.argpartition(-near, min(SHORT, len(rows)) - 1)[:SHORT]] if len(rows) else rows
-        if kind in self.index and len(texts) == len(coarse):
+        if len(first) < len(rows) and kind in self.index and len(texts) == len(coarse):
             place, index = self.places(view, kind), self.index[kind]
-            count = min(SHORT, MORE * index.candidates)
-            found = [index.recall(index.coarse.queries(index.scorer, text), count)[0] for text in texts]
-            named = place[np.unique(np.concatenate(found))]
+            among = place >= 0
+            among[among] = allowed[place[among]]
             held = np.zeros(len(view.items), bool)
-            held[place[place >= 0]] = True
-            first = np.union1d(named[named >= 0], first[~held[first]])
-        random = np.random.default_rng(0).permutation(rows)[:SAMPLE]
+            held[place[among]] = True
+            first = first[~held[first]]
+            if among.any():
+                count = min(SHORT, MORE * index.candidates)
+                asked = [index.coarse.queries(index.scorer, text) for text in texts]
+                found = np.unique([index.recall(query, count, among=among)[0] for query in asked])
+                first = np.union1d(place[found[found >= 0]], first)
+        random = np.random.default_rng(0).permutation(view.rows[kind])[:SAMPLE]
         return np.concatenate([np.sort(first), random]), len(random)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from eval.search.bounds import index_of, possible
 from eval.search.catalog import Item
 from eval.search.gallery import Gallery, Segment, to_full
 from eval.search.workers import Workers
@@ -89,13 +90,13 @@ class View:
 
     def block(self, kind: str, segment: int, rows: NDArray, device: str) -> dict[str, Any]:
         """Some rows of a segment's tensors of one kind as float32."""
-        import torch
-
-        first, last = int(rows[0]), int(rows[-1])
-        index = torch.from_numpy(rows)
-        if last - first + 1 == len(rows) and (np.diff(rows) == 1).all():
-            index = slice(first, last + 1)  # nothing to gather
+        index = index_of(rows)
         return {name: to_full(tensor[index], device) for name, tensor in self.segments[segment].blocks[kind].items()}
+
+    def bounded_by(self, scorer: Any, text: dict[str, Any], kind: str) -> bool:
+        """Whether a text's scores with a gallery can be had within bounds; of a library that is scored whole."""
+        block = next((one.blocks[kind] for one in self.segments if one.blocks[kind]), {})
+        return self.exact and possible(scorer, text, block)
 
     def score(self, scorer: Any, text: dict[str, Any], kind: str, among: NDArray, workers: Workers) -> NDArray:
         """(texts, among) scores of encoded texts against items of a gallery, by their places."""

@@ -20,6 +20,7 @@ from eval.experiments import read_experiments
 from eval.index import build_index
 from eval.load import load_run
 from eval.search import __main__, engine, gallery, recall, view
+from eval.search.answers import Filters, Query
 from eval.search.workers import Workers
 from eval.tables import speed
 from eval.tables.plan import Plan
@@ -309,6 +310,30 @@ def test_a_large_library_is_searched_by_its_index(home, monkeypatch):
     facts = shards / "index" / "zero_shot" / "index.json"
     facts.write_text(facts.read_text().replace('"weights": "', '"weights": "0'))
     assert engine.Search(folder, shards).recall.index == {}
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+def test_candidates_of_a_large_library_are_those_that_pass_the_filter(home, monkeypatch, indexed):
+    """Two candidates a query, and two items for the scale: without the filter most items are never looked at."""
+    folder, shards = Path("cache/mine/runs/zero_shot"), Path("cache/mine")
+    if indexed:
+        build_index(folder, shards)
+    exact = {hit.id: hit.score for hit in engine.Search(folder, shards)("a green wall", 20).images}
+    search = engine.Search(folder, shards)
+    search.view.exact = False
+    monkeypatch.setattr(recall, "SHORT", 2)
+    monkeypatch.setattr(recall, "SAMPLE", 2)
+    if not indexed:
+        search.recall.index = {}
+    assert bool(search.recall.index) == indexed
+    missed = set(exact) - {hit.id for hit in search("a green wall", 20).images}
+    assert len(missed) >= 3
+    for name in exact:
+        found = search.ask(Query(("a green wall",), filters=Filters(ids=(name,))), 20).images
+        assert [(hit.id, hit.score) for hit in found] == [(name, pytest.approx(exact[name], abs=1e-6))]
+    pair = tuple(sorted(missed))[:3]
+    found = search.ask(Query(("a green wall",), filters=Filters(ids=pair)), 20).images
+    assert len(found) >= 2 and {hit.id for hit in found} <= set(pair)
 
 
 def test_a_damaged_gallery_is_made_again(home):
