@@ -5,8 +5,8 @@
 The text stage's own update over 10,000 items with 20 captions each (64 shards, as by default), by the demo's CLIP: from nothing,
 with nothing to do, with one caption added, with one reworded; with `--stage spans` that of the spans stage. Captions are
 synthetic and nearly all distinct; each says two phrases, and has two nouns and a verb. `share` is a run's share of the full one
-in CPU time, which says more than the clock on a busy machine. The demo's text tower is 2 layers of 96: by a larger CLIP a full run
-takes longer and one caption does not, so that the shares shrink.
+in CPU time, which says more than the clock on a busy machine. The demo's text tower is 2 layers of 96: by a larger CLIP a full
+run takes longer and one caption does not, so that the shares shrink.
 """
 
 import argparse
