@@ -42,6 +42,9 @@ def diff(one: Path, two: Path) -> list[str]:
                 lines.append(format_distance(name, apart))
             if other:
                 lines.append(f"  {name}: {len(other)} rows of another shape, {other[0]} first")
+            having = [folder for folder, side in ((one, left), (two, right)) if holds(side, name)]
+            if both and len(having) == 1:
+                lines.append(f"  {name}: only in {having[0]}")
         if kind == "lexicon":
             apart = [key for key in both if not np.array_equal(read_pieces(left[key]), read_pieces(right[key]))]
             some = f", {apart[0]} first" if apart else ""
@@ -71,6 +74,11 @@ def locate_rows(folder: Path, kind: str) -> dict[str, tuple[Shard, int]]:
     """Where each row of a cache is."""
     found = [shard for shard in open_cache(folder) if shard.kind == kind]
     return {key: (shard, row) for shard in found for row, key in enumerate(shard[KEYS[kind]])}
+
+
+def holds(rows: dict[str, tuple[Shard, int]], name: str) -> bool:
+    """Whether any of a cache's shards has an optional tensor."""
+    return any(name in shard.names for shard in {shard.path: shard for shard, _ in rows.values()}.values())
 
 
 def read_part(where: tuple[Shard, int], name: str) -> np.ndarray:

@@ -127,6 +127,26 @@ def test_diff_names_texts_of_other_token_ids(good, folder):
     assert f"; {last} differs" in "\n".join(diff.diff(good, folder))
 
 
+def test_hidden_states_are_proved_compared_and_kept_where_they_are_good(good, folder):
+    def add(tensors):
+        frames, patches, _ = tensors["patch"].shape
+        random = np.random.default_rng(frames)
+        return {"hidden": random.normal(size=(frames, patches + 1, 8)).astype(np.float16)}
+
+    for path in shards.shard_paths(folder / "visual"):
+        rewrite(path, "visual", add)
+    assert said(folder) == ""
+    assert f"hidden: only in {folder}" in "\n".join(diff.diff(good, folder))
+    assert "hidden: 15 of 15 rows equal" in "\n".join(diff.diff(folder, folder))
+    path = shards.shard_paths(folder / "visual")[1]
+    before, rows = shards.read(path, "visual"), len(Shard(path, "visual"))
+    kept = before["hidden"][before["offset"][1] :].copy()
+    flip(path, "visual", "hidden")
+    assert "hidden does not have the checksum" in said(folder) and f"({rows - 1} of its rows are good)" in said(folder)
+    repair.prune(Shard(path, "visual"))
+    assert np.array_equal(shards.read(path, "visual")["hidden"], kept)
+
+
 def test_pruning_phrases_keeps_the_token_ids_of_the_others(folder):
     path = folder / "text" / "phrases.h5"
     before = Shard(path, "phrases")
