@@ -25,10 +25,10 @@ def main() -> None:
         raise ParamsError(f"--recall is a share above 0 and up to 1, not {args.recall:g}")
     facts = build_index(args.run, args.shards, choose_device(args.device), args.recall)
     for kind, one in facts["kinds"].items():
-        probes = f", {one['probes']} of {one['lists']}" if one["probes"] else ""
         print(
             f"{kind}s: {one['items']} items, {one['encoded']} encoded now, {one['bytes_per_item']:,} bytes an item; "
-            f"{one['candidates']} candidates{probes} find {share(one['recall'])} of the exact top ten"
+            f"{one['candidates']} candidates, {one['close']} of them scored from the shards, "
+            f"find {share(one['recall'])} of the exact top ten"
         )
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from eval.index import store
 from eval.index.coarse import Coarse, join, spread
-from eval.index.search import COARSE, INVERTED, Index, build_inverted, read_tensors, save_tensors
+from eval.index.search import CLOSE, COARSE, SCAN, Index, build_scan, read_tensors, save_tensors
 from eval.index.tokens import pack
 from eval.load import load_run, scores_name
 from eval.similarity import ROWS, Scorer, item_kinds
@@ -87,10 +87,10 @@ def update_kind(folder: Path, kind: str, scorer: Scorer, same: bool) -> dict[str
     parts = [store.Part(path) for path in store.part_paths(folder, kind)]
     files.open_to_others(folder / kind)  # safetensors writes for its user alone
     vectors = np.concatenate([part.coarse for part in parts])
-    inverted = folder / kind / INVERTED
-    how = build_inverted(inverted, vectors) if encoded or not inverted.exists() else "as before"
-    size = sum(os.stat(part.path).st_size for part in parts) + (inverted.stat().st_size if inverted.exists() else 0)
-    return {"items": len(rows), "encoded": encoded, "bytes_per_item": round(size / len(rows)), "lists": how}
+    scan = folder / kind / SCAN
+    how = build_scan(scan, vectors) if encoded or not scan.exists() else "as before"
+    size = sum(os.stat(part.path).st_size for part in parts) + (scan.stat().st_size if scan.exists() else 0)
+    return {"items": len(rows), "encoded": encoded, "bytes_per_item": round(size / len(rows)), "compared": how}
 
 
 def marks_of(cache: Any) -> tuple[list[str], NDArray]:
@@ -147,11 +147,11 @@ def update_part(path: Path, kind: str, rows: NDArray, marks: list[str], scorer: 
 
 
 def choose(index: Index, wanted: float) -> dict[str, Any]:
-    """The fewest candidates, and the fewest lists probed, by which val's queries find the wanted share of their exact top ten."""
+    """The fewest candidates, and the fewest scored from the shards, by which val finds the wanted share of its exact ten."""
     scorer, cache = index.scorer, index.scorer.cache
     split = next((name for name in ("val", "train", "test") if len(cache.captions(name))), None)
     if split is None:
-        return {"candidates": 200, "probes": 16, "recall": None}
+        return {"candidates": 200, "close": CLOSE[-1], "recall": None}
     captions = spread(cache.captions(split), max(8, min(QUERIES, PAIRS // len(index))))
     row = {str(name): place for place, name in enumerate(cache.video_id)}
     score = scorer.matrix(captions, np.array([row[name] for name in index.id]), index.kind)
@@ -161,20 +161,19 @@ def choose(index: Index, wanted: float) -> dict[str, Any]:
 
 
 def fewest(index: Index, texts: list[dict[str, torch.Tensor]], truth: NDArray, wanted: float) -> dict[str, Any]:
-    """The fewest candidates and lists by which encoded texts find the wanted share of their true rows (Q, TOP)."""
-    probes = [2**power for power in range(3, 11)] if index.inverted is not None else [0]
+    """The fewest candidates, and the fewest of those scored from the shards, by which encoded texts find the wanted share of
+    their true rows (Q, TOP). What is true and on the shortlist is found: that is put in order by the run's own score.
 
-    def found(candidates: int, probe: int) -> float:
-        return overlap(np.concatenate([index.search(text, TOP, candidates, probe)[0] for text in texts]), truth)
-
+    Half of what may be missed is left for other queries than these."""
+    wanted = (1 + wanted) / 2
     for candidates in [step for step in STEPS if step < 2 * len(index)] or [len(index)]:
-        share, probe = found(candidates, probes[-1]), probes[-1]
-        if share >= wanted:  # so many are enough; by how few lists as well?
-            for probe in probes:
-                if (share := found(candidates, probe)) >= wanted:
-                    break
+        found = [index.shortlist(text, min(candidates, CLOSE[-1]), candidates)[0] for text in texts]
+        row = np.concatenate(found)
+        if (share := overlap(row, truth)) >= wanted:
             break
-    return {"candidates": candidates, "probes": probe, "recall": share}
+    near = {close: overlap(row[:, :close], truth) for close in CLOSE}
+    close = next(close for close in CLOSE if near[close] >= min(share, wanted))
+    return {"candidates": candidates, "close": close, "recall": near[close]}
 
 
 @torch.inference_mode()

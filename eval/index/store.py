@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from pipeline.files import replacing
 
-VERSION = 1
+VERSION = 2
 
 
 class Part:
