@@ -123,7 +123,7 @@ KEYS: dict[str, Any] = {
         )
     },
 }
-TOP = ("enabled", "methods", "rivals", "seeds", "defaults", "datasets")
+TOP = ("enabled", "methods", "rivals", "seeds", "indexes", "defaults", "datasets")
 
 
 def faults(whole: dict[str, Any], name: str) -> list[str]:
@@ -140,6 +140,10 @@ def faults(whole: dict[str, Any], name: str) -> list[str]:
         "seeds": Key(
             "a list as [{dataset: demo, seed: 1}], of enabled datasets and whole numbers above 0, each pair once",
             lambda value: are_seeds(value, whole.get("enabled") or []),
+        ),
+        "indexes": Key(
+            "sections as {demo: {method: max_sim, recall: 0.99}}, of enabled datasets, listed methods and shares above 0",
+            lambda value: are_indexes(value, whole.get("enabled") or [], whole.get("methods") or []),
         ),
     }
     found = [unknown(key, "", TOP) for key in whole if key not in TOP]
@@ -209,6 +213,19 @@ def are_seeds(value: Any, enabled: list[str]) -> bool:
     pairs = [(one["dataset"], one["seed"]) for one in value]
     fit = all(dataset in enabled and type(seed) is int and seed > 0 for dataset, seed in pairs)
     return fit and len(set(pairs)) == len(pairs)
+
+
+def are_indexes(value: Any, enabled: list[str], listed: list[str]) -> bool:
+    """Whether enabled datasets, each with a listed method and the share of the exact top ten that is wanted; perhaps none."""
+    if not isinstance(value, dict) or not all(isinstance(one, dict) for one in value.values()):
+        return False
+    return all(
+        dataset in enabled
+        and set(one) == {"method", "recall"}
+        and one["method"] in listed
+        and 0 < as_number(one["recall"]) <= 1
+        for dataset, one in value.items()
+    )
 
 
 def are_some(value: Any, known: tuple[str, ...]) -> bool:

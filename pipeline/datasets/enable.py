@@ -65,11 +65,12 @@ def add_rivals(path: Path, name: str) -> None:
 
 
 def disable_dataset(path: Path, name: str) -> None:
-    """Take `name` out of `enabled`, and its further seeds out of `seeds`."""
+    """Take `name` out of `enabled`, its further seeds out of `seeds` and its index out of `indexes`."""
     yaml, params = load(path, name)
     if name in params.get("enabled", []):
         params["enabled"].remove(name)
         replace_seeds(params, name, [])
+        (params.get("indexes") or {}).pop(name, None)
         save(path, yaml, params)
 
 

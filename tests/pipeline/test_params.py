@@ -118,6 +118,15 @@ def test_a_methods_settings_are_those_of_its_config():
             "seeds: [{dataset: msvd, seed: 1}]",
             "seeds is [{'dataset': 'msvd', 'seed': 1}]; it must be a list as [{dataset: demo, seed: 1}], of enabled datasets",
         ),
+        (
+            "enabled: [d]\nmethods: [max_sim]\nindexes: {d: {method: unitrim, recall: 0.9}}",
+            "indexes is {'d': {'method': 'unitrim', 'recall': 0.9}}; it must be sections as {demo: {method: max_sim,",
+        ),
+        (
+            "enabled: [d]\nmethods: [max_sim]\nindexes: {d: {method: max_sim, recall: 99}}",
+            "indexes is {'d': {'method': 'max_sim', 'recall': 99}}; it must be sections as {demo: {method: max_sim,",
+        ),
+        ("indexes: {d: {method: max_sim}}", "indexes is {'d': {'method': 'max_sim'}}; it must be sections as"),
     ],
 )
 def test_a_wrong_key_or_value_is_one_line_before_anything_runs(text, line):
