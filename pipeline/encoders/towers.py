@@ -110,7 +110,8 @@ class FrozenCLIP:
         image = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
         image = image.sub_(self.mean).div_(self.deviation).to(self.dtype)
         embeddings, first, _ = self.image
-        patch = F.conv2d(image, embeddings["patch"], stride=self.record["patch_size"]).flatten(2).transpose(1, 2)
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # on by default, where products have it off
+            patch = F.conv2d(image, embeddings["patch"], stride=self.record["patch_size"]).flatten(2).transpose(1, 2)
         start = embeddings["class"].expand(len(patch), 1, -1)
         hidden = first(torch.cat([start, patch], 1) + embeddings["position"])  # (N, 1 + P, W)
         count, length, width = hidden.shape

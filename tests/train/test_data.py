@@ -392,3 +392,22 @@ def test_other_batches_of_the_same_samples_read_only_what_is_asked_for(folder):
     assert all(torch.equal(one[name], two[name]) for one, two in zip(batches, whole) for name in one)
     with pytest.raises(ValueError, match="a batch of 1 cannot be shared by 2 ranks"):
         Loader(Cache(folder, ALL), "train", 4, seed=0, rank=0, world=2).with_batches(1)
+
+
+def test_what_is_small_goes_to_a_gpu_from_pinned_memory_and_waits_for_nothing():
+    """No GPU is needed to see the order of the calls; what they do is torch's."""
+
+    class Told:
+        def __init__(self):
+            self.calls = []
+
+        def pin_memory(self):
+            self.calls.append("pinned")
+            return self
+
+        def to(self, device, non_blocking=False):
+            self.calls.append((device.type, non_blocking))
+            return self
+
+    assert ragged.upload(Told(), torch.device("cuda", 0)).calls == ["pinned", ("cuda", True)]
+    assert ragged.upload(Told(), torch.device("cpu")).calls == [("cpu", False)]

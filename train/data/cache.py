@@ -12,7 +12,7 @@ import torch
 from pipeline.files import read_table
 from pipeline.shards import Shard, ShardError, prove_shards, rebuild_command, require_one_clip, shard_path, shard_paths
 from pipeline.shards.identity import PHRASES
-from train.data.ragged import Indexed, Memory, PaddedColumn, Ragged, ShardColumn, collect
+from train.data.ragged import Indexed, Memory, PaddedColumn, Ragged, ShardColumn, collect, upload
 from train.method import Features
 
 TEXT = ("sentence", "word", "triplet", "token", "triplet_token", "piece")
@@ -108,7 +108,7 @@ class Cache:
             batch[name] = tensor[:, 0] if name in SINGLE else tensor
             if name not in SINGLE:
                 mask = torch.from_numpy(np.arange(tensor.shape[1]) < counts[:, None])
-                batch[MASKS.get(name, f"{name}_mask")] = mask.to(tensor.device)
+                batch[MASKS.get(name, f"{name}_mask")] = upload(mask, tensor.device)
         return batch
 
     def columns(self) -> list[ShardColumn]:

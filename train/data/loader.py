@@ -15,7 +15,7 @@ import torch
 
 from train.data import order
 from train.data.cache import IMAGE, SINGLE, SPANS, TEXT, VIDEO, Cache, allocate
-from train.data.ragged import READERS, Memory
+from train.data.ragged import READERS, Memory, upload
 from train.distributed import Share
 from train.method import Features
 
@@ -84,12 +84,13 @@ class Loader:
         )
         self.waited = 0.0  # seconds that `epoch` has resident_bytes its caller waiting
         self._buffers: list[BatchBuffer] | None = None
+        self._prefetcher: CudaPrefetcher | None = None
         self.resident = self._fits() if resident == "auto" else bool(resident)
         if self.resident:
             cache.preload(self.device)
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"_buffers": None}
+        return self.__dict__ | {"_buffers": None, "_prefetcher": None}
 
     def _set_batch(self, batch: int, alike: int) -> None:
         self.batch, self.alike = min(batch, len(self.samples)), alike
@@ -152,7 +153,9 @@ class Loader:
         else:
             batches = self._ahead(steps)
             if self.device.type == "cuda":
-                batches = CudaPrefetcher(self.device, self.dtype).run(batches)
+                # one stream for all epochs: torch keeps what was allocated on a stream for that stream
+                self._prefetcher = self._prefetcher or CudaPrefetcher(self.device, self.dtype)
+                batches = self._prefetcher.run(batches)
             else:
                 batches = (batch for batch, _ in batches)
         while True:
@@ -168,7 +171,8 @@ class Loader:
         videos = self.cache.video_of[rows]
         batch = self.cache.collect(self._wanted(TEXT + SPANS), rows, memory, dtype, readers)
         batch |= self.cache.collect(self._wanted(VIDEO + IMAGE), self.own(videos), memory, dtype, readers, videos)
-        return batch | {"label": torch.from_numpy(videos).to(self.device if self.resident else "cpu")}
+        label = torch.from_numpy(videos)
+        return batch | {"label": upload(label, self.device) if self.resident else label}
 
     def _wanted(self, names: tuple[str, ...]) -> list[str]:
         return [name for name in names if self.reads is None or name in self.reads]

@@ -155,7 +155,7 @@ class ShardColumn:
             return out
         if not len(self):  # captions of which none has a triplet: a GPU would stop at a row that is not there
             return self.resident.new_zeros(*index.shape, *self.shape)
-        at = torch.from_numpy(index).to(self.resident.device, non_blocking=True)
+        at = upload(torch.from_numpy(index), self.resident.device)
         found = self.resident[at.clamp_min(0)]
         return found.masked_fill_((at < 0).view(*at.shape, *[1] * len(self.shape)), 0)
 
@@ -244,6 +244,13 @@ class Indexed:
         index = np.full(real.shape, -1, np.int64)
         index[real] = self.row[(start[:, None] + place)[real]]
         return index
+
+
+def upload(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A small tensor on a device. From pinned memory, since a copy from any other waits for all that a GPU was told to do before;
+    torch keeps pinned memory from being used again until the copy is over.
+    """
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 # name, shape (B, L, ...), the largest L there can be, type
