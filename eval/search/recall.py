@@ -46,7 +46,7 @@ class Recall:
         allowed: (items,) bool, those that the filters leave in: no other is a candidate, while the scale is the whole library's.
         """
         rows = view.rows[kind][allowed[view.rows[kind]]]
-        near = (view.whole()[rows] @ coarse.T).mean(1)
+        near = (view.whole() @ coarse.mean(0))[rows]  # the mean of the parts' cosines
         first = rows[np.argpartition(-near, min(SHORT, len(rows)) - 1)[:SHORT]] if len(rows) else rows
         if len(first) < len(rows) and kind in self.index and len(texts) == len(coarse):
             place, index = self.places(view, kind), self.index[kind]

@@ -4,8 +4,7 @@
 
 queries  one sentence at a time over HTTP, 2,580 items of demo, the text tower and the ten best counted; memory over 1,000 more;
          taking turns with it one matrix product of its words and all patches, by one thread, which says how fast the machine is
-joint    the joint list of demo's test split, captions of which the evaluation has ranks (by `eval.run --joint query`): recall
-         from the server's answers
+joint    the joint list of demo's test split, captions of which the evaluation has ranks: recall from the server's answers
 fits     captions whose answer is there, and the same with it, and with its look-alikes too, put aside: what the page would say
 large    the same queries over 100,000 synthetic items (90,000 photos, 10,000 videos of 12 frames: demo's rows with noise)
 folder   a folder of photos: the first start until the page answers, a full index, and five photos more; CPU time of the indexer
@@ -55,6 +54,7 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=10_000)
     parser.add_argument("--captions", type=int, default=500, help="of joint and fits")
     parser.add_argument("--more", type=int, default=1000, help="queries over which memory is watched")
+    parser.add_argument("--large", type=int, default=100, help="queries over the synthetic items")
     args = parser.parse_args()
     sys.stdout.reconfigure(line_buffering=True)  # a part that is done stays said, whatever becomes of the next
     result: dict[str, float] = {}
@@ -259,12 +259,13 @@ def measure_large(args: argparse.Namespace) -> dict[str, float]:
         search.show(items)
         assert len(search.view.items) == len(items) and not search.view.exact
         search.view.whole()
-        took, cpu, client = time_queries(search, shards)
+        took, cpu, client = time_queries(search, shards, count=args.large)
         client.close()
     print(f"{len(items)} items: {said(took)}, CPU time {said(cpu)}")
     return {
         "query_ms_100k": float(np.median(took)),
         "query_p95_ms_100k": float(np.percentile(took, 95)),
+        "query_cpu_ms_100k": float(np.median(cpu)),
         "shortlist_at_ten": short_at_ten,
     }
 
@@ -292,33 +293,33 @@ def synthetic(search: Search, place: Path) -> tuple[list, Gallery]:
     import torch
 
     gallery, sources = Gallery(place, search.gallery.key), search.view
-    made, torch_random = [], torch.Generator().manual_seed(0)
+    made, random = [], torch.Generator().manual_seed(0)
+    row_of = sources.place[:, 1] + np.cumsum([0, *(len(one.marks) for one in sources.segments)])[sources.place[:, 0]]
+    films = [len(one.films) for one in sources.segments]
+    film_of = sources.film[sources.place[:, 0], sources.place[:, 1]] + np.cumsum([0, *films])[sources.place[:, 0]]
+    whole = torch.cat([one.whole for one in sources.segments])
+    blocks = {
+        kind: {
+            name: torch.cat([one.blocks[kind][name] for one in sources.segments])
+            for name in sources.segments[0].blocks[kind]
+        }
+        for kind in ("image", "video")
+    }
+    drawn = [place for place, item in enumerate(sources.items) if not item.photo]
     for at in range(0, LARGE, 1000):
         photo = at < PHOTOS
         marks = [f"synthetic {number}" for number in range(at, at + 1000)]
-        rows = torch.randint(len(sources.items), (1000,), generator=torch_random).tolist()
-        segment, row = sources.place[rows].T
-        blocks = {
-            kind: {
-                name: torch.stack(
-                    [
-                        noisy(
-                            sources.segments[s].blocks[kind][name][r if kind == "image" else sources.film[s, r]],
-                            torch_random,
-                        )
-                        for s, r in zip(segment, row)
-                    ]
-                )
-                for name in sources.segments[0].blocks[kind]
-            }
+        rows = [drawn[place] for place in torch.randint(len(drawn), (1000,), generator=random).tolist()]
+        taken = {"image": torch.from_numpy(row_of[rows]), "video": torch.from_numpy(film_of[rows])}
+        own = {
+            kind: {name: noisy(tensor[taken[kind]], random) for name, tensor in blocks[kind].items()}
             for kind in (("image",) if photo else ("image", "video"))
         }
-        whole = torch.stack([noisy(sources.segments[s].whole[r], torch_random) for s, r in zip(segment, row)])
         films = [] if photo else list(range(1000))
         small = [sources.small_pictures(source)[: 1 if photo else None] for source in rows]
         ends = torch.tensor([len(one) for one in small]).cumsum(0)
         pictures = torch.from_numpy(np.concatenate(small))
-        gallery.keep(Segment(marks, films, {"video": {}} | blocks, whole, pictures, ends))
+        gallery.keep(Segment(marks, films, {"video": {}} | own, noisy(whole[taken["image"]], random), pictures, ends))
         made += [
             dataclasses.replace(sources.items[source], id=mark, key=f"{number:016x}", mark=mark, photo=photo)
             for number, (source, mark) in enumerate(zip(rows, marks), at)

@@ -15,17 +15,39 @@ from tests.support import album
 from tests.support.commands import command
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "heic", "avif"])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "heic", "avif", "tif"])
 def test_a_photo_says_when_and_where(tmp_path, suffix):
     path = tmp_path / f"photo.{suffix}"
     exif = album.exif("2023:07:14 12:30:05", -33.8568, 151.2153)
     if suffix == "heic":
         pillow_heif.from_pillow(Image.new("RGB", (64, 64))).save(path, exif=exif.tobytes())
+    elif suffix == "tif":
+        Image.new("RGB", (64, 64)).save(path, exif=read_back(exif))
     else:
         Image.new("RGB", (64, 64)).save(path, exif=exif)
     found = read_facts(path)
     assert found.taken == "2023-07-14T12:30:05" and found.duration is None
     assert found.latitude == pytest.approx(-33.8568, abs=1e-4) and found.longitude == pytest.approx(151.2153, abs=1e-4)
+
+
+def read_back(exif: Image.Exif) -> Image.Exif:
+    """The same as a file would give it: Pillow writes the blocks of EXIF and GPS into a TIFF only of what it has read itself."""
+    again = Image.Exif()
+    again.load(exif.tobytes())
+    return again
+
+
+@pytest.mark.parametrize("big", [False, True])
+def test_a_scan_says_when_it_was_made_and_a_broken_block_hides_nothing_else(tmp_path, big):
+    """A TIFF's own DateTime stands in its first directory; one of BigTIFF has longer numbers."""
+    path = tmp_path / "scan.tif"
+    Image.new("RGB", (64, 64)).save(path, tiffinfo={306: "2021:02:03 04:05:06"}, big_tiff=big)
+    assert read_facts(path) == Facts("2021-02-03T04:05:06")
+    Image.new("RGB", (64, 64)).save(path, exif=read_back(album.exif("2023:07:14 12:30:05", 48.5, 2.5)), big_tiff=big)
+    assert read_facts(path).latitude == 48.5
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"2023:07:14 12:30:05", b"2023:07:14 99:30:05"))
+    assert read_facts(path) == Facts(None, 48.5, 2.5)
 
 
 def test_a_film_says_when_where_and_how_long(tmp_path):
