@@ -116,6 +116,7 @@ def bounded(view: Any, text: dict[str, Any], kind: str, workers: Any) -> tuple[N
         bound[mine] = its.error[rows] * norm.mean() + its.length[rows] * (wanted.error.mean() + lost)
         bound[mine] += its.rest[rows] * wanted.rest.mean()
 
+    workers.map(lambda segment: segment.planes(kind), [one for one in view.segments if one.blocks[kind]])  # once each
     workers.map(score_block, view.blocks(kind, view.rows[kind]))
     return score, bound
 
