@@ -53,6 +53,7 @@ def home(tmp_path_factory) -> Path:
     (told / "captions.csv").write_text("\n".join(["file,caption", *lines, "bad.mp4,a film that is none"]) + "\n")
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     params |= {"enabled": ["folder", "told", "msvd"], "methods": ["zero_shot", "clip4clip"]}
+    params["indexes"] = {"told": {"method": "zero_shot", "recall": 0.9}}
     params["defaults"] |= {
         "frames": 3,
         "shards": 2,
@@ -116,6 +117,24 @@ def test_another_test_caption_is_scored_and_trains_nothing_again(home):
     assert {"text@told", "inputs@told", "eval@told-zero_shot", "report@told"} <= set(run)
     assert not any(name.startswith("train") for name in run)
     told.write_text(before)
+
+
+def test_the_index_of_a_dataset_is_a_stage_that_encodes_what_is_new(home):
+    films = Path(yaml.safe_load((home / "params.yaml").read_text())["datasets"]["told"]["root"])
+    where = home / "cache/told/index/zero_shot/index.json"
+
+    def encoded() -> dict[str, tuple[int, int]]:
+        kinds = json.loads(where.read_text())["kinds"]
+        return {kind: (one["items"], one["encoded"]) for kind, one in kinds.items()}
+
+    again = "Running stage 'index@told'"
+    assert again in dvc(home, "repro", "index@told")
+    assert encoded() == {"video": (5, 5), "image": (5, 5)}
+    assert again not in dvc(home, "repro", "index@told")
+    house.clip(films / "sixth.mp4", 6)
+    dvc(home, "repro", "index@told")
+    assert encoded() == {"video": (6, 1), "image": (6, 1)}
+    (films / "sixth.mp4").unlink()
 
 
 def test_a_default_reruns_what_it_must_and_changes_nothing_else(home):

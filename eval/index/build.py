@@ -173,7 +173,7 @@ def fewest(index: Index, texts: list[dict[str, torch.Tensor]], truth: NDArray, w
             break
     near = {close: overlap(row[:, :close], truth) for close in CLOSE}
     close = next(close for close in CLOSE if near[close] >= min(share, wanted))
-    return {"candidates": candidates, "close": close, "recall": near[close]}
+    return {"candidates": candidates, "close": min(close, candidates), "recall": near[close]}
 
 
 @torch.inference_mode()

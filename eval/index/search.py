@@ -70,6 +70,8 @@ class Index:
 
         among: (G,) bool, the items that may be found; all by default.
         """
+        if among is not None and among.all():
+            among = None
         if self.scan is None or among is not None:
             rows = np.arange(len(self)) if among is None else np.flatnonzero(among)
             return rows[highest(product(query, self.vectors if among is None else self.vectors[rows]), count)]
