@@ -15,38 +15,22 @@ import pytest
 
 from pipeline import visual
 from tests.pipeline.test_visual import World, made, spoil  # noqa: F401
-from tests.support import house
+from tests.support import house, machines
 from tests.support.commands import command
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install -r requirements-ray.txt")
-from ray.cluster_utils import Cluster  # noqa: E402
-
 from pipeline.engine import ray as engine  # noqa: E402
 
-ROOT = Path(__file__).parents[2]
 MARK = "UNITRIM_TEST_RUN"  # in the environment of whatever a test starts
-QUICK = {
-    "health_check_initial_delay_ms": 1000, "health_check_period_ms": 500, "health_check_timeout_ms": 500,
-    "health_check_failure_threshold": 3,
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def cluster():
-    """Three machines with a core each."""
+    """Three machines."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(ROOT))
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("OMP_NUM_THREADS", "1")
         patch.setattr(visual, "ITEMS_PER_WORKER", 2)  # a machine for two items
-        settings = {"num_cpus": 1, "include_dashboard": False, "_system_config": QUICK}
-        cluster = Cluster(initialize_head=True, head_node_args=settings)
-        for _ in range(2):
-            cluster.add_node(num_cpus=1)
-        ray.init(address=cluster.address, log_to_driver=False, logging_level="error")
-        yield cluster
-        ray.shutdown()
-        cluster.shutdown()
+        with machines.started(3) as three:
+            yield three
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +85,7 @@ def stage(world, *words, **environment):
     return subprocess.Popen(
         command,
         cwd=world.folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment,
+        env=os.environ | {"PYTHONPATH": str(machines.ROOT), "OMP_NUM_THREADS": "1"} | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
