@@ -12,6 +12,7 @@ and neither the best of some patches nor the mean of some words can be farther o
 
 # Axes: R rows of a segment, K tokens of a row, G items of a gallery, L words, D embedding.
 
+import math
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -50,12 +51,17 @@ class Planes:
         return cls(high, low, None if mask is None or mask.all() else mask, *(one.numpy() for one in numbers))
 
 
+def highest(dimension: int) -> int:
+    """The largest integer that a number is written as: the product of two tokens of nothing else stays within 32 bits."""
+    return min(HIGHEST, math.isqrt(int(0.98 * 2**31 * 256 / dimension)))
+
+
 def write(tokens: Any) -> tuple[Any, ...]:
     """The tensors of `Planes`, but for the mask, of some rows."""
     import torch
 
     value = tokens.double()
-    scale = value.abs().amax((1, 2)).clamp(min=1e-30) / HIGHEST
+    scale = value.abs().amax((1, 2)).clamp(min=1e-30) / highest(value.shape[2])
     whole = (value / scale[:, None, None]).round_()
     high = ((whole + 128) / 256).floor_()
     low = whole - 256 * high

@@ -59,6 +59,16 @@ def test_the_methods_score_lies_within_the_bound(kind, masked):
     assert_bounds(gallery, mask, text, exact, 5e-4)
 
 
+def test_long_vectors_of_equal_numbers_stay_within_32_bits():
+    """Of 520 numbers and more, two such tokens written with all 15 bits would have a product of over 2^31."""
+    gallery = torch.full((90, 12, 1024), 1024**-0.5).half()
+    gallery[::2] *= -1
+    word, mask = torch.full((1, 7, 1024), 1024**-0.5), torch.ones(90, 12, dtype=torch.bool)
+    text = {"word": word, "word_mask": torch.ones(1, 7, dtype=torch.bool)}
+    exact = best_match_mean(word, text["word_mask"], gallery.float(), mask)[0].numpy()
+    assert_bounds(gallery, mask, text, exact, 1e-3)
+
+
 def assert_bounds(gallery, mask, text, exact, most):
     segment = Segment(["m"] * len(gallery), [], {"image": {"patch": gallery, "patch_mask": mask}}, None, None, None)
     places = np.arange(len(gallery))

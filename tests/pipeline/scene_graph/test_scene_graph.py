@@ -333,7 +333,9 @@ def odd(seed: int) -> Sentence:
 
 
 def test_heads_in_a_circle_above_a_deed_end_the_search():
-    circle = tree("flight/NN 3 nmod\nof/IN 1 case\nstairs/NNS 1 nmod\nof/IN 3 case\ncarrying/VBG 3 acl\nballs/NNS 5 obj")
+    circle = tree(
+        "flight/NN 3 nmod\nof/IN 1 case\nstairs/NNS 1 nmod\nof/IN 3 case\ncarrying/VBG 3 acl\nballs/NNS 5 obj"
+    )
     assert "stairs | carrying | balls" in said(circle)
 
 
