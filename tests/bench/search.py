@@ -38,12 +38,14 @@ from eval.search.sentences import sentences
 from eval.search.server import Server
 from eval.search.view import View
 from pipeline.files import read_table
+from pipeline.shards import StoredVideo
 from tests.support import album, tiny
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("queries", "joint", "fits", "large", "folder")
 ITEMS, LARGE, PHOTOS = 2580, 100_000, 90_000
 WORDS = 25  # tokens of demo's captions, on average
+PICTURES = 200  # that the photos of a folder show
 ALARMS = (0.05, 0.1, 0.2, 0.5)
 
 
@@ -288,6 +290,15 @@ def compare_shortlist(search: Search, shards: Path, count: int = 100) -> float:
     return float(np.mean(shares))
 
 
+class OneFrame(StoredVideo):
+    """The first frame of a video, in place of a photo."""
+
+    @property
+    def frames(self) -> slice:
+        first = super().frames.start
+        return slice(first, first + 1)
+
+
 def synthetic(search: Search, place: Path) -> tuple[list, Gallery]:
     """Demo's encoded rows again and again, each with noise of its own, kept as a gallery of segments."""
     import torch
@@ -321,7 +332,15 @@ def synthetic(search: Search, place: Path) -> tuple[list, Gallery]:
         pictures = torch.from_numpy(np.concatenate(small))
         gallery.keep(Segment(marks, films, {"video": {}} | own, noisy(whole[taken["image"]], random), pictures, ends))
         made += [
-            dataclasses.replace(sources.items[source], id=mark, key=f"{number:016x}", mark=mark, photo=photo)
+            dataclasses.replace(
+                one := sources.items[source],
+                id=mark,
+                key=f"{number:016x}",
+                mark=mark,
+                photo=photo,
+                keyframe=0 if photo else one.keyframe,
+                row=OneFrame(one.row.shard, one.row.row) if photo else one.row,
+            )
             for number, (source, mark) in enumerate(zip(rows, marks), at)
         ]
     return made, gallery
@@ -343,22 +362,29 @@ def measure_folder(args: argparse.Namespace) -> dict[str, float]:
         base = Path(place)
         media = base / "media"
         media.mkdir()
-        for number in range(args.files):
-            album.photo(media / f"{number:05d}.jpg", number, tuple((37 * number) % 200 + 40 for _ in range(3)))
+        add_photos(media, range(args.files))
         tiny.clip(base / "model", size=96, patch=32, width=192, dimension=128)
         (base / "params.yaml").write_text(album.PARAMS.format(clip=base / "model").replace("shards: 4", "shards: 64"))
         start = first_start(base, media)
         shutil.rmtree(base / "cache", ignore_errors=True)
         full = index(base, media, args.files)
         idle = index(base, media, 0)
-        for number in range(args.files, args.files + 5):
-            album.photo(media / f"{number:05d}.jpg", number, (200, 10, 10))
+        add_photos(media, range(args.files, args.files + 5))
         more = index(base, media, 5)
     print(
         f"{args.files} photos: {full:.1f} s of CPU; nothing new {idle:.1f} s, five more {more:.1f} s; page after {start:.1f} s"
     )
     share = {"plus_five_share": more / full, "nothing_new_share": idle / full}
     return share | {"first_page_s": start, "full_index_s": full}
+
+
+def add_photos(media: Path, numbers: range) -> None:
+    """A photo a number, of PICTURES pictures: no two files have the same bytes, for a few stand behind the picture's end."""
+    for number in numbers:
+        picture = media.parent / f"picture {number % PICTURES}.jpg"
+        if not picture.exists():
+            album.photo(picture, number, tuple((37 * number) % 200 + 40 for _ in range(3)))
+        (media / f"{number:05d}.jpg").write_bytes(picture.read_bytes() + number.to_bytes(8, "big"))
 
 
 def index(base: Path, media: Path, fresh: int) -> float:
