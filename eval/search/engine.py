@@ -320,7 +320,7 @@ class Search:
         import torch
 
         with self.asking, torch.inference_mode():
-            places = places[scored.bound[kind][places] > 0]
+            places = places[scored.rough[kind][places]]
             if not len(places):
                 return
             own, among = scored.terms[kind], view.rows[kind][places]

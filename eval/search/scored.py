@@ -63,6 +63,13 @@ class Terms:
         made = sum((part.bound[at] / part.deviation for part in self.wanted), np.zeros(len(self.among))[at]) / count
         return made + sum(part.bound[at] / part.deviation for part in self.against)
 
+    def rough(self, at: Any) -> NDArray:
+        """Whether any part's score of the items `at` is not the method's own; also where all are equal and nothing stands out."""
+        found = np.zeros(len(self.among), bool)[at]
+        for part in [*self.wanted, *self.against]:
+            found |= part.bound[at] > 0
+        return found
+
 
 @dataclass
 class Scored:
@@ -72,6 +79,7 @@ class Scored:
     score: dict[str, NDArray]  # (G,) the method's; of several parts together their standing
     standing: dict[str, NDArray]  # (G,) deviations above the mean
     bound: dict[str, NDArray]  # (G,) of the standing
+    rough: dict[str, NDArray]  # (G,) bool, whether any score is not the method's own
     heights: list[dict[str, NDArray]]  # of each sentence: (G,) above the mean item
     phrases: list[str]
     text: dict[str, Any] | None  # the first sentence, encoded
@@ -81,13 +89,14 @@ class Scored:
     def of(cls, view: View, terms: dict[str, Terms], phrases: list[str]) -> "Scored":
         """From the parts of both galleries."""
         count = len(next(iter(terms.values())).wanted)
-        made = cls(terms, {}, {}, {}, [{} for _ in range(count)], phrases, None)
+        made = cls(terms, {}, {}, {}, {}, [{} for _ in range(count)], phrases, None)
         for kind, own in terms.items():
             standing = own.standing(slice(None))
             value = own.wanted[0].score if own.single else standing
             made.standing[kind] = spread(standing, own.among, view, kind)
             made.score[kind] = spread(value, own.among, view, kind)
             made.bound[kind] = spread(own.bound(slice(None)), own.among, view, kind)
+            made.rough[kind] = spread(own.rough(slice(None)), own.among, view, kind) == 1
             for height, part in zip(made.heights, own.wanted):
                 height[kind] = spread(part.score - part.mean, own.among, view, kind)
             made.text = own.wanted[0].text if own.wanted else None
@@ -95,12 +104,12 @@ class Scored:
 
     def unsettled(self, kind: str, allowed: NDArray, count: int) -> NDArray:
         """Places of the items, not yet exact, that may be among the `count` best of those that are `allowed` (G,)."""
-        standing, bound = self.standing[kind], self.bound[kind]
-        if not (bound > 0).any():
+        standing, bound, rough = self.standing[kind], self.bound[kind], self.rough[kind]
+        if not rough.any():
             return np.empty(0, np.int64)
         low = standing[allowed] - bound[allowed]
         floor = np.partition(low, len(low) - count)[len(low) - count] if count < len(low) else -np.inf
-        return np.flatnonzero(allowed & (bound > 0) & (standing + bound >= floor))
+        return np.flatnonzero(allowed & rough & (standing + bound >= floor))
 
     def settle(self, kind: str, places: NDArray, exact: list[NDArray]) -> bool:
         """Take up exact scores of some items, of all parts in turn; whether they lie where they must."""
@@ -113,7 +122,7 @@ class Scored:
         self.score[kind][places] = own.wanted[0].score[places] if own.single else self.standing[kind][places]
         for height, part in zip(self.heights, own.wanted):
             height[kind][places] = part.score[places] - part.mean
-        self.bound[kind][places] = own.bound(places)
+        self.bound[kind][places], self.rough[kind][places] = own.bound(places), False
         return True
 
 

@@ -12,6 +12,7 @@ from eval.search.answers import Filters, Query
 from eval.search.bounds import HIGHEST, Planes, bounded, exact_here
 from eval.search.engine import Search
 from eval.search.gallery import Segment
+from eval.search.scored import Part, Scored, Terms
 from eval.search.view import View
 from eval.search.workers import Workers
 from train.layers import best_match_mean
@@ -80,6 +81,19 @@ def assert_bounds(gallery, mask, text, exact, most):
     score, bound = bounded(view, text, "image", Workers())
     assert (np.abs(score - exact) <= bound).all()
     assert 0 < bound.max() < most
+
+
+def test_what_stands_out_from_nothing_is_scored_by_the_method_all_the_same():
+    """Of one item, or of equal ones, every standing is 0 for certain; the score that is shown is not."""
+    equal = Part.of({}, np.array([0.5, 0.5]), np.array([1e-4, 1e-4]), None)
+    terms = Terms(np.arange(2), [equal], [], [])
+    assert terms.standing(slice(None)).tolist() == terms.bound(slice(None)).tolist() == [0, 0]
+    scored = Scored.of(SimpleNamespace(rows={"image": terms.among}), {"image": terms}, [])
+    assert scored.unsettled("image", np.array([True, False]), 1).tolist() == [0]
+    assert not scored.settle("image", np.array([0]), [np.array([0.6])])  # too far off
+    assert scored.settle("image", np.array([0]), [np.array([0.50005])])
+    assert scored.score["image"].tolist() == [0.50005, 0.5]
+    assert scored.unsettled("image", np.array([True, True]), 1).tolist() == [1]
 
 
 @pytest.fixture(scope="module")
