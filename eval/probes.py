@@ -4,8 +4,9 @@ python -m eval.probes --run cache/demo/runs/unitrim --shards cache/demo [--split
 
 From a spatial part one should read what a picture shows (shape, colour, place) and not what happens; from a temporal part the
 opposite. A probe is a multinomial logistic regression from (D,) vectors, fitted and scored across folds of the split's captions;
-look-alikes share a fold. It says what is linearly there, in words that no training has seen. It writes
-cache/<dataset>/scores/<run>/probes.json, which the report shows. Chance is the share of the commonest answer.
+look-alikes share a fold. It says what is linearly there, in words that no training has seen; fitted on fewer captions it reads
+less, so that splits of different sizes do not compare. It writes cache/<dataset>/scores/<run>/probes.json, which the report
+shows. Chance is the share of the commonest answer.
 """
 
 # Axes: T captions, D embedding, C classes.
