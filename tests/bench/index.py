@@ -69,8 +69,9 @@ def main() -> None:
 def place(args: argparse.Namespace) -> Iterator[Path]:
     """A folder that stays, or one beside the dataset's that goes."""
     if args.keep:
-        args.keep.mkdir(parents=True, exist_ok=True)
-        yield args.keep
+        with files.lock(args.keep):  # two at once would write parts of each other's
+            args.keep.mkdir(parents=True, exist_ok=True)
+            yield args.keep
     else:
         with tempfile.TemporaryDirectory(dir=args.run.parent.parent.parent) as folder:
             yield Path(folder)
