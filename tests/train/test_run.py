@@ -263,6 +263,19 @@ def test_trying_to_resume_goes_on_or_starts_again(shards, tmp_path, monkeypatch)
     assert same_run(folder, tmp_path / "whole")
 
 
+def test_a_run_stopped_in_its_first_epoch_does_not_take_up_a_finished_one_of_other_settings(
+    shards, tmp_path, monkeypatch
+):
+    folder = tmp_path / "clip4clip"
+    go(shards, folder, "clip4clip", epochs=2)
+    stopped(
+        monkeypatch, 2, lambda: go(shards, folder, "clip4clip", resume="try")
+    )  # before the first checkpoint of its own
+    assert "trained" in go(shards, folder, "clip4clip", resume="try")
+    go(shards, tmp_path / "whole", "clip4clip")
+    assert same_run(folder, tmp_path / "whole")
+
+
 def test_ctrl_c_says_how_to_go_on(shards, tmp_path, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
