@@ -101,9 +101,8 @@ def run(
         training = load_resume(folder, model, same, history) if wanted else None
     distributed.wait()  # all have read what the first writes now
     if distributed.is_first():
-        if (
-            not training
-        ):  # were this stopped before its first checkpoint, another run's weights would be taken for its own
+        if not training:
+            # were this run stopped before its first checkpoint, another's weights would be taken for its own
             (folder / "checkpoint.pt").unlink(missing_ok=True)
         checkpoint.describe(folder, facts | {"complete": False})
         history.cut(training["history"] if training else 0)
