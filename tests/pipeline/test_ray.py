@@ -114,8 +114,8 @@ def survivors(mark):
 
 
 def none_is_left(mark, but="\0"):
-    """Within half a minute: a busy machine lets Ray's processes wait."""
-    until = time.monotonic() + 30
+    """Within a minute: on a busy machine some of Ray's processes need half of one to see that their driver is gone."""
+    until = time.monotonic() + 60
     while any(not line.startswith(but) for line in survivors(mark)):
         if time.monotonic() > until:
             return False
