@@ -106,9 +106,8 @@ class Index:
         row = np.full((len(query), count), -1, np.int64)
         score = np.full((len(query), count), -np.inf, np.float32)
         for number, some in enumerate(found):
-            some = np.sort(
-                some[some >= 0]
-            )  # by row, so that equal scores stand in the gallery's order and a disk reads forward
+            # by row, so that equal scores stand in the gallery's order and a disk reads forward
+            some = np.sort(some[some >= 0])
             if not len(some):
                 continue
             one = {name: tensor[number : number + 1] for name, tensor in text.items()}
@@ -151,14 +150,8 @@ def read_index(folder: Path, weights: str, scorer: Scorer) -> dict[str, Index]:
         if facts.get("weights") != weights:
             return {}
         return {kind: Index(folder, kind, scorer) for kind in facts["kinds"]}
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        ImportError,
-        SafetensorError,
-    ):  # a part that is being written anew, or faiss is gone
-        return {}
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError):
+        return {}  # a part is being written anew, or faiss is gone
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:

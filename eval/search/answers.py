@@ -78,9 +78,7 @@ class Hit:
 
     rank: int
     score: float  # the method's own; of several sentences together their standing
-    standing: (
-        float  # deviations above the mean of its kind for this query; the joint list's scale, where a run has none
-    )
+    standing: float  # deviations above the mean of its kind for this query; the joint list's scale where a run has none
     fit: float | None  # share of other sentences whose best hit here stands lower; None where it is not measured
     id: str
     key: str  # what the server calls the item

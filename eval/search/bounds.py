@@ -66,8 +66,7 @@ def write(tokens: Any) -> tuple[Any, ...]:
     high = ((whole + 128) / 256).floor_()
     low = whole - 256 * high
     left = value - whole * scale[:, None, None]
-    norms = (torch.linalg.vector_norm(one, dim=2).amax(1) for one in (left, whole, low))
-    error, length, rest = norms
+    error, length, rest = (torch.linalg.vector_norm(one, dim=2).amax(1) for one in (left, whole, low))
     return high.to(torch.int8), low.to(torch.int8), scale, error, length * scale, rest * scale
 
 

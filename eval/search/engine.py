@@ -501,11 +501,12 @@ def pair_gains(score: NDArray, best: NDArray, allowed: NDArray, factor: float) -
     """
     from eval import joint
 
-    logit = factor * score[allowed & np.isfinite(score)]
     if not len(best):
         return np.empty(0)
-    whole = logit.max() + np.log(np.exp(logit - logit.max()).sum())
-    return joint.spread((factor * score[best] - whole)[None], joint.pair_gain)[0]
+    shown = allowed & np.isfinite(score)
+    log = np.full(len(score), -np.inf)
+    log[shown] = joint.log_probability(score[shown][None], factor)[0]
+    return joint.spread(log[best][None], joint.pair_gain)[0]
 
 
 def first_of_each(view: View, listed: list[tuple[str, int]]) -> list[tuple[str, int]]:

@@ -49,9 +49,8 @@ class Segment:
     small: Any  # (F, 3S²) uint8: the small pictures by which near-duplicates are found
     ends: Any  # (R,) where the frames of each item end among them
     path: Path | None = None
-    written: dict[str, Planes] = field(
-        default_factory=dict
-    )  # the tokens by kind in 8-bit planes, made when first asked for
+    # the tokens by kind in 8-bit planes, made when first asked for
+    written: dict[str, Planes] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
