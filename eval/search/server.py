@@ -149,6 +149,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "UniTriM", ""
     timeout = SECONDS
+    disable_nagle_algorithm = True  # else an answer's body waits some 40 ms until the client has acknowledged its head
 
     def log_message(self, *words: Any) -> None:
         """Say nothing: what is looked for is nobody's business."""

@@ -42,6 +42,7 @@ class Workers:
 
                 def begin() -> None:
                     torch.set_num_threads(1)
+                    torch.get_num_threads()  # else it takes up, at its first work, the number that was set last
                     ready.wait()
 
                 self.pool = ThreadPoolExecutor(count, "score", begin)

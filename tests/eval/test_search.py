@@ -265,6 +265,17 @@ def test_threads_and_blocks_change_no_answer(home, monkeypatch):
         )  # equal ones may swap
 
 
+def test_torch_has_one_thread_in_each_of_the_workers():
+    before = torch.get_num_threads()
+    workers = Workers()
+    try:
+        torch.set_num_threads(2)
+        assert set(workers.map(lambda _: torch.get_num_threads(), range(20))) == {1}
+        assert len(workers.pool._threads) == torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_what_goes_wrong_in_a_thread_is_heard_of():
     workers = Workers()
     assert workers.map(str, [1, 2, 3]) == ["1", "2", "3"]
