@@ -168,12 +168,20 @@ def calibrate(scores: NDArray, rule: str = "query", moments: tuple[float, float]
             raise ValueError("calibration 'split' needs the mean and deviation of another split's scores")
         mean, deviation = moments
     elif rule == "query":
-        mean, deviation = scores.mean(1, keepdims=True), scores.std(1, keepdims=True)
-        # a row of equal scores has a deviation of rounding error, which must not be blown up
-        deviation = np.where(deviation > 1e-9 * np.maximum(1, np.abs(mean)), deviation, np.inf)
+        mean, deviation = row_moments(scores)
     else:
         raise ValueError(f"calibration: expected one of {', '.join(CALIBRATIONS)}, got {rule!r}")
     return (scores - mean) / deviation
+
+
+def row_moments(scores: NDArray) -> tuple[NDArray, NDArray]:
+    """(Q, 1) mean and (Q, 1) deviation of each row of (Q, G) scores; a row of equal ones, or of none, deviates by infinity."""
+    if not scores.shape[1]:
+        return np.zeros((len(scores), 1)), np.full((len(scores), 1), np.inf)
+    scores = scores.astype(np.float64)
+    mean, deviation = scores.mean(1, keepdims=True), scores.std(1, keepdims=True)
+    # equal scores have a deviation of rounding error, which must not be blown up
+    return mean, np.where(deviation > 1e-9 * np.maximum(1, np.abs(mean)), deviation, np.inf)
 
 
 def joint(scores: NDArray, right: NDArray, images: int) -> dict[str, object]:

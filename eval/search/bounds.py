@@ -93,37 +93,62 @@ def possible(scorer: Any, text: dict[str, Any], block: dict[str, Any]) -> bool:
     return scorer.device == "cpu" and set(text) == TEXT and set(block) == ITEM and exact_here()
 
 
-def bounded(view: Any, text: dict[str, Any], kind: str, workers: Any) -> tuple[NDArray, NDArray]:
-    """(G,) scores of one encoded text against all items of a gallery, and (G,) how far they may be from the method's own."""
+@dataclass(frozen=True)
+class Words:
+    """The words of one text as they are multiplied."""
+
+    high: Any  # (L, D) int8
+    both: Any  # (2L, D) int8: high, then low
+    weight: Any  # (L, 1) of each word's best match, in the scale of an item
+    norm: float  # mean of the words' norms
+    lost: float  # what the method itself loses in float32 when it adds up D products and L words
+    error: float  # mean norm of what is left out of a word
+    rest: float  # mean norm of the words' low parts
+
+    @classmethod
+    def of(cls, text: dict[str, Any]) -> "Words":
+        """From an encoded text."""
+        import torch
+
+        word = text["word"][0][text["word_mask"][0]]
+        made = Planes.of(word[:, None])
+        high, low = made.high[:, 0], made.low[:, 0]
+        weight = torch.from_numpy(256 * made.scale[:, None] / len(word))
+        norm = float(torch.linalg.vector_norm(word.double(), dim=1).numpy().mean())
+        lost = 2**-23 * (word.shape[1] + len(word) + 4) * norm
+        return cls(high, torch.cat([high, low]), weight, norm, lost, float(made.error.mean()), float(made.rest.mean()))
+
+
+def bounded(view: Any, asked: list[tuple[dict[str, Any], str]], workers: Any) -> list[tuple[NDArray, NDArray]]:
+    """Of each encoded text and gallery (image or video) that is asked for: (G,) scores of the text against all items of the
+    gallery, and (G,) how far they may be from the method's own. All of it is shared out at once, so that no thread waits."""
     import torch
 
-    word = text["word"][0][text["word_mask"][0]]
-    wanted = Planes.of(word[:, None])
-    high, both = wanted.high[:, 0], torch.cat([wanted.high[:, 0], wanted.low[:, 0]])  # (L, D), (2L, D)
-    weight = torch.from_numpy(256 * wanted.scale[:, None] / len(word))
-    norm = torch.linalg.vector_norm(word.double(), dim=1).numpy()
-    # what the method itself loses in float32 when it adds up D products and L words
-    lost = 2**-23 * (word.shape[1] + len(word) + 4) * norm.mean()
-    score, bound = np.empty(len(view.rows[kind])), np.empty(len(view.rows[kind]))
+    kinds = sorted({kind for _, kind in asked})
+    halves = [(one, kind) for kind in kinds for one in view.segments if one.blocks[kind]]
+    workers.map(lambda half: half[0].planes(half[1]), halves)  # made once each
+    words = workers.map(lambda job: Words.of(job[0]), asked)
+    made = [(np.empty(len(view.rows[kind])), np.empty(len(view.rows[kind]))) for _, kind in asked]
 
-    def score_block(block: tuple[NDArray, int, NDArray]) -> None:
-        mine, segment, rows = block
-        its = view.segments[segment].planes(kind)
+    def score_block(job: tuple[int, tuple[NDArray, int, NDArray]]) -> None:
+        number, (mine, segment, rows) = job
+        wanted, kind, (score, bound) = words[number], asked[number][1], made[number]
+        its, count = view.segments[segment].planes(kind), len(words[number].high)
         index = index_of(rows)
         first, second = its.high[index].flatten(0, 1).T, its.low[index].flatten(0, 1).T  # (D, rows · K)
-        made = torch._int_mm(both, first)  # (2L, rows · K) int32
-        total = torch._int_mm(high, second).add_(made[len(word) :]).add_(made[: len(word)], alpha=256)
-        total = total.view(len(word), len(rows), -1)
+        product = torch._int_mm(wanted.both, first)  # (2L, rows · K) int32
+        total = torch._int_mm(wanted.high, second).add_(product[count:]).add_(product[:count], alpha=256)
+        total = total.view(count, len(rows), -1)
         if its.mask is not None:
             total.masked_fill_(~its.mask[index], torch.iinfo(torch.int32).min)
         best = total.amax(2)  # (L, rows)
-        score[mine] = (best * weight).sum(0).numpy() * its.scale[rows]
-        bound[mine] = its.error[rows] * norm.mean() + its.length[rows] * (wanted.error.mean() + lost)
-        bound[mine] += its.rest[rows] * wanted.rest.mean()
+        score[mine] = (best * wanted.weight).sum(0).numpy() * its.scale[rows]
+        bound[mine] = its.error[rows] * wanted.norm + its.length[rows] * (wanted.error + wanted.lost)
+        bound[mine] += its.rest[rows] * wanted.rest
 
-    workers.map(lambda segment: segment.planes(kind), [one for one in view.segments if one.blocks[kind]])  # once each
-    workers.map(score_block, view.blocks(kind, view.rows[kind]))
-    return score, bound
+    jobs = [(number, block) for number, (_, kind) in enumerate(asked) for block in view.blocks(kind, view.rows[kind])]
+    workers.map(score_block, jobs)
+    return made
 
 
 def index_of(rows: NDArray) -> Any:

@@ -4,7 +4,9 @@
 
 import io
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,12 +57,12 @@ class Duplicates:
         longest = longest_in_order(alike, tolerances(one), tolerances(other))
         return longest >= max(1, np.ceil(SHARE * min(alike.shape)))
 
-    def look(self, item: Item, small: NDArray | None = None) -> Look:
-        """What is compared of an item, held for the next time; `small` (N, 3S²) uint8: its small pictures, if they are kept."""
+    def look(self, item: Item, small: Callable[[], NDArray] | None = None) -> Look:
+        """What is compared of an item, held for the next time; `small` gives (N, 3S²) uint8: its kept small pictures."""
         if item.mark not in self.shown:
             frame = np.asarray(item.row["frame"], np.float32)
             unit = frame / np.linalg.norm(frame, axis=1, keepdims=True).clip(1e-6)
-            self.shown[item.mark] = Look(unit, contrast(small_pictures(item) if small is None else small))
+            self.shown[item.mark] = Look(unit, contrast(small() if small else small_pictures(item)))
             while len(self.shown) > HELD:
                 self.shown.popitem(last=False)
         self.shown.move_to_end(item.mark)
@@ -104,55 +106,76 @@ def longest_in_order(alike: NDArray, times: NDArray, other: NDArray) -> int:
         return 0
     shift = other[second] - times[first]
     gap = max([float(np.median(np.diff(part))) for part in (times, other) if len(part) > 1], default=0.0) + 1e-3
-    shorter = first if len(times) <= len(other) else second
-    return max(len(set(shorter[np.abs(shift - middle) <= gap].tolist())) for middle in set(shift.tolist()))
+    sides = [side for side, length in ((first, len(times)), (second, len(other))) if length == min(alike.shape)]
+    near = [np.abs(shift - middle) <= gap for middle in set(shift.tolist())]
+    return max(
+        len(set(side[close].tolist())) for side in sides for close in near
+    )  # the same whichever item comes first
 
 
-def fold(listed: list[tuple[str, int, Item]], same: Duplicates, workers: Workers) -> list[tuple[str, int, list[Item]]]:
-    """Each (kind, place, item) with the items that are nearly the same and come later in the list, which are left out."""
-    alike = any_alike([item for _, _, item in listed], same, workers)
+def fold(
+    listed: list[tuple[str, int, Item]], same: Duplicates, workers: Workers, count: int
+) -> list[tuple[str, int, list[Item]]]:
+    """The first `count` rows: each (kind, place, item) that is not nearly the same as one before it, with the later items of the
+    list that are, which get no row. Items that are like none of these rows are not compared with each other."""
+    items = [item for _, _, item in listed]
+    frames = Frames.of(items, same)
+    rows: list[tuple[str, int, list[Item]]] = []
+    heads: list[int] = []
+    alike = np.zeros((0, len(items)), bool)  # of each item that was looked at: which later ones any frame of it is like
+    for number, (kind, place, item) in enumerate(listed):
+        if number == len(alike) and len(rows) < count:  # as many more as may be rows
+            alike = np.concatenate([alike, frames.like(number, number + count - len(rows), workers)])
+        near = (at for at, head in enumerate(heads) if alike[head, number] and same.same(listed[head][2], item))
+        twin = next(near, None)
+        if twin is not None:
+            rows[twin][2].append(item)
+        elif len(rows) < count:
+            rows.append((kind, place, []))
+            heads.append(number)
+    return rows
 
-    def lay() -> list[tuple[str, int, list[Item]]]:
-        rows: list[tuple[str, int, list[Item]]] = []
-        heads: list[int] = []
-        for number, (kind, place, item) in enumerate(listed):
-            near = (at for at, head in enumerate(heads) if alike[head, number] and same.same(listed[head][2], item))
-            twin = next(near, None)
-            if twin is None:
-                rows.append((kind, place, []))
-                heads.append(number)
-            else:
-                rows[twin][2].append(item)
-        return rows
 
-    return workers.run(lay)
+@dataclass(frozen=True)
+class Frames:
+    """The frames of some items, one item's after another's."""
 
+    marks: NDArray  # (items,)
+    ends: NDArray  # (items + 1,) where each one's begin, and the last one's end
+    vectors: Any  # (F, D)
+    smalls: Any  # (F, 3S²)
 
-def any_alike(items: list[Item], same: Duplicates, workers: Workers) -> NDArray:
-    """(items, items) bool: whether any frame of one looks like any of the other; FRAMES against all later ones at once.
+    @classmethod
+    def of(cls, items: list[Item], same: Duplicates) -> "Frames":
+        """As `same` holds them."""
+        import torch
 
-    The products are torch's, which a worker bounds to one core; numpy's would wake all.
-    """
-    import torch
+        looks = [same.look(item) for item in items]
+        ends = np.cumsum([0, *(len(look.vector) for look in looks)])
+        tensors = [
+            torch.from_numpy(np.concatenate([getattr(look, name) for look in looks] or [np.empty((0, 1), np.float32)]))
+            for name in ("vector", "small")
+        ]
+        return cls(np.array([item.mark for item in items], object), ends, *tensors)
 
-    marks = np.array([item.mark for item in items])
-    found = marks[:, None] == marks[None, :]
-    if not items:
+    def like(self, first: int, last: int, workers: Workers) -> NDArray:
+        """(last - first, items) bool: which items that come later any frame of each is like; FRAMES at once.
+
+        The products are torch's, which a worker bounds to one core; numpy's would wake all.
+        """
+        found = self.marks[first:last, None] == self.marks[None, :]
+        owner = np.repeat(np.arange(len(self.marks)), np.diff(self.ends))  # of each frame
+        stop = self.ends[min(last, len(self.marks))]
+
+        def compare(at: int) -> None:
+            end = min(at + FRAMES, stop)
+            near = (self.vectors[at:end] @ self.vectors[at:].T).numpy() >= NEAR
+            near &= owner[at:end, None] != owner[None, at:]
+            one, other = at + np.flatnonzero(near.any(1)), at + np.flatnonzero(near.any(0))
+            alike = near[np.ix_(one - at, other - at)]
+            alike &= (self.smalls[one] @ self.smalls[other].T).numpy() >= ALIKE
+            mine, its = np.nonzero(alike)
+            found[owner[one[mine]] - first, owner[other[its]]] = True
+
+        workers.map(compare, range(self.ends[first], stop, FRAMES))
         return found
-    looks = [same.look(item) for item in items]
-    owner = np.repeat(np.arange(len(items)), [len(look.vector) for look in looks])  # of each frame
-    vectors, smalls = (
-        torch.from_numpy(np.concatenate([getattr(look, name) for look in looks])) for name in ("vector", "small")
-    )
-
-    def compare(at: int) -> None:
-        some = slice(at, at + FRAMES)
-        near = (vectors[some] @ vectors[at:].T).numpy() >= NEAR
-        near &= owner[some, None] != owner[None, at:]
-        one, other = at + np.flatnonzero(near.any(1)), at + np.flatnonzero(near.any(0))
-        alike = near[np.ix_(one - at, other - at)] & ((smalls[one] @ smalls[other].T).numpy() >= ALIKE)
-        first, second = np.nonzero(alike)
-        found[owner[one[first]], owner[other[second]]] = True
-
-    workers.map(compare, range(0, len(owner), FRAMES))
-    return found | found.T

@@ -206,10 +206,9 @@ class Search:
         scored = self.scored(view, query)
         allowed = passing(view.items, query.filters)
         count = skip + top + (FOLDED if query.fold else 0)
-        for kind in KINDS:
-            among = allowed[view.rows[kind]] & np.isfinite(scored.standing[kind])
-            sure = scored.unsettled(kind, among, count if query.sort == "score" else 1)
-            self.settle(view, scored, kind, sure)
+        open_to = {kind: allowed[view.rows[kind]] & np.isfinite(scored.standing[kind]) for kind in KINDS}
+        first = count if query.sort == "score" else 1
+        self.settle(view, scored, {kind: scored.unsettled(kind, among, first) for kind, among in open_to.items()})
         order = {
             kind: rank(scored.standing[kind], allowed[view.rows[kind]], view, kind, query.sort, count) for kind in KINDS
         }
@@ -249,14 +248,14 @@ class Search:
         if name not in view.by_id:
             raise MissingError(f"there is no item {name!r} here any more")
         item = view.items[view.by_id[name]]
-        return explain(self, item, sentence, "image" if item.photo else kind)
+        return self.workers.run(lambda: explain(self, item, sentence, "image" if item.photo else kind))
 
     def add_picture(self, data: bytes) -> str:
         """Remember a photo to search by; its id. Errors: DecodeError where the bytes are none."""
         from eval.search.gallery import digest
 
         self.require_open()
-        vector = self.reader.picture(data)
+        vector = self.workers.run(lambda: self.reader.picture(data))
         name = digest(vector.tobytes().hex())
         self.pictures[name] = vector
         while len(self.pictures) > PICTURES:
@@ -296,38 +295,63 @@ class Search:
                 encoded = [text for text, _ in texts]
                 allowed = passing(view.items, query.filters)
                 short = {kind: self.recall.shortlist(view, kind, encoded, coarse, allowed) for kind in KINDS}
+            asked = {kind: (view.rows[kind], None) if short is None else short[kind] for kind in KINDS}
+            parts = self.parts(view, [text for text, _ in (*texts, *against)], asked)
             terms = {}
-            for kind in KINDS:
-                among, sample = (view.rows[kind], None) if short is None else short[kind]
-                parts = [[self.part(view, text, kind, among, sample) for text, _ in some] for some in (texts, against)]
-                terms[kind] = Terms(among, *parts, [likeness(view, vector)[among] for vector in vectors])
+            for kind, (among, _) in asked.items():
+                wanted, minus = parts[kind][: len(texts)], parts[kind][len(texts) :]
+                terms[kind] = Terms(among, wanted, minus, [likeness(view, vector)[among] for vector in vectors])
         return Scored.of(view, terms, [phrase for text in query.sentences for phrase in self.reader.phrases(text)])
 
     def score_sentence(self, view: View, sentence: str) -> dict[str, NDArray]:
         """By kind: (G,) how far each item stands above the mean one for a sentence."""
         return self.score(view, Query((sentence,))).heights[0]
 
-    def part(self, view: View, text: dict[str, Any], kind: str, among: NDArray, sample: int | None) -> Part:
-        """A text against some items of a gallery: by the method's own scores, or within bounds where that is much faster."""
-        if kind == "video" and self.method.recalled():
-            return Part.of(text, self.ranked_again(view, text, among), None, sample)
-        if self.bounding and among is view.rows[kind] and len(among) and view.bounded_by(self.scorer, text, kind):
-            return Part.of(text, *bounded(view, text, kind, self.workers), sample)
-        return Part.of(text, view.score(self.scorer, text, kind, among, self.workers)[0], None, sample)
+    def parts(
+        self, view: View, texts: list[dict[str, Any]], asked: dict[str, tuple[NDArray, int | None]]
+    ) -> dict[str, list[Part]]:
+        """By kind, each text against some places of a gallery, whose last so many give the scale; all give it where that is None.
 
-    def settle(self, view: View, scored: Scored, kind: str, places: NDArray) -> None:
-        """Let the method itself score some items of a gallery that were scored within bounds. Errors: Unbounded."""
+        By the method's own scores, or within bounds where that is much faster.
+        """
+        score: dict[tuple[str, int], NDArray] = {}
+        bound: dict[tuple[str, int], NDArray] = {}
+        exact, rough = [], []
+        for kind, (among, _) in asked.items():
+            for number, text in enumerate(texts):
+                if kind == "video" and self.method.recalled():
+                    score[kind, number] = self.ranked_again(view, text, among)
+                else:
+                    whole = self.bounding and among is view.rows[kind] and len(among) > 0
+                    within = whole and view.bounded_by(self.scorer, text, kind)
+                    (rough if within else exact).append((kind, number))
+        found = view.score_all(self.scorer, [(texts[at], kind, asked[kind][0]) for kind, at in exact], self.workers)
+        score |= {name: one[0] for name, one in zip(exact, found)}
+        if rough:
+            for name, (one, far) in zip(rough, bounded(view, [(texts[at], kind) for kind, at in rough], self.workers)):
+                score[name], bound[name] = one, far
+        return {
+            kind: [Part.of(text, score[kind, at], bound.get((kind, at)), sample) for at, text in enumerate(texts)]
+            for kind, (_, sample) in asked.items()
+        }
+
+    def settle(self, view: View, scored: Scored, places: dict[str, NDArray]) -> None:
+        """Let the method itself score some items, by kind, that were scored within bounds. Errors: Unbounded."""
         import torch
 
         with self.asking, torch.inference_mode():
-            places = places[scored.rough[kind][places]]
-            if not len(places):
-                return
-            own, among = scored.terms[kind], view.rows[kind][places]
-            parts = [*own.wanted, *own.against]
-            exact = [view.score(self.scorer, part.text, kind, among, self.workers)[0] for part in parts]
-            if not scored.settle(kind, places, exact):
-                raise Unbounded
+            left = {kind: some[scored.rough[kind][some]] for kind, some in places.items()}
+            asked = [
+                (part.text, kind, view.rows[kind][some])
+                for kind, some in left.items()
+                for part in scored.terms[kind].parts
+                if len(some)
+            ]
+            exact = iter(view.score_all(self.scorer, asked, self.workers) if asked else [])
+            for kind, some in left.items():
+                found = [next(exact)[0] for _ in scored.terms[kind].parts if len(some)]
+                if found and not scored.settle(kind, some, found):
+                    raise Unbounded
 
     def ranked_again(self, view: View, text: dict[str, Any], among: NDArray) -> NDArray:
         """Scores of videos recalled by a coarse score, the best of them by a fine one, as the evaluation has it."""
@@ -396,10 +420,10 @@ class Search:
             each = first_of_each(view, listed)
             first = []
             for kind, place in each[:FOLDED]:
-                item = view.items[int(view.rows[kind][place])]
-                self.duplicates.look(item, view.small_pictures(int(view.rows[kind][place])))
-                first.append((kind, place, item))
-            folded = fold_alike(first, self.duplicates, self.workers)
+                row = int(view.rows[kind][place])
+                self.duplicates.look(view.items[row], lambda row=row: view.small_pictures(row))
+                first.append((kind, place, view.items[row]))
+            folded = fold_alike(first, self.duplicates, self.workers, skip + top)
             folded += [(kind, place, []) for kind, place in each[FOLDED:]]
         return self.hits(view, scored, folded, top, skip)
 
@@ -415,8 +439,9 @@ class Search:
     ) -> list[Hit]:
         """One page of a list of (kind, place, what is folded behind it)."""
         shown = listed[skip : skip + top]
-        for one in KINDS:  # a list by date may show what is far from the best
-            self.settle(view, scored, one, np.array([place for kind, place, _ in shown if kind == one], np.int64))
+        places = {one: [place for kind, place, _ in shown if kind == one] for one in KINDS}
+        # a list by date may show what is far from the best
+        self.settle(view, scored, {kind: np.array(some, np.int64) for kind, some in places.items()})
         films = [place for kind, place, _ in shown if kind == "video" and place not in scored.moments]
         self.find_moments(view, scored, films)
         return [

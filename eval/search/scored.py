@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from eval.metrics import row_moments
 from eval.search.moment import Moment
 from eval.search.view import View
 
@@ -25,10 +26,7 @@ class Part:
     @classmethod
     def of(cls, text: dict[str, Any], score: NDArray, bound: NDArray | None, sample: int | None) -> "Part":
         """On a scale by all its scores, or by the last `sample`. Once set the scale stays, whichever scores are made exact."""
-        by = (score[-sample:] if sample else score).astype(np.float64)
-        mean, deviation = (float(by.mean()), float(by.std())) if len(by) else (0.0, np.inf)
-        if deviation <= 1e-9 * max(1.0, abs(mean)):  # rounding error, which must not be blown up
-            deviation = np.inf
+        mean, deviation = (float(one.item()) for one in row_moments(score[None, -sample:] if sample else score[None]))
         return cls(text, score.astype(np.float64), np.zeros(len(score)) if bound is None else bound, mean, deviation)
 
     def standing(self, at: Any) -> NDArray:
@@ -50,6 +48,11 @@ class Terms:
         """Whether it is one sentence and nothing else, whose score is then the query's."""
         return len(self.wanted) == 1 and not self.against and not self.likes
 
+    @property
+    def parts(self) -> list[Part]:
+        """All that is scored by a text."""
+        return [*self.wanted, *self.against]
+
     def standing(self, at: Any) -> NDArray:
         """Where each part puts the items `at`, averaged. What must not be there counts only where it stands out."""
         total = np.mean([part.standing(at) for part in self.wanted] + [like[at] for like in self.likes], axis=0)
@@ -66,7 +69,7 @@ class Terms:
     def rough(self, at: Any) -> NDArray:
         """Whether any part's score of the items `at` is not the method's own; also where all are equal and nothing stands out."""
         found = np.zeros(len(self.among), bool)[at]
-        for part in [*self.wanted, *self.against]:
+        for part in self.parts:
             found |= part.bound[at] > 0
         return found
 
@@ -114,7 +117,7 @@ class Scored:
     def settle(self, kind: str, places: NDArray, exact: list[NDArray]) -> bool:
         """Take up exact scores of some items, of all parts in turn; whether they lie where they must."""
         own = self.terms[kind]
-        for part, found in zip([*own.wanted, *own.against], exact):
+        for part, found in zip(own.parts, exact):
             if (np.abs(found - part.score[places]) > part.bound[places]).any():
                 return False
             part.score[places], part.bound[places] = found, 0.0

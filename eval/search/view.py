@@ -100,13 +100,21 @@ class View:
 
     def score(self, scorer: Any, text: dict[str, Any], kind: str, among: NDArray, workers: Workers) -> NDArray:
         """(texts, among) scores of encoded texts against items of a gallery, by their places."""
+        return self.score_all(scorer, [(text, kind, among)], workers)[0]
+
+    def score_all(
+        self, scorer: Any, asked: list[tuple[dict[str, Any], str, NDArray]], workers: Workers
+    ) -> list[NDArray]:
+        """The same of several texts and galleries; all of it is shared out at once, so that no thread waits."""
         from eval.similarity import row_count
 
-        scores = np.empty((row_count(text), len(among)), np.float32)
+        scores = [np.empty((row_count(text), len(among)), np.float32) for text, _, among in asked]
 
-        def score_block(block: tuple[NDArray, int, NDArray]) -> None:
-            mine, segment, rows = block
-            scores[:, mine] = scorer.score(text, self.block(kind, segment, rows, scorer.device), kind)
+        def score_block(job: tuple[int, tuple[NDArray, int, NDArray]]) -> None:
+            number, (mine, segment, rows) = job
+            text, kind, _ = asked[number]
+            scores[number][:, mine] = scorer.score(text, self.block(kind, segment, rows, scorer.device), kind)
 
-        workers.map(score_block, self.blocks(kind, among))
+        jobs = [(number, block) for number, (_, *rest) in enumerate(asked) for block in self.blocks(*rest)]
+        workers.map(score_block, jobs)
         return scores

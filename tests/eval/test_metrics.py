@@ -145,6 +145,9 @@ def test_calibration_by_query_undoes_any_scale_and_shift_of_one_modality():
 
 def test_a_constant_row_is_calibrated_to_nought():
     assert (metrics.calibrate(np.full((2, 3), 0.1, np.float32)) == 0).all()
+    for moments in (metrics.row_moments(np.full((2, 3), 0.1)), metrics.row_moments(np.empty((2, 0)))):
+        assert [one.shape for one in moments] == [(2, 1)] * 2 and np.isinf(moments[1]).all()
+    assert [one.item() for one in metrics.row_moments(np.array([[1, 3]]))] == [2, 1]
 
 
 def test_calibration_by_another_split_is_one_line_for_all_queries():

@@ -10,11 +10,13 @@ import torch
 from eval import joint
 from eval.search.answers import Filters, Query
 from eval.search.bounds import HIGHEST, Planes, bounded, exact_here
+from eval.search.duplicates import Duplicates
 from eval.search.engine import Search
 from eval.search.gallery import Segment
 from eval.search.scored import Part, Scored, Terms
 from eval.search.view import View
 from eval.search.workers import Workers
+from tests.support.album import wait_until
 from train.layers import best_match_mean
 
 COUNT = 600
@@ -78,7 +80,8 @@ def assert_bounds(gallery, mask, text, exact, most):
         segments=[segment],
         blocks=lambda kind, among: [(part, 0, part) for part in (places[:41], places[41:][::2], places[42::2])],
     )
-    score, bound = bounded(view, text, "image", Workers())
+    (score, bound), again = bounded(view, [(text, "image"), (text, "image")], Workers())
+    assert np.array_equal([score, bound], again)
     assert (np.abs(score - exact) <= bound).all()
     assert 0 < bound.max() < most
 
@@ -100,6 +103,7 @@ def test_what_stands_out_from_nothing_is_scored_by_the_method_all_the_same():
 def large(served):
     """A search over more items than a page shows, all scored: random rows, among them equal ones, in several segments."""
     search: Search = served.search
+    wait_until(lambda: search.calibrated)
     yield from large_view(search)
 
 
@@ -180,6 +184,24 @@ def test_an_answer_by_bounds_is_the_exact_one(large, name, factors):
             assert [(hit.id, hit.kind, hit.folded) for hit in mine] == [(hit.id, hit.kind, hit.folded) for hit in its]
             assert [hit.score for hit in mine] == pytest.approx([hit.score for hit in its], abs=2e-5)
         assert len(one.images) == {"few": 3, "none": 0}.get(name, 15) * (skip == 0 or name not in ("few", "none"))
+
+
+@pytest.mark.parametrize("name", QUERIES)
+def test_an_answer_is_the_same_to_the_bit_whatever_was_asked_before_and_by_how_many_threads(large, name):
+    before, workers = torch.get_num_threads(), large.workers
+    answers = []
+    try:
+        for threads, others in ((1, ()), (1, ("several", "minus")), (3, ("folded",)), (2, ())):
+            torch.set_num_threads(threads)
+            large.workers, large.duplicates = Workers(), Duplicates()
+            for other in others:
+                large.ask(QUERIES[other], 40)
+            large.answers.clear()
+            answers.append(large.ask(QUERIES[name], 20))
+    finally:
+        torch.set_num_threads(before)
+        large.workers = workers
+    assert answers == answers[:1] * 4
 
 
 @pytest.mark.skipif(not exact_here(), reason="this CPU's products of 8-bit integers saturate: nothing is bounded")

@@ -3,6 +3,7 @@
 import io
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from eval.search.duplicates import longest_in_order
 from eval.search.filters import distance
 from eval.search.moment import best_moment
 from eval.search.sentences import sentences
+from eval.search.workers import Workers
 from pipeline.files import MissingError, ParamsError
 from tests.support import album
 from tests.support.album import wait_until
@@ -136,6 +138,37 @@ def test_frames_count_as_found_again_only_at_one_distance_in_time():
     scattered[[0, 1, 2], [7, 3, 0]] = True
     assert longest_in_order(scattered, times(3), times(8)) == 1, "the same pictures in another order"
     assert longest_in_order(np.zeros((2, 2), bool), times(2), times(2)) == 0
+
+
+def test_it_does_not_matter_which_of_two_films_comes_first():
+    """One frame of the first is found twice in the second, within the gap between two frames."""
+    alike = np.zeros((3, 3), bool)
+    alike[0, :2] = True
+    assert longest_in_order(alike, times(3), times(3)) == longest_in_order(alike.T, times(3), times(3)) == 2
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 30, 200])
+def test_rows_are_those_that_comparing_all_with_all_would_give(count):
+    """Films and photos drawn from a few turning pictures, of which neighbours are alike and those further on are not."""
+    random = np.random.default_rng(0)
+    same, listed = duplicates.Duplicates(), []
+    for number in range(90):
+        photo, about = bool(number % 3), random.integers(5)
+        angle = np.radians(72 * about + 12 * random.integers(-1, 2, size=1 if photo else 6))
+        turned = np.stack([np.cos(angle), np.sin(angle)], 1).astype(np.float32)
+        item = SimpleNamespace(mark=f"{number}", photo=photo, row={"time": times(len(angle))})
+        same.shown[item.mark] = duplicates.Look(turned, turned)
+        listed.append(("image" if photo else "video", number, item))
+    rows = []
+    for kind, place, item in listed:
+        twin = next((row for row in rows if same.same(listed[row[1]][2], item)), None)
+        if twin is None:
+            rows.append((kind, place, []))
+        else:
+            twin[2].append(item)
+    assert 10 < len(rows) < 60 and sum(len(row[2]) > 1 for row in rows) > 5
+    assert duplicates.fold(listed, same, Workers(), count) == rows[:count]
+    assert duplicates.fold([], same, Workers(), count) == []
 
 
 def test_copies_are_folded_and_others_are_not(served):
