@@ -1,7 +1,6 @@
 """Bring the index of a run up to date with the shards: rows whose mark stands are kept, the others encoded."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from eval.index import store
 from eval.index.coarse import Coarse, join, spread
-from eval.index.search import CLOSE, COARSE, SCAN, Index, build_scan, read_tensors, save_tensors
+from eval.index.search import CLOSE, COARSE, SCAN, Index, read_tensors, save_tensors
 from eval.index.tokens import pack
 from eval.load import load_run, scores_name
 from eval.similarity import ROWS, Scorer, item_kinds
@@ -51,9 +50,11 @@ def build_index(run: Path, shards: Path, device: str = "cpu", recall: float = 0.
             "kinds": {kind: one for kind, one in made.items() if one},
         }
         save(folder, facts)
-        for kind in facts["kinds"]:
-            chosen = choose(Index(folder, kind, scorer), recall)
-            facts["kinds"][kind] |= chosen
+        for kind, one in facts["kinds"].items():
+            index = Index(folder, kind, scorer)
+            one["compared"] = "as before" if index.scans.exists() else index.build_scan()
+            one["bytes_per_item"] = round(index.nbytes() / len(index))
+            one |= choose(index, recall)
         save(folder, facts)
     return facts
 
@@ -83,14 +84,10 @@ def update_kind(folder: Path, kind: str, scorer: Scorer, same: bool) -> dict[str
     meter.close()
     for path in store.part_paths(folder, kind):
         if path not in paths:
+            (folder / kind / SCAN).unlink(missing_ok=True)
             path.unlink()
-    parts = [store.Part(path) for path in store.part_paths(folder, kind)]
     files.open_to_others(folder / kind)  # safetensors writes for its user alone
-    vectors = np.concatenate([part.coarse for part in parts])
-    scan = folder / kind / SCAN
-    how = build_scan(scan, vectors) if encoded or not scan.exists() else "as before"
-    size = sum(os.stat(part.path).st_size for part in parts) + (scan.stat().st_size if scan.exists() else 0)
-    return {"items": len(rows), "encoded": encoded, "bytes_per_item": round(size / len(rows)), "compared": how}
+    return {"items": len(rows), "encoded": encoded}
 
 
 def marks_of(cache: Any) -> tuple[list[str], NDArray]:
@@ -128,6 +125,7 @@ def update_part(path: Path, kind: str, rows: NDArray, marks: list[str], scorer: 
     names = [str(scorer.cache.video_id[row]) for row in rows]
     if old and old.mark == wanted and old.id == names:
         return 0
+    (path.parent / SCAN).unlink(missing_ok=True)  # it is of other rows from now on, also if this ends here
     fresh = [place for place, mark in enumerate(wanted) if mark not in known]
     vectors, blocks = [], []
     for at in range(0, len(fresh), ROWS):

@@ -43,7 +43,8 @@ class Index:
         self.bounds = np.cumsum([0, *map(len, self.parts)])
         self.coarse = Coarse.of(kind, read_tensors(folder / kind / COARSE), scorer.device)
         self.candidates, self.close = self.facts.get("candidates", 200), self.facts.get("close", CLOSE[-1])
-        self.scan = read_scan(folder / kind / SCAN, len(self.id))
+        self.scans = folder / kind / SCAN
+        self.scan = read_scan(self.scans, len(self.id))
         self._vectors: NDArray | None = None
         self._place: NDArray | None = None
 
@@ -64,6 +65,17 @@ class Index:
             row = {str(name): place for place, name in enumerate(self.scorer.cache.video_id)}
             self._place = np.array([row.get(name, -1) for name in self.id], np.int64)
         return self._place
+
+    def build_scan(self) -> str:
+        """Write the vectors in 4 bits a number, where they are many, and take that up; what was done, in words."""
+        how = build_scan(self.scans, self.vectors)
+        self.scan = read_scan(self.scans, len(self))
+        return how
+
+    def nbytes(self) -> int:
+        """Bytes of its files, but for the references."""
+        paths = [*(part.path for part in self.parts), *([self.scans] if self.scans.exists() else [])]
+        return sum(path.stat().st_size for path in paths)
 
     def recall(self, query: NDArray, count: int, among: NDArray | None = None) -> NDArray:
         """(Q, at most count) rows of the items whose coarse vectors say most of each query, best first.

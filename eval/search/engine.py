@@ -34,7 +34,7 @@ from eval.search.moment import best_moment
 from eval.search.recall import Recall
 from eval.search.scored import Part, Scored, Terms
 from eval.search.text import Reader, read_root
-from eval.search.view import View
+from eval.search.view import View, score_all
 from eval.search.workers import Workers
 from pipeline import progress
 from pipeline.files import MissingError, ParamsError
@@ -289,51 +289,53 @@ class Search:
             texts = self.workers.map(self.reader.encode, query.sentences)
             against = self.workers.map(self.reader.encode, query.minus)
             vectors = [self.vector(view, name) for name in query.like] + [self.picture(name) for name in query.pictures]
-            short = None
+            likes = self.workers.map(lambda vector: standardise(view.near(vector)), vectors)
+            among = {kind: view.rows[kind] for kind in KINDS}
             if not view.exact:
                 coarse = np.stack([*(vector for _, vector in texts), *vectors])
                 encoded = [text for text, _ in texts]
                 allowed = passing(view.items, query.filters)
-                short = {kind: self.recall.shortlist(view, kind, encoded, coarse, allowed) for kind in KINDS}
-            asked = {kind: (view.rows[kind], None) if short is None else short[kind] for kind in KINDS}
-            parts = self.parts(view, [text for text, _ in (*texts, *against)], asked)
-            terms = {}
-            for kind, (among, _) in asked.items():
-                wanted, minus = parts[kind][: len(texts)], parts[kind][len(texts) :]
-                terms[kind] = Terms(among, wanted, minus, [likeness(view, vector)[among] for vector in vectors])
+                short = self.workers.map(
+                    lambda kind: self.recall.shortlist(view, kind, encoded, coarse, allowed), KINDS
+                )
+                among = dict(zip(KINDS, short))
+            parts = self.parts(view, [text for text, _ in (*texts, *against)], among)
+            terms = {
+                kind: Terms(some, parts[kind][: len(texts)], parts[kind][len(texts) :], [like[some] for like in likes])
+                for kind, some in among.items()
+            }
         return Scored.of(view, terms, [phrase for text in query.sentences for phrase in self.reader.phrases(text)])
 
     def score_sentence(self, view: View, sentence: str) -> dict[str, NDArray]:
         """By kind: (G,) how far each item stands above the mean one for a sentence."""
         return self.score(view, Query((sentence,))).heights[0]
 
-    def parts(
-        self, view: View, texts: list[dict[str, Any]], asked: dict[str, tuple[NDArray, int | None]]
-    ) -> dict[str, list[Part]]:
-        """By kind, each text against some places of a gallery, whose last so many give the scale; all give it where that is None.
+    def parts(self, view: View, texts: list[dict[str, Any]], among: dict[str, NDArray]) -> dict[str, list[Part]]:
+        """By kind, each text against some places of a gallery; the scale is by all, or by a sample where not all is scored.
 
         By the method's own scores, or within bounds where that is much faster.
         """
-        score: dict[tuple[str, int], NDArray] = {}
-        bound: dict[tuple[str, int], NDArray] = {}
-        exact, rough = [], []
-        for kind, (among, _) in asked.items():
-            for number, text in enumerate(texts):
-                if kind == "video" and self.method.recalled():
-                    score[kind, number] = self.ranked_again(view, text, among)
-                else:
-                    whole = self.bounding and among is view.rows[kind] and len(among) > 0
-                    within = whole and view.bounded_by(self.scorer, text, kind)
-                    (rough if within else exact).append((kind, number))
-        found = view.score_all(self.scorer, [(texts[at], kind, asked[kind][0]) for kind, at in exact], self.workers)
-        score |= {name: one[0] for name, one in zip(exact, found)}
+        names = [(kind, number) for kind in KINDS for number in range(len(texts))]
+        scales = {kind: None if view.exact or not len(view.rows[kind]) else view.sample(kind) for kind in KINDS}
+        made: dict[tuple[str, int], tuple[NDArray, NDArray | None, NDArray | None]] = {}
+        rough, exact = [], []
+        for name in names:
+            kind, text = name[0], texts[name[1]]
+            if kind == "video" and self.method.recalled():
+                made[name] = self.ranked_again(view, text, among[kind], scales[kind])
+            elif self.bounding and len(among[kind]) and view.bounded_by(self.scorer, text, kind):
+                rough.append(name)
+            else:
+                exact.append(name)
         if rough:
-            for name, (one, far) in zip(rough, bounded(view, [(texts[at], kind) for kind, at in rough], self.workers)):
-                score[name], bound[name] = one, far
-        return {
-            kind: [Part.of(text, score[kind, at], bound.get((kind, at)), sample) for at, text in enumerate(texts)]
-            for kind, (_, sample) in asked.items()
-        }
+            within = bounded(view, [(texts[at], kind) for kind, at in rough], self.workers)
+            made |= {name: (*found, None) for name, found in zip(rough, within)}
+        asked = [(view, texts[at], kind, among[kind]) for kind, at in exact]
+        asked += [(scales[kind], texts[at], kind, scales[kind].rows[kind]) for kind, at in exact if scales[kind]]
+        found = [one[0] for one in score_all(self.scorer, asked, self.workers)]
+        own, by = found[: len(exact)], iter(found[len(exact) :])
+        made |= {name: (one, None, next(by) if scales[name[0]] else None) for name, one in zip(exact, own)}
+        return {kind: [Part.of(text, *made[kind, at]) for at, text in enumerate(texts)] for kind in KINDS}
 
     def settle(self, view: View, scored: Scored, places: dict[str, NDArray]) -> None:
         """Let the method itself score some items, by kind, that were scored within bounds. Errors: Unbounded."""
@@ -342,26 +344,39 @@ class Search:
         with self.asking, torch.inference_mode():
             left = {kind: some[scored.rough[kind][some]] for kind, some in places.items()}
             asked = [
-                (part.text, kind, view.rows[kind][some])
+                (view, part.text, kind, view.rows[kind][some])
                 for kind, some in left.items()
                 for part in scored.terms[kind].parts
                 if len(some)
             ]
-            exact = iter(view.score_all(self.scorer, asked, self.workers) if asked else [])
+            exact = iter(score_all(self.scorer, asked, self.workers))
             for kind, some in left.items():
                 found = [next(exact)[0] for _ in scored.terms[kind].parts if len(some)]
                 if found and not scored.settle(kind, some, found):
                     raise Unbounded
 
-    def ranked_again(self, view: View, text: dict[str, Any], among: NDArray) -> NDArray:
-        """Scores of videos recalled by a coarse score, the best of them by a fine one, as the evaluation has it."""
+    def ranked_again(
+        self, view: View, text: dict[str, Any], among: NDArray, scale: View | None
+    ) -> tuple[NDArray, None, NDArray | None]:
+        """Scores of videos by a coarse score, the best of them by a fine one, as the evaluation has it; also of a sample."""
         from eval.similarity import best_of_rows, put_first
 
-        coarse = view.score(replace(self.scorer, coarse=True), text, "video", among, self.workers)
+        places = [(view, among)] + ([(scale, scale.rows["video"])] if scale else [])
+        ends = np.cumsum([0, *(len(some) for _, some in places)])
+
+        def score(scorer: Any, chosen: NDArray) -> NDArray:
+            found = [
+                one.score(scorer, text, "video", some[chosen[0, first:last]], self.workers)
+                for (one, some), first, last in zip(places, ends, ends[1:])
+            ]
+            return np.concatenate(found, 1)
+
+        coarse = score(replace(self.scorer, coarse=True), np.ones((1, ends[-1]), bool))
         chosen = best_of_rows(coarse, self.method.recalled())
         fine = np.full_like(coarse, np.nan)
-        fine[chosen] = view.score(self.scorer, text, "video", among[chosen[0]], self.workers)[0]
-        return put_first(coarse, fine, chosen)[0]
+        fine[chosen] = score(self.scorer, chosen)[0]
+        made = put_first(coarse, fine, chosen)[0]
+        return made[: len(among)], None, made[len(among) :] if scale else None
 
     def vector(self, view: View, name: str) -> NDArray:
         """What an item looks like."""
@@ -492,11 +507,6 @@ class Search:
         features = read_features(stills, "image", self.method.needs, 0)
         image = self.encoder.encoders["image"]({name: one.to(self.device) for name, one in features.items()})
         return self.scorer.score(text, image, "image")[0]
-
-
-def likeness(view: View, vector: NDArray) -> NDArray:
-    """(items,) how much each item looks like a unit vector: deviations above the mean of photos and videos together."""
-    return standardise(view.whole() @ vector)
 
 
 def standardise(scores: NDArray) -> NDArray:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.index import Index, read_index
-from eval.search.view import SAMPLE, SHORT, View
+from eval.search.view import SHORT, View
 from pipeline.shards import fingerprint
 
 MORE = 4  # times as many candidates as the index needs for its own ten: a page shows more, and filters leave some out
@@ -39,29 +39,29 @@ class Recall:
 
     def shortlist(
         self, view: View, kind: str, texts: list[dict[str, Any]], coarse: NDArray, allowed: NDArray
-    ) -> tuple[NDArray, int]:
-        """Places of the items to score, then of some at random by which scores are put on a scale, and how many these are.
+    ) -> NDArray:
+        """Places of the items of a gallery to score, rising.
 
         texts: encoded sentences; coarse: (parts of the query, D) their CLIP vectors, then those of items and pictures asked by;
-        allowed: (items,) bool, those that the filters leave in: no other is a candidate, while the scale is the whole library's.
+        allowed: (items,) bool, those that the filters leave in: no other is a candidate.
         """
-        rows = view.rows[kind][allowed[view.rows[kind]]]
-        near = (view.whole() @ coarse.mean(0))[rows]  # the mean of the parts' cosines
-        first = rows[np.argpartition(-near, min(SHORT, len(rows)) - 1)[:SHORT]] if len(rows) else rows
-        if len(first) < len(rows) and kind in self.index and len(texts) == len(coarse):
+        rows, found = view.rows[kind][allowed[view.rows[kind]]], np.empty(0, np.int64)
+        if len(rows) > SHORT and kind in self.index and len(texts) == len(coarse):
             place, index = self.places(view, kind), self.index[kind]
             among = place >= 0
             among[among] = allowed[place[among]]
-            held = np.zeros(len(view.items), bool)
-            held[place[among]] = True
-            first = first[~held[first]]
             if among.any():
                 count = min(SHORT, MORE * index.candidates)
                 asked = [index.coarse.queries(index.scorer, text) for text in texts]
-                found = np.unique([index.recall(query, count, among=among)[0] for query in asked])
-                first = np.union1d(place[found[found >= 0]], first)
-        random = np.random.default_rng(0).permutation(view.rows[kind])[:SAMPLE]
-        return np.concatenate([np.sort(first), random]), len(random)
+                best = np.unique([index.recall(query, count, among=among)[0] for query in asked])
+                found = place[best[best >= 0]]
+                held = np.zeros(len(view.items), bool)
+                held[place[among]] = True
+                rows = rows[~held[rows]]
+        if len(rows) > SHORT:
+            near = view.near(coarse.mean(0), rows)  # the mean of the parts' cosines
+            rows = rows[np.argpartition(-near, SHORT - 1)[:SHORT]]
+        return np.union1d(found, rows)
 
 
 def mark_of(view: View, place: int) -> str:

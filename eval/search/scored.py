@@ -24,9 +24,9 @@ class Part:
     deviation: float  # inf where all are equal
 
     @classmethod
-    def of(cls, text: dict[str, Any], score: NDArray, bound: NDArray | None, sample: int | None) -> "Part":
-        """On a scale by all its scores, or by the last `sample`. Once set the scale stays, whichever scores are made exact."""
-        mean, deviation = (float(one.item()) for one in row_moments(score[None, -sample:] if sample else score[None]))
+    def of(cls, text: dict[str, Any], score: NDArray, bound: NDArray | None, by: NDArray | None = None) -> "Part":
+        """On a scale by all its scores, or by those of other items. Once set the scale stays, whichever scores are made exact."""
+        mean, deviation = (float(one.item()) for one in row_moments(score[None] if by is None else by[None]))
         return cls(text, score.astype(np.float64), np.zeros(len(score)) if bound is None else bound, mean, deviation)
 
     def standing(self, at: Any) -> NDArray:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from eval.search.bounds import index_of, possible
 from eval.search.catalog import Item
-from eval.search.gallery import Gallery, Segment, to_full
+from eval.search.gallery import Gallery, Segment, join, to_full
 from eval.search.workers import Workers
 
 WHOLE = 1 << 29  # bytes of encoded rows of which all are scored by the method; of a larger library only a shortlist is
@@ -75,6 +75,32 @@ class View:
             self._whole = made
         return self._whole
 
+    def near(self, vector: NDArray, among: NDArray | None = None) -> NDArray:
+        """(among,) cosines of a unit vector with what some items look like, by their places; with all where that is None.
+
+        By torch, which a worker bounds to one core; numpy's products would wake all.
+        """
+        import torch
+
+        rows = self.whole() if among is None or len(among) == len(self.items) else self.whole()[among]
+        return (torch.from_numpy(rows) @ torch.from_numpy(np.ascontiguousarray(vector, np.float32))).numpy()
+
+    def sample(self, kind: str) -> "View":
+        """SAMPLE items of a gallery at random, always the same ones, their rows side by side; made once."""
+        made = self.__dict__.setdefault("_samples", {})
+        if kind not in made:
+            chosen = np.sort(np.random.default_rng(0).permutation(self.rows[kind])[:SAMPLE])
+            blocks, order = [], []
+            for mine, segment, rows in self.blocks(kind, chosen):
+                own = self.segments[segment].blocks[kind]
+                blocks.append({name: tensor[index_of(rows)] for name, tensor in own.items()})
+                order += chosen[mine].tolist()
+            items, at = [self.items[place] for place in order], np.arange(len(order))
+            segment = Segment([item.mark for item in items], at.tolist(), {kind: join(blocks)}, None, None, None)
+            place = np.stack([np.zeros_like(at), at], 1)
+            made[kind] = View(items, [segment], place, {kind: at}, self.number)
+        return made[kind]
+
     def blocks(self, kind: str, among: NDArray) -> Iterator[tuple[NDArray, int, NDArray]]:
         """The items `among` (places) in blocks of one segment: which of them, the segment, and their rows in its tensors."""
         for segment in np.unique(self.place[among, 0]).tolist():
@@ -100,21 +126,19 @@ class View:
 
     def score(self, scorer: Any, text: dict[str, Any], kind: str, among: NDArray, workers: Workers) -> NDArray:
         """(texts, among) scores of encoded texts against items of a gallery, by their places."""
-        return self.score_all(scorer, [(text, kind, among)], workers)[0]
+        return score_all(scorer, [(self, text, kind, among)], workers)[0]
 
-    def score_all(
-        self, scorer: Any, asked: list[tuple[dict[str, Any], str, NDArray]], workers: Workers
-    ) -> list[NDArray]:
-        """The same of several texts and galleries; all of it is shared out at once, so that no thread waits."""
-        from eval.similarity import row_count
 
-        scores = [np.empty((row_count(text), len(among)), np.float32) for text, _, among in asked]
+def score_all(scorer: Any, asked: list[tuple[View, dict[str, Any], str, NDArray]], workers: Workers) -> list[NDArray]:
+    """(texts, among) scores as `View.score` gives them, of each that is asked; all shared out at once: no thread waits."""
+    from eval.similarity import row_count
 
-        def score_block(job: tuple[int, tuple[NDArray, int, NDArray]]) -> None:
-            number, (mine, segment, rows) = job
-            text, kind, _ = asked[number]
-            scores[number][:, mine] = scorer.score(text, self.block(kind, segment, rows, scorer.device), kind)
+    scores = [np.empty((row_count(text), len(among)), np.float32) for _, text, _, among in asked]
 
-        jobs = [(number, block) for number, (_, *rest) in enumerate(asked) for block in self.blocks(*rest)]
-        workers.map(score_block, jobs)
-        return scores
+    def score_block(job: tuple[int, tuple[NDArray, int, NDArray]]) -> None:
+        number, (mine, segment, rows) = job
+        view, text, kind, _ = asked[number]
+        scores[number][:, mine] = scorer.score(text, view.block(kind, segment, rows, scorer.device), kind)
+
+    workers.map(score_block, [(at, block) for at, (view, _, *rest) in enumerate(asked) for block in view.blocks(*rest)])
+    return scores

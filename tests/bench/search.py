@@ -6,7 +6,9 @@ queries  one sentence at a time over HTTP, 2,580 items of demo, the text tower a
          taking turns with it one matrix product of its words and all patches, by one thread, which says how fast the machine is
 joint    the joint list of demo's test split, captions of which the evaluation has ranks: recall from the server's answers
 fits     captions whose answer is there, and the same with it, and with its look-alikes too, put aside: what the page would say
-large    the same queries over 100,000 synthetic items (90,000 photos, 10,000 videos of 12 frames: demo's rows with noise)
+large    the same queries over 100,000 synthetic items (90,000 photos, 10,000 videos of 12 frames: demo's rows with noise), with
+         an index of the run and without (`_plain`); how many candidates it takes is chosen on val, and what share of the ten
+         best images and videos by the method's own scores of everything an answer lists is measured on test (`recall10`)
 folder   a folder of photos: the first start until the page answers, a full index, and five photos more; CPU time of the indexer
 
 Absolute times say something of this machine only. The last line is JSON.
@@ -29,23 +31,33 @@ from pathlib import Path
 
 import numpy as np
 
+from eval.index import store
+from eval.index.build import fewest
+from eval.index.coarse import Coarse, join
+from eval.index.search import COARSE, save_tensors
+from eval.index.tokens import pack
+from eval.load import load_run
 from eval.search import Search
 from eval.search.answers import Query
 from eval.search.calibration import Asked
 from eval.search.engine import Scored
 from eval.search.gallery import Gallery, Segment
+from eval.search.recall import Recall, mark_of
 from eval.search.sentences import sentences
 from eval.search.server import Server
 from eval.search.view import View
-from pipeline.files import read_table
+from eval.similarity import ROWS, Scorer, item_kinds
+from pipeline.files import read_table, write
 from pipeline.shards import StoredVideo
 from tests.support import album, tiny
+from train import checkpoint
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("queries", "joint", "fits", "large", "folder")
 ITEMS, LARGE, PHOTOS = 2580, 100_000, 90_000
 WORDS = 25  # tokens of demo's captions, on average
 PICTURES = 200  # that the photos of a folder show
+TOP, RECALL, CHOICES = 10, 0.99, 40  # of how many val captions the wanted share of the exact ten is looked at
 ALARMS = (0.05, 0.1, 0.2, 0.5)
 
 
@@ -253,7 +265,7 @@ def measure_large(args: argparse.Namespace) -> dict[str, float]:
     """Over LARGE synthetic items, mapped from files; also how much of the whole list a shortlist finds."""
     shards = args.run.parent.parent
     search = Search(args.run, shards)
-    short_at_ten = compare_shortlist(search, shards)
+    result = {"shortlist_at_ten": compare_shortlist(search, shards)}
     with tempfile.TemporaryDirectory(dir=shards.parent) as place:
         items, gallery = synthetic(search, Path(place))
         search.gallery = Gallery(Path(place), search.gallery.key)
@@ -261,15 +273,84 @@ def measure_large(args: argparse.Namespace) -> dict[str, float]:
         search.show(items)
         assert len(search.view.items) == len(items) and not search.view.exact
         search.view.whole()
-        took, cpu, client = time_queries(search, shards, count=args.large)
-        client.close()
-    print(f"{len(items)} items: {said(took)}, CPU time {said(cpu)}")
-    return {
-        "query_ms_100k": float(np.median(took)),
-        "query_p95_ms_100k": float(np.percentile(took, 95)),
-        "query_cpu_ms_100k": float(np.median(cpu)),
-        "shortlist_at_ten": short_at_ten,
-    }
+        built, truth = build_index(search, args.run, shards, Path(place) / "index"), best_of_all(search, shards, "test")
+        for name, index in (("", built), ("_plain", Recall(Path(place), "", search.scorer))):
+            search.recall = index
+            search.answers.clear()
+            took, cpu, client = time_queries(search, shards, count=args.large)
+            client.close()
+            share = np.mean([found_of(search, *one) for one in truth])
+            print(
+                f"{len(items)} items, {'no ' * bool(name)}index: {said(took)}, CPU time {said(cpu)}; "
+                f"{100 * share:.1f} % of the ten best"
+            )
+            result |= {
+                f"query_ms_100k{name}": float(np.median(took)),
+                f"query_p95_ms_100k{name}": float(np.percentile(took, 95)),
+                f"query_cpu_ms_100k{name}": float(np.median(cpu)),
+                f"recall10_100k{name}": float(share),
+            }
+    return result
+
+
+def build_index(search: Search, run: Path, shards: Path, folder: Path) -> Recall:
+    """The index that `python -m eval.index` would write of the items, as far as a search reads it; candidates chosen on val."""
+    method, cache, record = load_run(run, shards, "cpu")
+    real, view = Scorer(method, cache, "cpu"), search.view
+    weights = record.get("checkpoint") or checkpoint.digest(run / "checkpoint.pt")
+    train = cache.videos("train")
+    photo, _ = item_kinds(cache, train)
+    for kind, own in (("image", train), ("video", train[~photo])):
+        coarse = Coarse.fit(real, kind, cache.captions("train"), own)
+        save_tensors(folder / kind / COARSE, coarse.tensors())
+        for number, segment in enumerate(view.segments):
+            ids = [segment.marks[place] for place in (segment.films if kind == "video" else range(len(segment.marks)))]
+            if ids:
+                vectors, packed = [], []
+                for at in range(0, len(ids), ROWS):
+                    block = view.block(kind, number, np.arange(at, min(at + ROWS, len(ids))), "cpu")
+                    vectors.append(coarse.items(real, block))
+                    packed.append(pack(block))
+                marks = [mark_of(view, view.by_id[name]) for name in ids]
+                path = folder / kind / f"{number:05d}.safetensors"
+                store.write_part(path, ids, marks, np.concatenate(vectors), join(packed))
+    write(folder / "index.json", json.dumps({"weights": weights, "kinds": {"image": {}, "video": {}}}))
+    made = Recall(folder, weights, search.scorer)
+    for kind, index in made.index.items():
+        assert (made.places(view, kind) >= 0).all() and len(index) == len(view.rows[kind])
+    found = best_of_all(search, shards, "val", CHOICES)
+    for kind, index in made.index.items():
+        row = {place: number for number, place in enumerate(made.places(view, kind).tolist())}
+        texts = [text for text, _, _ in found]
+        best = np.array([[row[place] for place in best[kind].tolist()] for _, _, best in found])
+        chosen = fewest(index, texts, best, RECALL)
+        index.candidates, index.close = chosen["candidates"], chosen["close"]
+        print(f"index of {len(index)} {kind}s: {index.candidates} candidates find {chosen['recall']:.1%} on val")
+    return made
+
+
+def best_of_all(search: Search, shards: Path, split: str, count: int = 30) -> list[tuple[dict, str, dict]]:
+    """Of some captions: encoded, as they are, and by kind the places of the TOP best items by the method's own scores of all."""
+    view, found = search.view, []
+    for _, _, sentence in captions(shards, count, split):
+        text = search.workers.run(lambda sentence=sentence: search.reader.encode(sentence)[0])
+        best = {}
+        for kind, rows in view.rows.items():
+            score = view.score(search.scorer, text, kind, rows, search.workers)[0]
+            best[kind] = rows[np.argsort(-score, kind="stable")[:TOP]]
+        found.append((text, sentence, best))
+    return found
+
+
+def found_of(search: Search, text: dict, sentence: str, best: dict) -> float:
+    """Share of the best items of both kinds that an answer lists."""
+    answer = search(sentence, TOP)
+    listed = {"image": [hit.id for hit in answer.images], "video": [hit.id for hit in answer.videos]}
+    shares = [
+        len({search.view.items[place].id for place in places.tolist()} & set(listed[kind])) / TOP
+        for kind, places in best.items()
+    ]
+    return float(np.mean(shares))
 
 
 def compare_shortlist(search: Search, shards: Path, count: int = 100) -> float:

@@ -129,6 +129,26 @@ def test_many_items_are_found_by_four_bits_as_by_sixteen(library, tmp_path, monk
     assert build.overlap(scanned[0], plain[0]) >= 0.98
 
 
+def test_the_four_bits_are_made_anew_when_a_part_was_also_after_a_stop_between_the_two(library, monkeypatch):
+    require_faiss()
+    monkeypatch.setattr(search, "EXACT", 100)
+
+    def compared():
+        return build.build_index(library / "runs" / "zero_shot", library)["kinds"]["video"]["compared"]
+
+    folder = library / "index" / "zero_shot" / "video"
+    compared()
+    assert compared() == "as before"
+    store.part_paths(library / "index" / "zero_shot", "video")[0].unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(build, "Index", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            compared()
+    assert not (folder / search.SCAN).exists()
+    assert compared() == "scanned in 4 bits a number" and (folder / search.SCAN).exists()
+    (folder / search.SCAN).unlink()
+
+
 def test_coarse_vectors_are_the_ridge_regression_in_a_basis_of_its_own():
     """Written out, for a few references: what the text's scores say of the item's by those of the references."""
     random = np.random.default_rng(0)

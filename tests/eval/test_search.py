@@ -333,7 +333,7 @@ def test_candidates_of_a_large_library_are_those_that_pass_the_filter(home, monk
     search = engine.Search(folder, shards)
     search.view.exact = False
     monkeypatch.setattr(recall, "SHORT", 2)
-    monkeypatch.setattr(recall, "SAMPLE", 2)
+    monkeypatch.setattr(view, "SAMPLE", 2)
     if not indexed:
         search.recall.index = {}
     assert bool(search.recall.index) == indexed

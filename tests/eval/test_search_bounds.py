@@ -88,7 +88,7 @@ def assert_bounds(gallery, mask, text, exact, most):
 
 def test_what_stands_out_from_nothing_is_scored_by_the_method_all_the_same():
     """Of one item, or of equal ones, every standing is 0 for certain; the score that is shown is not."""
-    equal = Part.of({}, np.array([0.5, 0.5]), np.array([1e-4, 1e-4]), None)
+    equal = Part.of({}, np.array([0.5, 0.5]), np.array([1e-4, 1e-4]))
     terms = Terms(np.arange(2), [equal], [], [])
     assert terms.standing(slice(None)).tolist() == terms.bound(slice(None)).tolist() == [0, 0]
     scored = Scored.of(SimpleNamespace(rows={"image": terms.among}), {"image": terms}, [])
