@@ -3,8 +3,10 @@
 import base64
 import itertools
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -29,7 +31,9 @@ class Browser:
         self.home = tempfile.TemporaryDirectory()
         flags = ["--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0", "--no-first-run"]
         flags += ["--autoplay-policy=no-user-gesture-required", f"--user-data-dir={self.home.name}", "about:blank"]
-        self.process = subprocess.Popen([path, *flags], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+        self.process = subprocess.Popen(
+            [path, *flags], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True
+        )
         for line in self.process.stderr:
             if found := PORT.search(line):
                 break
@@ -45,9 +49,10 @@ class Browser:
             self.call(f"{domain}.enable")
 
     def close(self) -> None:
-        """End it."""
+        """End it, and the processes that it started: Debian's command is a shell script with the browser as its child."""
         self.socket.close()
-        self.process.terminate()
+        os.killpg(self.process.pid, signal.SIGTERM)
+        self.process.stderr.read()  # until the last of them has gone
         self.process.wait(20)
         self.process.stderr.close()
         self.home.cleanup()
