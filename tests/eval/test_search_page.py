@@ -83,6 +83,12 @@ def test_a_click_opens_the_video_at_its_moment(page):
     moment = page.run("[state.open.start ?? state.open.time, document.querySelector('#stage video').currentTime]")
     assert moment[1] == pytest.approx(moment[0], abs=0.7) or moment[1] > moment[0]
     assert "/cut?" in page.run("document.getElementById('cut').href")
+    width, height, stage, native, fit = page.run(
+        "(() => { const film = document.querySelector('#stage video'); return [film.clientWidth, film.clientHeight, "
+        "document.getElementById('stage').clientWidth, film.videoWidth, getComputedStyle(film).objectFit]; })()"
+    )
+    assert width == stage > 2 * native, "a small film fills the dialog's width"
+    assert height == pytest.approx(0.62 * 900, abs=1) and fit == "contain", "and keeps its shape"
     page.press("Escape")
     assert page.wait("!document.getElementById('viewer').open")
 

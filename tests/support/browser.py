@@ -28,7 +28,7 @@ class Browser:
     def __init__(self, path: str):
         import websocket
 
-        self.home = tempfile.TemporaryDirectory()
+        self.home = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)  # its helpers may still be writing
         flags = ["--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0", "--no-first-run"]
         flags += ["--autoplay-policy=no-user-gesture-required", f"--user-data-dir={self.home.name}", "about:blank"]
         self.process = subprocess.Popen(
