@@ -52,10 +52,23 @@ class Browser:
         """End it, and the processes that it started: Debian's command is a shell script with the browser as its child."""
         self.socket.close()
         os.killpg(self.process.pid, signal.SIGTERM)
-        self.process.stderr.read()  # until the last of them has gone
         self.process.wait(20)
+        for _ in range(200):
+            if not self.lives():
+                break
+            time.sleep(0.1)
+        else:
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.stderr.close()
         self.home.cleanup()
+
+    def lives(self) -> bool:
+        """Whether any of its processes is there."""
+        try:
+            os.killpg(self.process.pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
 
     def call(self, method: str, **words: Any) -> dict[str, Any]:
         """One command; its result."""
