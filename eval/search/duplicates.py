@@ -108,9 +108,8 @@ def longest_in_order(alike: NDArray, times: NDArray, other: NDArray) -> int:
     gap = max([float(np.median(np.diff(part))) for part in (times, other) if len(part) > 1], default=0.0) + 1e-3
     sides = [side for side, length in ((first, len(times)), (second, len(other))) if length == min(alike.shape)]
     near = [np.abs(shift - middle) <= gap for middle in set(shift.tolist())]
-    return max(
-        len(set(side[close].tolist())) for side in sides for close in near
-    )  # the same whichever item comes first
+    # both sides where both are the shorter one, so that it is the same whichever item comes first
+    return max(len(set(side[close].tolist())) for side in sides for close in near)
 
 
 def fold(
